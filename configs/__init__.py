@@ -1,0 +1,1 @@
+"""One file a recipe; each holds `get_config()`."""

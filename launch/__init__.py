@@ -1,0 +1,1 @@
+"""Command lines. `python -m launch.train --help` is the place to start."""

@@ -1,0 +1,308 @@
+"""The run configuration: typed, frozen, checked at construction, free of jax.
+
+A config file (``configs/*.py``) returns an ``ml_collections.ConfigDict`` made by ``default_config``; the command line
+edits it; ``freeze`` turns it into the dataclasses below, which every other module receives. Impossible values are
+refused here, so a mistake costs milliseconds and never a compilation. Each error names the field, the value and the
+remedy.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+SCHEDULES = ("linear", "cosine", "cosine_mask", "polynomial", "geometric")
+OBJECTIVES = ("nelbo", "count", "continuous", "discrete", "genmd4")
+TIME_SAMPLINGS = ("auto", "iid", "stratified", "antithetic")
+LEVEL_LAWS = ("uniform", "cosine", "band", "fixed")
+MESH_AXES = ("replica", "fsdp", "tensor")
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot work. The message names the field, the value and the remedy."""
+
+
+def _require(condition: bool, field: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field}={value!r}: {remedy}")
+
+
+def parse_spec(field: str, spec: str, allowed: tuple[str, ...]) -> tuple[str, tuple[float, ...]]:
+    """Splits ``"name"`` or ``"name:1.5,2"`` into its name and its numbers."""
+    name, _, tail = spec.partition(":")
+    _require(name in allowed, field, spec, f"choose one of {', '.join(allowed)}")
+    try:
+        numbers = tuple(float(part) for part in tail.split(",")) if tail else ()
+    except ValueError:
+        raise ConfigError(f"{field}={spec!r}: what follows the colon must be numbers, as in '{name}:0.5'") from None
+    _require(all(math.isfinite(n) for n in numbers), field, spec, "its numbers must be finite")
+    return name, numbers
+
+
+def _require_numbers(field: str, spec: str, numbers: tuple[float, ...], count: int, example: str) -> None:
+    _require(len(numbers) == count, field, spec, f"takes {count or 'no'} number(s), as in '{example}'")
+
+
+def parse_mesh(spec: str) -> dict[str, int]:
+    """``"fsdp:-1,tensor:2"`` as ``{"replica": 1, "fsdp": -1, "tensor": 2}``; one -1 takes the devices left over."""
+    sizes = dict.fromkeys(MESH_AXES, 1)
+    for part in spec.split(","):
+        axis, _, size = part.partition(":")
+        _require(axis in MESH_AXES, "train.mesh", spec, f"axes are {', '.join(MESH_AXES)}, as in 'fsdp:-1,tensor:2'")
+        _require(size.lstrip("-").isdigit() and (int(size) > 0 or int(size) == -1), "train.mesh", spec,
+                 "sizes are positive integers, or -1 for the devices left over")
+        sizes[axis] = int(size)
+    _require(list(sizes.values()).count(-1) <= 1, "train.mesh", spec, "at most one axis may be -1")
+    return sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """The noise: how a clean token becomes mask or a random token."""
+
+    mixing: float = 0.0  # share of uniform noise: 0 masked (MDLM), 1 uniform (UDLM), between them XDLM
+    schedule: str = "linear"  # linear | cosine | cosine_mask | polynomial:POWER | geometric:SIGMA_MIN,SIGMA_MAX
+    eps: float = 1e-3  # alpha(1), the chance that a token survives to t=1 (not used by geometric)
+
+    def __post_init__(self):
+        _require(0.0 <= self.mixing <= 1.0, "process.mixing", self.mixing, "must lie in [0, 1]")
+        _require(0.0 < self.eps < 0.5, "process.eps", self.eps, "must lie in (0, 0.5); 1e-3 is usual")
+        name, numbers = parse_spec("process.schedule", self.schedule, SCHEDULES)
+        expected = {"polynomial": (1, "polynomial:2"), "geometric": (2, "geometric:1e-3,20")}.get(name, (0, name))
+        _require_numbers("process.schedule", self.schedule, numbers, *expected)
+        if name == "polynomial":
+            _require(numbers[0] > 0, "process.schedule", self.schedule, "the power must be positive")
+        if name == "geometric":
+            _require(0 < numbers[0] < numbers[1], "process.schedule", self.schedule, "needs 0 < sigma_min < sigma_max")
+            _require(self.eps == ProcessConfig.eps, "process.eps", self.eps,
+                     "has no meaning with the geometric schedule, whose ends are its two sigmas; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The denoiser: a bidirectional Llama-style Transformer. The vocabulary comes from the tokenizer."""
+
+    layers: int = 4
+    d_model: int = 256
+    heads: int = 4
+    kv_heads: int = 0  # 0: as many as heads
+    d_ff: int = 0  # 0: 8/3 d_model rounded up to a multiple of 64
+    dropout: float = 0.0
+    time_conditioning: bool = False  # AdaLN on the noise level
+    tied: bool = False  # share embedding and head
+    rope_theta: float = 10000.0
+    dtype: str = "float32"  # activations and matmuls: float32 | bfloat16; parameters are always float32
+    remat: bool = False  # recompute each layer in the backward pass
+
+    def __post_init__(self):
+        for name in ("layers", "d_model", "heads"):
+            _require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be positive")
+        for name in ("kv_heads", "d_ff"):
+            _require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "must be positive, or 0 for the default")
+        _require(self.d_model % self.heads == 0, "model.heads", self.heads, f"must divide model.d_model={self.d_model}")
+        _require((self.d_model // self.heads) % 2 == 0, "model.heads", self.heads,
+                 f"gives heads of odd size {self.d_model // self.heads}; rotary embeddings need an even one")
+        if self.kv_heads:
+            _require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads={self.heads}")
+        _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "must lie in [0, 1)")
+        _require(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "must be positive")
+        _require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "choose float32 or bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them."""
+
+    source: str = "stdlib"  # stdlib | a file, folder or .jsonl path | tfds:NAME[/CONFIG] | language:NAME
+    data_dir: str = ""  # tfds only: the prepared data_dir
+    text_field: str = "text"  # jsonl and tfds only: which field holds the text
+    tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (trained on the training split) | path of a tokenizer.json
+    length: int = 256  # tokens a row
+    packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
+    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names
+    seed: int = 0  # order of the rows
+
+    def __post_init__(self):
+        _require(bool(self.source), "data.source", self.source, "must be stdlib, a path, tfds:NAME or language:NAME")
+        _require(self.length >= 2, "data.length", self.length, "must be at least 2")
+        _require(0.0 < self.valid_fraction < 1.0, "data.valid_fraction", self.valid_fraction, "must lie in (0, 1)")
+        _require(self.packing in ("concat", "documents"), "data.packing", self.packing, "choose concat or documents")
+        if self.tokenizer.startswith("bpe"):
+            name, _, size = self.tokenizer.partition(":")
+            _require(name == "bpe" and size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
+                     "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
+        if self.data_dir:
+            _require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
+                     f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation. Losses are in nats per token."""
+
+    steps: int = 1000
+    batch_size: int = 32  # rows a step, over all devices
+    microbatches: int = 1  # gradient accumulation: batch_size must be a multiple
+    objective: str = "nelbo"  # nelbo (count for mixing 0, else continuous) | count | continuous | discrete:T | genmd4:POWER
+    time_sampling: str = "auto"  # auto (antithetic) | iid | stratified | antithetic
+    level_law: str = "uniform"  # law of the noise level: uniform | cosine | band:LOW,HIGH | fixed:RATIO
+    weighting: str = "elbo"  # elbo: the bound's own weight | constant: every corrupted token counts alike
+    complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
+    half_head: bool = True  # run the head on half the slots where antithetic counts allow it
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    lr_schedule: str = "cosine"  # after warm-up: cosine (to a tenth) | constant | linear (to zero)
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999  # 0: no moving average
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    mesh: str = "fsdp:-1"  # axis:size,... over replica, fsdp, tensor; one -1 takes the devices left over
+    head_chunk: int = 1 << 22  # logits alive at once per device in the loss
+    seed: int = 0  # weights and noise
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "microbatches", "checkpoint_every", "keep_checkpoints", "log_every", "head_chunk"):
+            _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
+        _require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
+                 f"must divide train.batch_size={self.batch_size}")
+        name, numbers = parse_spec("train.objective", self.objective, OBJECTIVES)
+        expected = {"discrete": (1, "discrete:100"), "genmd4": (1, "genmd4:1")}.get(name, (0, name))
+        _require_numbers("train.objective", self.objective, numbers, *expected)
+        if name == "discrete":
+            _require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
+                     "the number of steps must be a positive integer")
+        if name == "genmd4":
+            _require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
+        _require(self.time_sampling in TIME_SAMPLINGS, "train.time_sampling", self.time_sampling,
+                 f"choose one of {', '.join(TIME_SAMPLINGS)}")
+        law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
+        expected = {"band": (2, "band:0.3,0.8"), "fixed": (1, "fixed:0.15")}.get(law, (0, law))
+        _require_numbers("train.level_law", self.level_law, levels, *expected)
+        _require(all(0.0 <= level <= 1.0 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
+        if law == "band":
+            _require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
+        if law == "fixed":
+            _require(levels[0] > 0, "train.level_law", self.level_law, "the ratio must be positive")
+        _require(self.weighting in ("elbo", "constant"), "train.weighting", self.weighting, "choose elbo or constant")
+        if law in ("band", "fixed") and (law == "fixed" or levels != (0.0, 1.0)):
+            _require(self.weighting == "constant", "train.weighting", self.weighting,
+                     f"train.level_law={self.level_law!r} leaves out noise levels, so no weight makes it a bound; "
+                     "set train.weighting=constant")
+        _require(self.optimizer in ("adamw",), "train.optimizer", self.optimizer, "choose adamw")
+        _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
+        _require(0 <= self.warmup_steps, "train.warmup_steps", self.warmup_steps, "must not be negative")
+        _require(self.lr_schedule in ("cosine", "constant", "linear"), "train.lr_schedule", self.lr_schedule,
+                 "choose cosine, constant or linear")
+        for name in ("b1", "b2", "ema_decay"):
+            _require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "must lie in [0, 1)")
+        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative")
+        _require(self.clip_norm > 0, "train.clip_norm", self.clip_norm, "must be positive")
+        parse_mesh(self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """The held-out bound, with the averaged weights."""
+
+    every: int = 500  # steps between held-out evaluations during training
+    rows: int = 64  # held-out rows in each of them
+    final_rows: int = 512  # held-out rows after the last step (fewer if there are fewer)
+    draws: int = 4  # noise draws a row
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _require(getattr(self, field.name) > 0, f"eval.{field.name}", getattr(self, field.name), "must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """What is drawn after the last step, and by launch.sample unless it is told otherwise."""
+
+    num: int = 4
+    steps: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        _require(self.num > 0, "sample.num", self.num, "must be positive")
+        _require(self.steps > 0, "sample.steps", self.steps, "must be positive")
+        _require(self.temperature >= 0, "sample.temperature", self.temperature, "must not be negative; 0 is greedy")
+        _require(0.0 < self.top_p <= 1.0, "sample.top_p", self.top_p, "must lie in (0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    process: ProcessConfig = ProcessConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        objective, _ = parse_spec("train.objective", self.train.objective, OBJECTIVES)
+        if objective in ("count", "genmd4"):
+            _require(self.process.mixing == 0.0, "train.objective", self.train.objective,
+                     f"is defined for the masked process only, and process.mixing={self.process.mixing}; "
+                     "use continuous or discrete:T")
+        if self.train.complementary:
+            _require(self.process.mixing == 0.0 and objective in ("nelbo", "count"), "train.complementary", True,
+                     "needs process.mixing=0 and train.objective=count")
+            _require(self.train.time_sampling in ("auto", "antithetic"), "train.complementary", True,
+                     "needs train.time_sampling=antithetic")
+
+
+def default_config():
+    """A locked ``ConfigDict`` with every field of ``RunConfig`` at its default; config files start from it."""
+    from ml_collections import ConfigDict
+
+    return ConfigDict(dataclasses.asdict(RunConfig())).lock()
+
+
+def freeze(config) -> RunConfig:
+    """The checked, frozen form of a ``ConfigDict`` or of a nested dict (as read back from ``config.json``).
+
+    Raises:
+      ConfigError: an unknown section or field, a value of the wrong type, or an impossible value.
+    """
+    raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    sections = {field.name: field.default.__class__ for field in dataclasses.fields(RunConfig)}
+    _reject_unknown("", raw, sections)
+    return RunConfig(**{name: _freeze_section(name, cls, raw.get(name, {})) for name, cls in sections.items()})
+
+
+def _freeze_section(name: str, cls, raw: dict):
+    types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+    _reject_unknown(f"{name}.", raw, types)
+    return cls(**{key: _coerce(f"{name}.{key}", value, types[key]) for key, value in raw.items()})
+
+
+def _coerce(field: str, value, kind: type):
+    if kind is float and type(value) is int:
+        value = float(value)
+    _require(type(value) is kind, field, value, f"must be of type {kind.__name__}")
+    if kind is float:
+        _require(math.isfinite(value), field, value, "must be finite")
+    return value
+
+
+def _reject_unknown(prefix: str, raw: dict, known) -> None:
+    import difflib
+
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"the fields are {', '.join(known)}"
+            raise ConfigError(f"{prefix}{key}: there is no such field; {hint}")
+
+
+def to_dict(config: RunConfig) -> dict:
+    """The nested dict that ``freeze`` takes back; this is what ``config.json`` holds."""
+    return dataclasses.asdict(config)

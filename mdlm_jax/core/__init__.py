@@ -1,0 +1,1 @@
+"""The mathematics: schedules, the noise process, losses, exact draws. Imports jax and numpy alone."""

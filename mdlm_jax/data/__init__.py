@@ -1,0 +1,1 @@
+"""Text to fixed-length token batches; batch(step) is a pure function."""

@@ -1,0 +1,1 @@
+"""Oracle languages: generators whose exact log-probability is known."""

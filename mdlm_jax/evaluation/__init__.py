@@ -1,0 +1,1 @@
+"""Likelihood bounds and what to compare them with."""

@@ -1,0 +1,1 @@
+"""Sharded Transformers behind `api.init` and `api.apply`."""

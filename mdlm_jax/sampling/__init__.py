@@ -1,0 +1,1 @@
+"""Decoders: how a canvas of masks becomes text."""

@@ -1,0 +1,1 @@
+"""One trainer: objectives, state, step, checkpoints, metrics."""
