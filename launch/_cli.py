@@ -1,0 +1,157 @@
+"""What every command line shares: flags, values and errors of one line. Never imports jax."""
+
+import dataclasses
+import difflib
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from mdlm_jax.config import ConfigError, RunConfig
+
+_EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false"}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One ``--name=VALUE``; of type bool, a switch that stands alone or takes ``=true`` or ``=false``."""
+
+    name: str
+    metavar: str
+    help: str
+    type: type = str
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """A parsed command line: the flags that were given, and the config overrides by ``section.field``."""
+
+    flags: dict
+    overrides: dict
+    help: bool = False
+
+
+def run(prepare: Callable[[list[str]], Callable[[], None] | None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command in two parts and returns its exit status.
+
+    Args:
+      prepare: checks the arguments (and answers --help); gives back the work itself, or None when there is none left.
+
+    Returns:
+      0; 2 after a ConfigError, or a file that cannot be read while preparing (one line on stderr); 130 after Ctrl-C.
+    """
+    try:
+        work = _prepared(prepare, list(sys.argv[1:] if argv is None else argv))
+        if work:
+            work()
+    except ConfigError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _prepared(prepare, argv: list[str]):
+    logging.disable(logging.WARNING)  # an error is one line; libraries that look for data warn as well
+    try:
+        work = prepare(argv)
+        sys.stdout.flush()
+        return work
+    except BrokenPipeError:  # the reader of --help has seen enough; the interpreter must not flush again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None
+    except OSError as error:
+        name = error.filename or "reading"
+        raise ConfigError(f"{name}: {error.strerror or error}; choose a readable file or folder") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def field_types() -> dict[str, type]:
+    """``section.field`` of every configuration field with its type, in order."""
+    return {
+        f"{section.name}.{field.name}": type(field.default)
+        for section in dataclasses.fields(RunConfig)
+        for field in dataclasses.fields(section.default)
+    }
+
+
+def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -> Arguments:
+    """Reads ``--name=value``, ``--name value`` and, with ``config``, ``--config.section.field`` in both forms.
+
+    The last of two equal flags wins. ``--help`` anywhere makes every other argument void.
+
+    Raises:
+      ConfigError: an unknown flag, section or field (with the nearest one), a missing value or one of the wrong type.
+    """
+    if "--help" in argv or "-h" in argv:
+        return Arguments({}, {}, help=True)
+    switches = {flag.name for flag in flags if flag.type is bool}
+    kinds = {flag.name: flag.type for flag in flags}
+    if config:
+        kinds |= {f"config.{name}": kind for name, kind in field_types().items()}
+    values, overrides = {}, {}
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise ConfigError(f"{_cut(argument)!r} is not a flag; write --name=value, and see --help")
+        name, equals, text = argument[2:].partition("=")
+        if name not in kinds:
+            raise ConfigError(_unknown(_cut(name), kinds))
+        if not equals and name in switches:
+            text = "true"
+        elif not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value, as in --{name}=VALUE")
+            text = rest.pop(0)
+        value = parse_value(f"--{name}", text, kinds[name])
+        if name.startswith("config."):
+            overrides[name.removeprefix("config.")] = value
+        else:
+            values[name] = value
+    return Arguments(values, overrides)
+
+
+def parse_value(flag: str, text: str, kind: type):
+    """``text`` as bool, int, finite float or str; ConfigError names the flag, the text and what was expected."""
+    try:
+        value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        value = math.nan
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{flag}={_cut(text)}: must be {_EXPECTED[kind]}")
+    return value
+
+
+def require(values: dict, name: str, example: str, why: str) -> str:
+    """The value of a flag that cannot be left out."""
+    if not values.get(name):
+        raise ConfigError(f"--{name} is missing: {why}, as in --{name}={example}")
+    return values[name]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    fields = [flag for flag in known if flag.startswith("config.")]
+    sections = list(dict.fromkeys(field.split(".")[1] for field in fields))
+    parts = name.split(".")
+    if len(parts) > 1 and parts[0] == "config" and parts[1] in sections:
+        if len(parts) == 2:
+            example = next(field for field in fields if field.startswith(f"{name}."))
+            return f"--{name} is a section, not a field; set one of its fields, as in --{example}=VALUE"
+        what, same_leaf = "field", []
+    else:
+        in_config = len(parts) > 2 and parts[0] == "config" and fields
+        what = f"section (the sections are {', '.join(sections)})" if in_config else "flag"
+        same_leaf = [field for field in fields if field.split(".")[2] == parts[-1]]
+    suggestions = same_leaf or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean --{' or --'.join(suggestions)}?" if suggestions else "--help lists them all"
+    return f"--{name}: there is no such {what}; {hint}"

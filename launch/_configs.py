@@ -1,0 +1,88 @@
+"""From ``--config=FILE`` and overrides to a checked RunConfig. Never imports jax, and writes nothing."""
+
+import ast
+import difflib
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mdlm_jax.config import ConfigError, RunConfig, freeze
+
+SHIPPED = Path(__file__).resolve().parent.parent / "configs"
+
+
+def shipped() -> dict[str, str]:
+    """The configs that come with the package, by bare name, each with the first line of its docstring."""
+    paths = sorted(path for path in SHIPPED.glob("*.py") if not path.stem.startswith("_"))
+    docs = {path.stem: ast.get_docstring(ast.parse(path.read_bytes())) or "" for path in paths}
+    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+
+
+def find(text: str) -> Path:
+    """The file that ``--config=text`` means: a path, or the name of a config that comes with the package.
+
+    ``quickstart``, ``quickstart.py`` and ``configs/quickstart.py`` all find the one of the package, from any folder;
+    a file of that path, where there is one, comes first.
+    """
+    given = Path(text).expanduser()
+    if given.suffix == ".py" and given.is_file():
+        return given
+    name = given.name.removesuffix(".py")
+    if given.parent in (Path("."), Path("configs")) and name in shipped():
+        return SHIPPED / f"{name}.py"
+    if given.is_file():
+        raise ConfigError(f"--config={text}: a config is a Python file, and its name ends in .py")
+    close = difflib.get_close_matches(name, shipped(), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the package brings {', '.join(shipped())}"
+    raise ConfigError(f"--config={text}: there is no such file; {hint}")
+
+
+def load(text: str, overrides: dict) -> RunConfig:
+    """The checked configuration of a config file, with ``{"section.field": value}`` put over it.
+
+    Raises:
+      ConfigError: no such file, a file that raises or has no ``get_config``, an unknown field, an impossible value.
+    """
+    path = find(text)
+    config = _run_file(path)
+    if type(config) is not ConfigDict:
+        raise ConfigError(f"{path}: get_config() returned {type(config).__name__}; it must return the ConfigDict of "
+                          "mdlm_jax.config.default_config(), with changes")
+    for name, section in config.items():
+        if not isinstance(section, ConfigDict):
+            raise ConfigError(f"{path}: config.{name}={section!r} is not a section; fields stand in one, as in "
+                              "config.train.steps")
+    with config.unlocked(), config.ignore_type():
+        for name, value in overrides.items():
+            section, field = name.split(".")
+            if section not in config:
+                config[section] = ConfigDict()
+            config[section][field] = value
+    return freeze(config)
+
+
+def _run_file(path: Path):
+    """Calls the file's ``get_config``. The file is compiled here, not imported: no bytecode is left beside it."""
+    namespace = {"__name__": f"config_{path.stem}", "__file__": str(path)}
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), namespace)
+        if "get_config" in namespace:
+            return namespace["get_config"]()
+    except Exception as error:  # a user's file may raise anything, and its line says more than our traceback
+        raise ConfigError(f"{path}:{_line_of(error, path)}: {type(error).__name__}: {_gist(error)}") from error
+    raise ConfigError(f"{path}: defines no get_config(); it must return mdlm_jax.config.default_config(), with changes")
+
+
+def _line_of(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno or 1
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else 1
+
+
+def _gist(error: Exception) -> str:
+    """First and last line of a message, shortened: ml_collections prints whole sections and then its suggestion."""
+    lines = str(error).replace("\\n", "\n").strip("'\"\\").splitlines() or [""]
+    ends = dict.fromkeys(line.strip() for line in (lines[0], lines[-1]))
+    return " ... ".join(line if len(line) <= 110 else line[:107] + "..." for line in ends)

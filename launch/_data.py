@@ -1,0 +1,26 @@
+"""Are the text and the tokenizer there? Answered without jax and without a pass over the text."""
+
+import numpy as np
+
+from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.languages.registry import make
+from mdlm_jax.data.sources import open_source
+from mdlm_jax.data.tokenizers import load_tokenizer
+
+
+def check_data(config: DataConfig) -> None:
+    """ConfigError for a source, data_dir, field, language or tokenizer file that does not exist or cannot be used."""
+    if config.source.startswith("language:"):
+        _check_language(config)
+        return
+    open_source(config)
+    if config.tokenizer != "byte" and not config.tokenizer.startswith("bpe:"):
+        load_tokenizer(config.tokenizer)
+
+
+def _check_language(config: DataConfig) -> None:
+    language = make(config.source.removeprefix("language:"))
+    try:
+        language.sample(np.random.default_rng(0), 1, config.length)
+    except ValueError as error:
+        raise ConfigError(f"data.length={config.length}: {config.source} cannot have it ({error}); change it") from None

@@ -1,0 +1,38 @@
+"""Drawing samples and writing them: shared by launch.train (at its end) and launch.sample."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mdlm_jax.config import SampleConfig
+from mdlm_jax.models.denoise import Denoiser
+from mdlm_jax.sampling.ancestral import Ancestral
+from mdlm_jax.sampling.canvas import blank
+from mdlm_jax.sampling.loop import sample
+from mdlm_jax.sampling.pictures import denoising_png
+from mdlm_jax.sampling.trace_html import denoising_html
+from mdlm_jax.training.manifest import write_atomically
+
+
+def draw(process, network, params, options: SampleConfig, length: int, prompt=None, trace: bool = False):
+    """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None."""
+    canvas = blank(process.mask_id, options.num, length, prompt)
+    decoder = Ancestral(process, options.temperature, options.top_p)
+    run = sample(Denoiser(network), params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
+    return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]
+
+
+def write_texts(path: Path, texts: list[str]) -> None:
+    write_atomically(path, joined(texts))
+
+
+def joined(texts: list[str]) -> str:
+    return "".join(f"--- sample {number} ---\n{text}\n" for number, text in enumerate(texts, 1))
+
+
+def write_pictures(trace, tokenizer, paths: list[Path], title: str, prompt: np.ndarray | None = None) -> None:
+    """One picture a path; its suffix, .html or .png, says which."""
+    for path in paths:
+        draw_picture = denoising_html if path.suffix == ".html" else denoising_png
+        draw_picture(trace, tokenizer, path, title, prompt=prompt)

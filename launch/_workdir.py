@@ -1,0 +1,81 @@
+"""May this run use that workdir? Answered by reading alone, before anything is written or compiled."""
+
+import json
+import os
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+
+_OURS = ("metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "summary.json", "loss.png",
+         "denoising.html", "denoising.png")
+_FREE_SECTIONS = ("eval", "sample")  # they change what is reported, never the weights
+_SHOWN = 5
+
+
+def check_workdir(text: str, config: RunConfig) -> Path:
+    """The workdir of a new run of ``config``, or of one that it may resume.
+
+    An existing run may be resumed with the same configuration, with a larger ``train.steps``, and with any ``eval``
+    and ``sample`` section.
+
+    Raises:
+      ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).
+    """
+    workdir = Path(text).expanduser()
+    nearest = workdir
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise ConfigError(f"--workdir={text}: {nearest} is not a folder; choose another --workdir")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"--workdir={text}: no permission to write in {nearest}; choose another --workdir")
+    stored = workdir / "config.json"
+    if stored.exists():
+        _check_same_run(text, _read(stored), config)
+    else:
+        found = [name for name in _OURS if (workdir / name).exists()]
+        if found:
+            raise ConfigError(f"--workdir={text}: holds {found[0]} but no config.json, so the run it belongs to is "
+                              "unknown; choose another --workdir")
+    return workdir
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration in a run's ``config.json``; ConfigError where it cannot be read."""
+    return freeze(_read(path))
+
+
+def _read(path: Path) -> dict:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as the config.json of a run ({error})") from error
+    if not isinstance(raw, dict) or not all(isinstance(section, dict) for section in raw.values()):
+        raise ConfigError(f"{path}: is not the config.json of a run; choose another folder")
+    return raw
+
+
+def _check_same_run(text: str, stored: dict, config: RunConfig) -> None:
+    """Compares leaf by leaf; a field that the stored run did not know yet had the default that it has now."""
+    new = _flat(to_dict(config))
+    old = _flat(to_dict(RunConfig())) | _flat(stored)
+    differing = [name for name in old | new if not _compatible(name, old.get(name), new.get(name))]
+    if differing:
+        shown = [f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in differing[:_SHOWN]]
+        more = f", and {len(differing) - _SHOWN} more fields" if len(differing) > _SHOWN else ""
+        only_steps = differing == ["train.steps"]
+        remedy = "steps may only grow" if only_steps else "give its values to resume it"
+        raise ConfigError(f"--workdir={text} holds another run: {', '.join(shown)}{more}; {remedy}, or choose another "
+                          "--workdir")
+
+
+def _compatible(name: str, old, new) -> bool:
+    if name.split(".")[0] in _FREE_SECTIONS:
+        return True
+    if name == "train.steps" and isinstance(old, int):
+        return new >= old
+    return old == new
+
+
+def _flat(raw: dict) -> dict:
+    return {f"{section}.{field}": value for section, fields in raw.items() for field, value in fields.items()}

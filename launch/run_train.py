@@ -1,0 +1,84 @@
+"""What launch.train does once everything is checked: data, model, training, measurement, samples, pictures."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from mdlm_jax.config import RunConfig, parse_mesh, to_dict
+from mdlm_jax.data import pipeline as data_pipeline
+from mdlm_jax.data.tokenizers import load_tokenizer
+from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, padded_batches
+from mdlm_jax.models import api
+from mdlm_jax.models.sharding import BATCH_AXES, make_mesh
+from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
+from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.manifest import write_atomically
+from mdlm_jax.training.trainer import Trainer, averaged
+
+from . import _report
+
+
+def main(config: RunConfig, workdir: Path) -> None:
+    """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(workdir))
+    tokenizer = built.tokenizer
+    mesh = make_mesh(parse_mesh(config.train.mesh))
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
+    network = build_network(config, tokenizer.vocab_size)
+    objective, notes = build_objective(config, network, process, shards)
+    _announce(config, built.info, network, objective, mesh, notes)
+
+    tokenizer.save(workdir / "tokenizer.json")
+    write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    files = {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
+
+    bound = build_bound(network, process, config.train.head_chunk, shards)
+
+    def measure(params: dict, rows: int) -> Bound:
+        batch_rows = -(-min(config.train.batch_size, rows) // shards) * shards
+        batches = padded_batches(built.valid, rows, batch_rows)
+        end_terms = None if process.masked_only else bound.end_terms
+        return held_out_bound(
+            bound.loss_at, params, batches, tokenizer.token_bytes, draws=config.eval.draws, end_terms=end_terms
+        )
+
+    trainer = Trainer(config.train, objective, built.train, mesh, workdir, files, config.eval.every)
+    state = trainer.run(lambda params: _numbers(measure(params, config.eval.rows)))
+    params = averaged(state)
+    print("measuring the held-out bound ...", flush=True)
+    final = measure(params, config.eval.final_rows)
+    _report.finish(config, workdir, built, network, process, params["network"], final)
+
+
+def _stored_tokenizer(workdir: Path):
+    """The tokenizer of the run's newest whole checkpoint, so that resuming does not train another."""
+    newest = Checkpoints(workdir / "checkpoints").latest_good()
+    return None if newest is None else load_tokenizer(newest / "tokenizer.json")
+
+
+def _numbers(bound: Bound) -> Mapping[str, float]:
+    numbers = {"eval/loss": bound.nats_per_token, "eval/loss_error": bound.nats_stderr}
+    if bound.text_bytes:
+        numbers["eval/bits_per_byte"] = bound.bits_per_byte
+    return numbers | {f"eval/{name}": value for name, value in bound.terms.items()}
+
+
+def _announce(config: RunConfig, info: dict, network, objective, mesh, notes: list[str]) -> None:
+    tokens = config.train.steps * config.train.batch_size * config.data.length
+    head = objective.head_positions(config.train.batch_size, config.data.length)
+    flops = network.train_flops(config.train.batch_size * config.data.length, config.data.length, head)
+    train = info["train"]
+    used = {axis: size for axis, size in mesh.shape.items() if size > 1} or "one device"
+    print(f"data     {info['source']}: {train['tokens']:,} training tokens, vocabulary {network.vocab_size:,}")
+    print(f"model    {api.num_parameters(network):,} parameters, {network.layers} layers, width {network.d_model}")
+    print(f"run      {config.train.steps:,} steps of {config.train.batch_size} x {config.data.length} tokens = "
+          f"{tokens:,} tokens, {flops * config.train.steps:.2e} FLOPs, on {used}, jax {jax.__version__}")
+    for note in notes:
+        print(f"note     {note}")
+    print(end="", flush=True)
+

@@ -1,0 +1,162 @@
+"""Samples from a trained model: ``python -m launch.sample --checkpoint=DIR --prompt="def " --num=4``.
+
+The flags and the checkpoint are checked here, before jax is imported; launch/run_sample.py does the work.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError, RunConfig, SampleConfig
+from mdlm_jax.training.checkpoints import Checkpoints
+
+from . import _cli, _help
+from ._workdir import read_config
+
+FLAGS = (
+    _cli.Flag("checkpoint", "DIR", "a run's workdir, its checkpoints folder (the newest whole step is taken), or one "
+              "step in it. Required."),
+    _cli.Flag("prompt", "TEXT", "text that every sample starts with; default none"),
+    _cli.Flag("num", "N", "how many samples; default: the run's sample.num", int),
+    _cli.Flag("steps", "N", "denoising steps: more is slower and better; default: the run's sample.steps", int),
+    _cli.Flag("temperature", "T", "below 1 sharper, 0 greedy; default: the run's sample.temperature", float),
+    _cli.Flag("top_p", "P", "draw from the likeliest tokens that hold this much probability; default: the run's "
+              "sample.top_p", float),
+    _cli.Flag("seed", "N", "the same seed gives the same samples; default: the run's sample.seed", int),
+    _cli.Flag("length", "N", "tokens a sample, prompt included; default: the run's data.length", int),
+    _cli.Flag("output", "FILE", "write the samples there too"),
+    _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
+)
+
+_HELP = """\
+Samples from a diffusion language model that launch.train has trained.
+
+usage: {program} --checkpoint=DIR [--prompt=TEXT] [--num=N] [--steps=N] ...
+
+{flags}
+
+examples
+  {program} --checkpoint=runs/first
+  {program} --checkpoint=runs/first --prompt="def main(" --num=2 --steps=128 --temperature=0.8
+  {program} --checkpoint=runs/first/checkpoints/00000500 --num=1 --picture=denoising.html
+
+exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """A checked command line.
+
+    Attributes:
+      checkpoints: the folder of the step folders.
+      step: the one to take, or None for the newest whole one.
+      config: the configuration of the run.
+      sample: num, steps, temperature, top_p and seed.
+      length: tokens a sample, prompt included.
+      prompt: "" for none.
+      output: file for the text, or None.
+      picture: .html or .png file, or None.
+    """
+
+    checkpoints: Path
+    step: int | None
+    config: RunConfig
+    sample: SampleConfig
+    length: int
+    prompt: str = ""
+    output: Path | None = None
+    picture: Path | None = None
+
+
+def read_options(flags: dict) -> SampleOptions:
+    """Checks what can be checked without the weights.
+
+    Raises:
+      ConfigError: no checkpoint there, a number out of range, a file that cannot be written.
+    """
+    text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
+    checkpoints, step = find_checkpoint(text)
+    config = _stored_config(checkpoints, step)
+    given = {name: flags[name] for name in ("num", "steps", "temperature", "top_p", "seed") if name in flags}
+    try:
+        sample = dataclasses.replace(config.sample, **given)
+    except ConfigError as error:
+        raise ConfigError(f"--{str(error).removeprefix('sample.')}") from None
+    length = flags.get("length", config.data.length)
+    if length < 2:
+        raise ConfigError(f"--length={length}: must be at least 2")
+    if not 0 <= sample.seed < 2**32:
+        raise ConfigError(f"--seed={sample.seed}: must lie in [0, 2^32)")
+    picture = _writable("picture", flags.get("picture"))
+    if picture and picture.suffix not in (".html", ".png"):
+        raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
+    return SampleOptions(checkpoints, step, config, sample, length, flags.get("prompt", ""),
+                         _writable("output", flags.get("output")), picture)
+
+
+def find_checkpoint(text: str) -> tuple[Path, int | None]:
+    """The checkpoints folder that ``--checkpoint=text`` means, and the step if it names one."""
+    given = Path(text).expanduser()
+    if not given.is_dir():
+        raise ConfigError(f"--checkpoint={text}: there is no such folder; give the --workdir of a training run")
+    folder, step = given.resolve().parent, given.resolve().name
+    if step.isdigit() and int(step) in Checkpoints(folder).steps():
+        return folder, int(step)
+    for folder in (given / "checkpoints", given):
+        if Checkpoints(folder).steps():
+            return folder, None
+    raise ConfigError(f"--checkpoint={text}: holds no checkpoint; give the --workdir of a run of launch.train that has "
+                      "saved one")
+
+
+def _stored_config(checkpoints: Path, step: int | None) -> RunConfig:
+    """The configuration beside the newest step that has a readable one; whether a step is whole is seen at loading."""
+    store = Checkpoints(checkpoints)
+    steps = store.steps() if step is None else [step]
+    for candidate in reversed(steps):
+        path = store.path(candidate) / "config.json"
+        try:
+            return read_config(path)
+        except ConfigError as error:
+            problem = error
+    raise problem
+
+
+def _writable(flag: str, text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if not text or path.is_dir():
+        raise ConfigError(f"--{flag}={text}: is not a file name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--{flag}={text}: there is no folder {path.parent}; make it, or choose another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"--{flag}={text}: no permission to write there; choose another file")
+    return path
+
+
+def _prepare(argv: list[str]) -> Callable[[], None] | None:
+    arguments = _cli.parse(argv, FLAGS)
+    if arguments.help:
+        print(_HELP.format(program=_help.program("sample"), flags=_help.flag_lines(FLAGS)), end="")
+        return None
+    options = read_options(arguments.flags)
+    return lambda: _sample(options)
+
+
+def _sample(options: SampleOptions) -> None:
+    from . import run_sample
+
+    run_sample.main(options)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script ``mdlm-sample``; returns the exit status."""
+    return _cli.run(_prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

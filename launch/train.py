@@ -1,0 +1,86 @@
+"""Trains a diffusion language model: ``python -m launch.train --config=configs/quickstart.py --workdir=DIR``.
+
+Everything that can be wrong with the command, the configuration, the files and the workdir is found here, before jax
+is imported; launch/run_train.py does the work.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mdlm_jax.config import RunConfig, to_dict
+
+from . import _cli, _configs, _help
+from ._data import check_data
+from ._workdir import check_workdir
+
+FLAGS = (
+    _cli.Flag("config", "FILE", "the recipe: a Python file with get_config(), or the name of one that comes with the "
+              "package (below). Required."),
+    _cli.Flag("workdir", "DIR", "the folder that receives checkpoints, metrics, samples and pictures. Made if it does "
+              "not exist; the same command again resumes the run in it. Required."),
+    _cli.Flag("dry_run", "", "check everything, print the resolved configuration as JSON and stop; --workdir may be "
+              "left out", bool),
+)
+
+_HELP = """\
+Trains a diffusion language model, measures it on held-out text, samples from it and draws both.
+
+usage: {program} --config=FILE --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
+
+{flags}
+
+configs of the package
+{shipped}
+
+configuration fields, with the defaults of the library (a config file may set others)
+
+{fields}
+
+An existing workdir resumes its run. The configuration must be the same, but train.steps may grow, and the sections
+eval and sample may change.
+
+examples
+  {program} --config=quickstart --workdir=runs/first
+  {program} --config=quickstart --workdir=runs/mixed --config.process.mixing=0.1
+  {program} --config=quickstart --workdir=runs/mine --config.data.source=book.txt --config.train.steps=500
+  {program} --config=quickstart --config.data.tokenizer=bpe:4096 --dry_run
+
+exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted
+"""
+
+
+def _prepare(argv: list[str]) -> Callable[[], None] | None:
+    arguments = _cli.parse(argv, FLAGS, config=True)
+    if arguments.help:
+        print(_HELP.format(program=_help.program("train"), flags=_help.flag_lines(FLAGS),
+                           shipped=_help.shipped_lines(), fields=_help.config_lines()), end="")
+        return None
+    flags = arguments.flags
+    dry_run = flags.get("dry_run", False)
+    recipe = _cli.require(flags, "config", "quickstart", "the recipe to train")
+    config = _configs.load(recipe, arguments.overrides)
+    workdir = None
+    if "workdir" in flags or not dry_run:
+        workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
+    check_data(config.data)
+    if dry_run:
+        print(json.dumps(to_dict(config), indent=2))
+        return None
+    return lambda: _train(config, workdir)
+
+
+def _train(config: RunConfig, workdir: Path) -> None:
+    from . import run_train
+
+    run_train.main(config, workdir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script ``mdlm-train``; returns the exit status."""
+    return _cli.run(_prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Keys for noise that belongs to an example, not to a batch, a host or a microbatch."""
+
+import jax
+import jax.numpy as jnp
+
+
+def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """One key a row: ``fold_in(key, row)``.
+
+    Args:
+      key: the step's key, ``fold_in(seed key, step)``.
+      rows: [B] int, indices of the rows in the step's global batch, so that microbatches and hosts see the same noise
+        as one big batch would.
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows.astype(jnp.uint32))

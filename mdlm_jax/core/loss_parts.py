@@ -1,0 +1,62 @@
+"""A loss as named per-token terms with their denominator, never only a scalar.
+
+Sums and counts add over microbatches, hosts and steps; means do not. A bound in bits per byte is the sum of *all* its
+terms over the bytes the counted tokens stand for.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossParts:
+    """Per-token losses in nats.
+
+    Attributes:
+      terms: name -> [B, L]; ``diffusion``, and where the bound needs them ``reconstruction`` and ``prior``. Unbiased
+        estimates, so single values may be large; zero outside ``loss_mask``.
+      loss_mask: [B, L] bool, the tokens that count.
+      surrogate: scalar to add to the differentiated sum and to no reported value (score-function gradients), or None.
+    """
+
+    terms: dict[str, jax.Array]
+    loss_mask: jax.Array
+    surrogate: jax.Array | None = None
+
+    @classmethod
+    def of(cls, loss_mask: jax.Array, surrogate: jax.Array | None = None, **terms: jax.Array) -> "LossParts":
+        """Zeroes every term outside ``loss_mask``."""
+        return cls({name: jnp.where(loss_mask, term, 0.0) for name, term in terms.items()}, loss_mask, surrogate)
+
+    def per_row(self) -> jax.Array:
+        """[B] nats a row, all terms."""
+        return sum(term.sum(-1) for term in self.terms.values())
+
+    def totals(self) -> "LossTotals":
+        """Sums over the batch."""
+        sums = {name: term.sum() for name, term in self.terms.items()}
+        return LossTotals(sums, self.loss_mask.sum(dtype=jnp.int32).astype(jnp.float32))
+
+    def objective(self) -> jax.Array:
+        """The scalar whose gradient trains: the sum of all terms, and the surrogate. Divide by the total count."""
+        total = sum(term.sum() for term in self.terms.values())
+        return total if self.surrogate is None else total + self.surrogate
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossTotals:
+    """Sums of each term (nats) and the number of tokens they cover; `+` accumulates."""
+
+    sums: dict[str, jax.Array]
+    count: jax.Array
+
+    def __add__(self, other: "LossTotals") -> "LossTotals":
+        return jax.tree.map(lambda a, b: a + b, self, other)
+
+    def mean(self) -> jax.Array:
+        """Nats per token, all terms."""
+        return sum(self.sums.values()) / self.count

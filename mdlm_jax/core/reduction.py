@@ -1,0 +1,160 @@
+"""The vocabulary reduction: from (hidden, head) the few per-position numbers a loss needs, without [B, L, V] arrays.
+
+With logits u and the mask suppressed, l_e = u_e - log sum exp u is the denoiser's log-probability. One pass in chunks
+of positions gives any of
+
+    log_normaliser   log sum_e exp u_e                     target, current   l at given ids
+    softplus_sum     S = sum_e softplus(l_e + c)           entropy           -sum_e exp(l_e) l_e
+    kl               KL(teacher || model) or its reverse, to a teacher that takes no gradient
+    mean_value       sum_e exp(l_e) w_e for given per-id values w
+
+The gradient is our own: the backward pass recomputes one chunk of logits at a time and turns the incoming cotangents
+into d/du in closed form, so that only per-position numbers are kept between the passes. Chunks run along the length,
+never across rows: a batch split over devices stays where it is.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.reduction_chunk import (
+    Given,
+    Reduced,
+    Wanted,
+    chunk_backward,
+    chunk_forward,
+    pull_back,
+    suppressed_logits,
+    teacher_log_probs,
+)
+
+
+def reduce(
+    prediction: Prediction,
+    *,
+    suppress: int | None,
+    target: jax.Array | None = None,
+    current: jax.Array | None = None,
+    offset: jax.Array | None = None,
+    entropy: bool = False,
+    values: jax.Array | None = None,
+    teacher: Prediction | None = None,
+    reverse_kl: bool = False,
+    chunk: int | None = None,
+) -> Reduced:
+    """Reduces over the vocabulary, differentiably in ``prediction``, ``offset`` and ``values``.
+
+    Args:
+      prediction: hidden [B, L, D] and head.
+      suppress: the id that can never be emitted (the mask), or None.
+      target, current: [B, L] int ids whose log-probability is wanted. -inf for the suppressed id and for ids the head
+        has no column for.
+      offset: [B, L], c in the softplus sum; asks for ``softplus_sum`` (log(a N / u) of the mixed process).
+      entropy: asks for the entropy.
+      values: [V], w in ``mean_value``; differentiable.
+      teacher: asks for KL(teacher || model); no gradient flows into it.
+      reverse_kl: KL(model || teacher) instead.
+      chunk: positions of a row at a time; None: all. B * chunk * V logits are alive at once.
+    Returns:
+      `Reduced`.
+    """
+    length = prediction.hidden.shape[1]
+    chunk = length if chunk is None else min(chunk, length)
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: must be at least 1 position")
+    wanted = Wanted(suppress, chunk, entropy, reverse_kl)
+    return _reduce(wanted, prediction, Given(target, current, offset), values, teacher)
+
+
+def chunk_length(rows: int, columns: int, budget: int) -> int:
+    """Positions a row so that rows * positions * columns stays within ``budget`` logits; at least 1."""
+    return max(1, budget // max(1, rows * columns))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reduce(wanted: Wanted, prediction: Prediction, given: Given, values, teacher: Prediction | None) -> Reduced:
+    return _forward(wanted, prediction, given, values, teacher)[0]
+
+
+def _forward(wanted, prediction, given, values, teacher):
+    def one(pieces):
+        hidden, given_piece, teacher_hidden = pieces
+        logits = suppressed_logits(prediction.head, hidden, wanted.suppress)
+        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress)
+        return chunk_forward(wanted, logits, given_piece, values, log_teacher)
+
+    pieces = (prediction.hidden, given, None if teacher is None else teacher.hidden)
+    reduced, slope = _over_chunks(one, pieces, prediction.hidden.shape[1], wanted.chunk)
+    return reduced, (prediction, given, values, teacher, reduced, slope)
+
+
+def _backward(wanted, saved, cotangent: Reduced):
+    prediction, given, values, teacher, reduced, slope = saved
+    head = prediction.head
+
+    def one(sums, pieces):
+        hidden, given_piece, teacher_hidden, reduced_piece, slope_piece, cotangent_piece = pieces
+        logits = suppressed_logits(head, hidden, wanted.suppress)
+        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress)
+        grad_logits, grad_values = chunk_backward(
+            wanted, logits, given_piece, values, log_teacher, reduced_piece, slope_piece, cotangent_piece
+        )
+        grad_head, grad_hidden = pull_back(head, hidden, grad_logits)
+        return jax.tree.map(jnp.add, sums, (grad_head, grad_values)), grad_hidden
+
+    teacher_hidden = None if teacher is None else teacher.hidden
+    pieces = (prediction.hidden, given, teacher_hidden, reduced, slope, cotangent)
+    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), (head, values))
+    sums, grad_hidden = _scan_chunks(one, zeros, pieces, prediction.hidden.shape[1], wanted.chunk)
+    grad_head, grad_values = jax.tree.map(lambda g, w: g.astype(w.dtype), sums, (head, values))
+    grad_offset = None if given.offset is None else (cotangent.softplus_sum * slope).astype(given.offset.dtype)
+    return (
+        Prediction(grad_hidden.astype(prediction.hidden.dtype), grad_head),
+        Given(_no_gradient(given.target), _no_gradient(given.current), grad_offset),
+        grad_values,
+        jax.tree.map(_no_gradient, teacher),
+    )
+
+
+_reduce.defvjp(_forward, _backward)
+
+
+def _no_gradient(x):
+    """The zero cotangent of an input that takes no gradient."""
+    if x is None:
+        return None
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return np.zeros(x.shape, jax.dtypes.float0)
+    return jnp.zeros_like(x)
+
+
+# Chunks along the length ----------------------------------------------------------------------------------------------
+
+
+def _over_chunks(function, pieces, length: int, chunk: int):
+    """``function`` on [B, chunk, ...] slices of ``pieces``, results joined to [B, L, ...]."""
+    return _scan_chunks(lambda carry, piece: (carry, function(piece)), None, pieces, length, chunk)[1]
+
+
+def _scan_chunks(function, carry, pieces, length: int, chunk: int):
+    if chunk >= length:
+        return function(carry, pieces)
+    carry, joined = jax.lax.scan(function, carry, jax.tree.map(lambda x: _split(x, chunk), pieces))
+    return carry, jax.tree.map(lambda x: _join(x, length), joined)
+
+
+def _split(x: jax.Array, chunk: int) -> jax.Array:
+    """[B, L, ...] -> [number of chunks, B, chunk, ...], the last chunk filled up with zeros."""
+    rows, length = x.shape[:2]
+    count = -(-length // chunk)
+    padded = jnp.pad(x, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(padded.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+
+
+def _join(x: jax.Array, length: int) -> jax.Array:
+    """The inverse of `_split`."""
+    count, rows, chunk = x.shape[:3]
+    return jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk, *x.shape[3:])[:, :length]

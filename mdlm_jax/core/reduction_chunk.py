@@ -1,0 +1,136 @@
+"""One chunk of the vocabulary reduction: its results, and their derivatives in closed form. See `core.reduction`."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.core.prediction import Head
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The static part of a request."""
+
+    suppress: int | None
+    chunk: int
+    entropy: bool
+    reverse_kl: bool
+
+
+class Given(NamedTuple):
+    """Per-position inputs, [B, L] each or None."""
+
+    target: jax.Array | None
+    current: jax.Array | None
+    offset: jax.Array | None
+
+
+class Reduced(NamedTuple):
+    """Per-position results, [B, L] each, in nats, at least float32; None where not asked for."""
+
+    log_normaliser: jax.Array
+    target: jax.Array | None = None
+    current: jax.Array | None = None
+    softplus_sum: jax.Array | None = None
+    entropy: jax.Array | None = None
+    kl: jax.Array | None = None
+    mean_value: jax.Array | None = None
+
+
+
+def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None) -> jax.Array:
+    """Logits of one chunk with -inf at the suppressed id."""
+    logits = head(hidden)
+    if suppress is None or suppress >= logits.shape[-1]:
+        return logits
+    return jnp.where(jnp.arange(logits.shape[-1]) == suppress, -jnp.inf, logits)
+
+
+def teacher_log_probs(teacher, hidden, suppress):
+    return None if teacher is None else jax.nn.log_softmax(suppressed_logits(teacher.head, hidden, suppress), axis=-1)
+
+
+def _at(values: jax.Array, ids: jax.Array) -> jax.Array:
+    """values[..., ids] by comparison, which partitions over a split vocabulary; -inf for ids without a column."""
+    hit = ids[..., None] == jnp.arange(values.shape[-1])
+    return jnp.where(hit, values, -jnp.inf).max(-1)
+
+
+def chunk_forward(wanted: Wanted, logits, given: Given, values, log_teacher):
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    log_probs = logits - log_normaliser[..., None]
+    softplus_sum = slope = entropy = kl = mean_value = None
+    if given.offset is not None:
+        shifted = log_probs + given.offset[..., None]
+        softplus_sum = jax.nn.softplus(shifted).sum(-1)
+        slope = jax.nn.sigmoid(shifted).sum(-1)
+    if wanted.entropy:
+        entropy = -_expectation(log_probs, log_probs)
+    if log_teacher is not None:
+        first, second = (log_probs, log_teacher) if wanted.reverse_kl else (log_teacher, log_probs)
+        kl = _expectation(first, first - second)
+    if values is not None:
+        mean_value = (jnp.exp(log_probs) * values).sum(-1)
+    reduced = Reduced(
+        log_normaliser,
+        None if given.target is None else _at(log_probs, given.target),
+        None if given.current is None else _at(log_probs, given.current),
+        softplus_sum,
+        entropy,
+        kl,
+        mean_value,
+    )
+    return reduced, slope
+
+
+def _expectation(log_probs, values):
+    """sum_e exp(log_probs) values, with 0 * inf = 0."""
+    return jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * values).sum(-1)
+
+
+def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: Reduced, slope, cotangent: Reduced):
+    """d(loss)/du and d(loss)/d(values) from the cotangents; each block is the derivative of one field of `Reduced`."""
+    log_probs = logits - reduced.log_normaliser[..., None]
+    probs = jnp.exp(log_probs)
+    possible = probs > 0
+    columns = jnp.arange(logits.shape[-1])
+    on_probs = cotangent.log_normaliser  # collects the factors of p_e
+    grad = 0.0
+    for ids, weight in ((given.target, cotangent.target), (given.current, cotangent.current)):
+        if ids is not None:
+            weight = jnp.where(jnp.isneginf(_at(log_probs, ids)), 0.0, weight)  # no gradient through an impossible id
+            grad = grad + jnp.where(ids[..., None] == columns, weight[..., None], 0.0)
+            on_probs = on_probs - weight
+    if given.offset is not None:
+        gate = jax.nn.sigmoid(log_probs + given.offset[..., None])
+        grad = grad + cotangent.softplus_sum[..., None] * gate
+        on_probs = on_probs - cotangent.softplus_sum * slope
+    if wanted.entropy:
+        surprise = jnp.where(possible, log_probs + reduced.entropy[..., None], 0.0)
+        grad = grad - cotangent.entropy[..., None] * probs * surprise
+    if log_teacher is not None and wanted.reverse_kl:
+        excess = jnp.where(possible, log_probs - log_teacher - reduced.kl[..., None], 0.0)
+        grad = grad + cotangent.kl[..., None] * probs * excess
+    elif log_teacher is not None:
+        grad = grad + cotangent.kl[..., None] * (probs - jnp.exp(log_teacher))
+    grad_values = None
+    if values is not None:
+        weighted = cotangent.mean_value[..., None] * probs
+        grad = grad + weighted * (values - reduced.mean_value[..., None])
+        grad_values = weighted.sum((0, 1))
+    return grad + on_probs[..., None] * probs, grad_values
+
+
+def pull_back(head: Head, hidden: jax.Array, grad_logits: jax.Array):
+    """Gradients of head (float32) and hidden from those of the logits; matmuls in the dtype of ``hidden``."""
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    grad_bias = None if head.bias is None else grad_logits.sum((0, 1))
+    if head.kernel is None:
+        return Head(None, grad_bias), grad_logits
+    narrow = grad_logits.astype(hidden.dtype)
+    kernel = head.kernel.astype(hidden.dtype)
+    grad_kernel = jnp.einsum("bld,blv->dv", hidden, narrow, preferred_element_type=wide)
+    grad_hidden = jnp.einsum("blv,dv->bld", narrow, kernel, preferred_element_type=wide)
+    return Head(grad_kernel, grad_bias), grad_hidden

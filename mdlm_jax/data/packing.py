@@ -1,0 +1,95 @@
+"""Documents to fixed-length rows of tokens, and rows to the batch that every objective takes.
+
+Documents are joined, each followed by the end-of-document token, and cut every ``length`` tokens. The rows alone are
+stored: a document ends exactly where the end token stands, so the masks and positions of a batch follow from its rows.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.data.sources import Document
+from mdlm_jax.data.tokenizers import Tokenizer
+
+Batch = dict[str, np.ndarray]
+_CHUNK_CHARS = 1 << 20  # text tokenised in one call
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A tokenised split: ids [n] in the narrowest dtype, ``eos_id`` after each document; UTF-8 bytes of its text."""
+
+    ids: np.ndarray
+    documents: int
+    bytes: int
+
+
+def tokenize(documents: Iterable[Document], tokenizer: Tokenizer) -> Tokens:
+    """Joins the documents into one stream of tokens.
+
+    Raises:
+      ConfigError: a text encodes to a special token, which noise and document ends could not be told from.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
+    end = np.array([tokenizer.eos_id], dtype)
+    parts, count, size = [], 0, 0
+    for chunk in _chunks(documents):
+        for document, ids in zip(chunk, tokenizer.encode_batch([d.text for d in chunk]), strict=True):
+            if np.isin(ids, special).any():
+                raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its "
+                                  f"special tokens {special}; choose a tokenizer that keeps them apart")
+            parts += [ids.astype(dtype), end]
+            count += 1
+            size += len(document.text.encode())
+    return Tokens(np.concatenate(parts) if parts else end[:0], count, size)
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    chunk, size = [], 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document.text)
+        if size >= _CHUNK_CHARS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def split_rows(ids: np.ndarray, length: int) -> np.ndarray:
+    """The stream [n] as rows [n // length, length]; the last ``n % length`` tokens are dropped."""
+    return ids[: len(ids) // length * length].reshape(-1, length)
+
+
+def make_batch(rows: np.ndarray, packing: str, eos_id: int, pad_id: int) -> Batch:
+    """The batch of some rows.
+
+    Args:
+      rows: integers [B, L].
+      packing: ``concat``: attention crosses document ends and positions are 0..L-1. ``documents``: attention_mask
+        numbers the documents of a row 1, 2, ... (an end token belongs to the document it ends) and positions restart
+        at each; a document that a row's start cuts restarts there as well.
+      eos_id: ends a document.
+      pad_id: stands for nothing: not attended to, neither noised nor counted.
+
+    Returns:
+      tokens, attention_mask, positions int32 [B, L]; noise_mask, loss_mask bool [B, L].
+    """
+    tokens = rows.astype(np.int32)
+    index = np.arange(tokens.shape[1], dtype=np.int32)
+    first = np.zeros(tokens.shape, bool)
+    first[:, 0] = True
+    if packing == "documents":
+        first[:, 1:] = tokens[:, :-1] == eos_id
+    real = tokens != pad_id
+    start = np.maximum.accumulate(np.where(first, index, 0), axis=1)
+    return {
+        "tokens": tokens,
+        "attention_mask": np.where(real, np.cumsum(first, axis=1), 0).astype(np.int32),
+        "positions": (index - start).astype(np.int32),
+        "noise_mask": real,
+        "loss_mask": real.copy(),
+    }

@@ -1,0 +1,92 @@
+"""Text from a prepared ``tensorflow_datasets`` data_dir, read through ``as_data_source``: TensorFlow is not needed."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.data.sources import Document, Source, checked_text
+
+_VALID_SPLITS = ("validation", "valid", "test")
+_LEGACY = ("text", "summarization", "translate", "question_answering")  # register their builders only when imported
+_CHUNK = 1024
+
+
+class TfdsSource(Source):
+    """A dataset in array_record (or parquet) format; a document is one example, named by split and index.
+
+    Its own split ``validation``, ``valid`` or ``test`` is held out where it has one, and ``valid_fraction`` is then not
+    used; a dataset with ``train`` alone is split by the hash of the name.
+    """
+
+    def __init__(self, label: str, valid_fraction: float, data_dir: str, text_field: str):
+        super().__init__(label, valid_fraction)
+        self.text_field = text_field
+        builder = _find_builder(label, data_dir)
+        if not builder.is_prepared():
+            raise ConfigError(f"data.source={label!r}: is not prepared in {builder.data_path}; point data.data_dir at "
+                              "the data_dir where it is, or prepare it with file_format='array_record'")
+        if text_field not in builder.info.features:
+            raise ConfigError(f"data.text_field={text_field!r}: {label} has no such field; "
+                              f"its fields are {', '.join(sorted(builder.info.features))}")
+        splits = list(builder.info.splits)
+        if "train" not in splits:
+            raise ConfigError(f"data.source={label!r}: has no train split, only {', '.join(splits)}; choose another")
+        self._own_valid = next((split for split in _VALID_SPLITS if split in splits), None)
+        used = ["train"] if self._own_valid is None else ["train", self._own_valid]
+        try:
+            self._data = {split: builder.as_data_source(split) for split in used}
+        except NotImplementedError:
+            raise ConfigError(f"data.source={label!r}: is prepared as {builder.info.file_format}, which cannot be read "
+                              "without TensorFlow; prepare it again with file_format='array_record'") from None
+
+    def documents(self, split: str) -> Iterator[Document]:
+        if self._own_valid is None:
+            yield from super().documents(split)
+            return
+        found = 0
+        for document in self._examples("train" if split == "train" else self._own_valid, lambda name: True):
+            if document.text:
+                found += 1
+                yield document
+        if not found:
+            raise ConfigError(self._empty(split, len(self._data["train"])))
+
+    def read(self, wanted):
+        return self._examples("train", wanted)
+
+    def _examples(self, split: str, wanted) -> Iterator[Document]:
+        data = self._data[split]
+        for start in range(0, len(data), _CHUNK):
+            names = {i: f"{split}#{i}" for i in range(start, min(start + _CHUNK, len(data)))}
+            indices = [i for i, name in names.items() if wanted(name)]
+            for i, example in zip(indices, data.__getitems__(indices), strict=True):
+                where = f"data.source={self.label!r}, example {names[i]}"
+                yield Document(names[i], checked_text(example[self.text_field], where, self.text_field))
+
+
+def _find_builder(label: str, data_dir: str):
+    import tensorflow_datasets as tfds
+
+    name = label.removeprefix("tfds:")
+    local = data_dir and "://" not in data_dir
+    root = Path(data_dir).expanduser() if local else data_dir
+    if local and not root.is_dir():
+        raise ConfigError(f"data.data_dir={data_dir!r}: there is no such folder; name the one {label} is prepared in")
+    if name.startswith("huggingface:"):
+        raise ConfigError(f"data.source={label!r}: needs the network at every start; prepare the text as a dataset "
+                          "(mdlm_jax.data.tfds_text) or as a .jsonl file")
+    try:
+        try:
+            return tfds.builder(name, data_dir=root or None)
+        except tfds.core.DatasetNotFoundError:
+            for module in _LEGACY:
+                importlib.import_module(f"tensorflow_datasets.{module}")
+            return tfds.builder(name, data_dir=root or None)
+    except tfds.core.DatasetNotFoundError:
+        where = f"neither tfds nor {data_dir!r} has" if data_dir else "tfds does not have"
+        raise ConfigError(f"data.source={label!r}: {where} {name!r}; check the name and data.data_dir") from None
+    except (ValueError, AssertionError, ImportError) as error:  # a bad name, version or config; no package for gs://
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"data.source={label!r}: tfds cannot open it ({reason}); check data.source and data.data_dir"
+                          ) from error

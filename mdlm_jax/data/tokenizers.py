@@ -1,0 +1,170 @@
+"""Text to token ids and back: bytes, byte-pair encoding, a given ``tokenizer.json``, or the bare ids of a language.
+
+Every tokenizer knows three special ids, which stand for no text: ``mask_id``, ``eos_id`` (end of a document) and
+``pad_id``. Text never produces them: a literal ``<|mask|>`` in a document is encoded like any other characters.
+"""
+
+import abc
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mdlm_jax.config import ConfigError
+
+MASK, EOS, PAD = "<|mask|>", "<|endoftext|>", "<|pad|>"
+_KIND = "mdlm_jax_tokenizer"  # the key that tells our own small JSON from a Hugging Face one
+_VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+
+
+class Tokenizer(abc.ABC):
+    """Ids 0..vocab_size-1 and what each stands for.
+
+    Attributes:
+      vocab_size: number of ids, the special ones included.
+      mask_id, eos_id, pad_id: three different ids.
+      lossless: whether decode(encode(text)) == text for every text, which makes ``token_bytes`` exact:
+        token_bytes(encode(text)).sum() == len(text.encode()). Only then are bits per byte a true figure.
+    """
+
+    lossless = True
+
+    def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int, pad_id: int):
+        """``pieces``: the UTF-8 bytes of each id, b"" for special ones. ``special``: the names of those."""
+        self.vocab_size, self.mask_id, self.eos_id, self.pad_id = len(pieces), mask_id, eos_id, pad_id
+        self._pieces, self._special = list(pieces), dict(special)
+        self._num_bytes = np.array([len(piece) for piece in self._pieces], np.int32)
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of the text, int32 [n], no special ones among them."""
+
+    @abc.abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Writes the JSON file that ``load_tokenizer`` reads."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """``encode`` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids, show_special: bool = False) -> str:
+        """Text of integer ids [n]; bytes that are not UTF-8 become U+FFFD. Special ids are left out or named."""
+        names = {i: name.encode() for i, name in self._special.items()} if show_special else {}
+        return b"".join(names.get(i, self._pieces[i]) for i in self._checked(ids).tolist()).decode(errors="replace")
+
+    def token_text(self, token_id: int) -> str:
+        """A printable form of one token for pictures: line end as ``↵``, stray byte as ``\\xff``, specials by name."""
+        (token_id,) = self._checked([token_id]).tolist()
+        return self._special.get(token_id) or _printable(self._pieces[token_id])
+
+    def token_bytes(self, ids) -> np.ndarray:
+        """How many UTF-8 bytes of text each id stands for, int32 in the shape of ``ids``; 0 for special ids."""
+        return self._num_bytes[self._checked(ids)]
+
+    def _checked(self, ids) -> np.ndarray:
+        ids = np.asarray(ids, dtype=np.int64) if np.size(ids) == 0 else np.asarray(ids)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"token ids must be integers, not {ids.dtype}")
+        outside = (ids < 0) | (ids >= self.vocab_size)
+        if outside.any():
+            raise ValueError(f"token id {ids[outside].flat[0]} is outside the vocabulary 0..{self.vocab_size - 1}")
+        return ids
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes as ids 0..255, then mask 256, end of document 257, padding 258."""
+
+    def __init__(self):
+        pieces = [bytes([value]) for value in range(256)] + [b""] * 3
+        super().__init__(pieces, {256: MASK, 257: EOS, 258: PAD}, 256, 257, 258)
+
+    def encode(self, text):
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def save(self, path):
+        Path(path).write_text(json.dumps({_KIND: "byte"}))
+
+
+class LanguageTokenizer(Tokenizer):
+    """The ids of an oracle language, written as numbers ("3 1 4"), then mask, end of document and padding.
+
+    Its tokens stand for no text, so ``token_bytes`` is 0 and bits per byte do not exist.
+    """
+
+    lossless = False
+
+    def __init__(self, size: int):
+        names = {size: MASK, size + 1: EOS, size + 2: PAD}
+        super().__init__([b""] * (size + 3), names, size, size + 1, size + 2)
+
+    def encode(self, text):
+        try:
+            ids = [int(word) for word in text.split()]
+        except ValueError:
+            raise ValueError(f"a language's tokens are written as numbers, as in '3 1 4', not {text!r}") from None
+        if not all(0 <= i < self.mask_id for i in ids):
+            raise ValueError(f"{text!r}: the tokens of this language are 0..{self.mask_id - 1}")
+        return np.array(ids, np.int32)
+
+    def decode(self, ids, show_special=False):
+        ids = self._checked(ids).tolist()
+        return " ".join(self.token_text(i) for i in ids if show_special or i not in self._special)
+
+    def token_text(self, token_id):
+        (token_id,) = self._checked([token_id]).tolist()
+        return self._special.get(token_id, str(token_id))
+
+    def save(self, path):
+        Path(path).write_text(json.dumps({_KIND: "language", "size": self.mask_id}))
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Reads what ``save`` wrote, or the ``tokenizer.json`` of a Hugging Face fast tokenizer (see ``SubwordTokenizer``).
+
+    Raises:
+      ConfigError: there is no such file, or it is not a tokenizer.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        hint = "name the tokenizer.json in it" if path.is_dir() else "choose byte, bpe:VOCAB_SIZE or a tokenizer.json"
+        raise ConfigError(f"tokenizer {str(path)!r}: is not a file; {hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        spec = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"tokenizer {str(path)!r}: is not JSON ({error}); choose a tokenizer.json") from None
+    match spec:
+        case {"model": dict()}:
+            from mdlm_jax.data.subword import SubwordTokenizer
+
+            return SubwordTokenizer.from_json(text, str(path))
+        case {"mdlm_jax_tokenizer": "byte"}:
+            return ByteTokenizer()
+        case {"mdlm_jax_tokenizer": "language", "size": int(size)} if size > 0:
+            return LanguageTokenizer(size)
+    raise ConfigError(f"tokenizer {str(path)!r}: is neither a Hugging Face tokenizer.json nor one of ours; "
+                      "choose another file")
+
+
+def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """The tokenizer that ``data.tokenizer`` names; ``texts`` gives the training split, read only to train one.
+
+    Raises:
+      ConfigError: there is no such file, or the text is too small for that vocabulary.
+    """
+    if spec == "byte":
+        return ByteTokenizer()
+    if spec.startswith("bpe:"):
+        from mdlm_jax.data.subword import train_bpe
+
+        return train_bpe(texts(), int(spec.removeprefix("bpe:")))
+    return load_tokenizer(spec)
+
+
+def _printable(piece: bytes) -> str:
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(value) if 32 <= value < 127 else f"\\x{value:02x}" for value in piece)
+    return "".join(_VISIBLE.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)

@@ -1,0 +1,70 @@
+"""Logical axes of weights to mesh axes: one table, checked."""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mdlm_jax.config import MESH_AXES
+
+# FSDP splits the model axis of every weight; tensor parallelism splits heads, feed-forward and vocabulary.
+WEIGHT_RULES = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "norm": None,
+    "condition": None,
+    None: None,
+}
+BATCH_AXES = ("replica", "fsdp")
+
+
+def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
+    """A mesh over replica, fsdp and tensor (`config.parse_mesh`); a size of -1 takes the devices left over.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    fixed = 1
+    for size in sizes.values():
+        fixed *= size if size > 0 else 1
+    filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
+    total = 1
+    for size in filled.values():
+        total *= size
+    if total != len(devices):
+        raise ValueError(f"train.mesh={sizes} makes {total} devices and there are {len(devices)}; change train.mesh")
+    shape = tuple(filled[axis] for axis in MESH_AXES)
+    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over replica and fsdp, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def weight_sharding(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """The layout of one weight. An axis whose size the mesh axis does not divide stays whole.
+
+    Raises:
+      ValueError: an unknown logical axis, or two axes of the weight on the same mesh axis.
+    """
+    spec = []
+    for name, size in zip(axes, shape, strict=True):
+        if name not in WEIGHT_RULES:
+            raise ValueError(f"logical axis {name!r} is not in WEIGHT_RULES; add it there")
+        mesh_axis = WEIGHT_RULES[name]
+        splits = mesh_axis is not None and mesh.shape[mesh_axis] > 1 and size % mesh.shape[mesh_axis] == 0
+        spec.append(mesh_axis if splits else None)
+    used = [axis for axis in spec if axis is not None]
+    if len(used) != len(set(used)):
+        raise ValueError(f"weight with axes {axes}: two of them map to one mesh axis, {spec}")
+    return NamedSharding(mesh, PartitionSpec(*spec))

@@ -1,0 +1,69 @@
+"""Ancestral sampling: the exact reverse chain on a grid of times, for any mixing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.core import draws
+from mdlm_jax.core.process import Process
+from mdlm_jax.sampling.canvas import Canvas
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral:
+    """Time runs from 1 to 0 in ``steps`` equal steps; the last one denoises whatever is left.
+
+    Each step is `Process.reverse_step`: first whether a position moves, then where to, so the law does not depend on
+    the floating-point resolution of a V-long draw, however many steps there are (spec: categorical draws, R1).
+
+    Attributes:
+      process: the noise the denoiser was trained with.
+      temperature, top_p: of the draw from the denoiser; 1 and 1 are the model's own law.
+    """
+
+    process: Process
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def init(self, canvas: Canvas, key: jax.Array) -> Canvas:
+        """Fills the editable positions with pure noise."""
+        noise = self.process.prior(_keys(key, canvas.row_ids, 0), canvas.tokens.shape[1])
+        tokens = jnp.where(canvas.editable, noise, canvas.tokens)
+        return dataclasses.replace(canvas, tokens=tokens)
+
+    def time(self, step: jax.Array, steps: jax.Array) -> jax.Array:
+        """The time before step ``step`` (0-based) of ``steps``: 1 - step / steps."""
+        return 1.0 - step.astype(jnp.float32) / steps.astype(jnp.float32)
+
+    def update(self, canvas: Canvas, prediction, step: jax.Array, steps: jax.Array, key: jax.Array) -> Canvas:
+        """One step: the canvas at time(step + 1) from the one at time(step)."""
+        rows = canvas.row_ids.shape
+        t = jnp.broadcast_to(self.time(step, steps), rows)
+        s = jnp.broadcast_to(self.time(step + 1, steps), rows)
+        step_key = jax.random.fold_in(key, step)
+        drawn = draws.draw(
+            prediction,
+            _keys(step_key, canvas.row_ids, 1),
+            suppress=self.process.mask_id,
+            current=None if self.process.masked_only else canvas.tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+        move = {
+            "sample": drawn.sample,
+            "current_log_prob": drawn.current_log_prob,
+            "noise_mask": canvas.editable,
+        }
+        keys = _keys(step_key, canvas.row_ids, 2)
+        tokens = jax.lax.cond(
+            step + 1 == steps,
+            lambda: self.process.final_step(keys, canvas.tokens, t, **move),
+            lambda: self.process.reverse_step(keys, canvas.tokens, s, t, **move),
+        )
+        return dataclasses.replace(canvas, tokens=tokens)
+
+
+def _keys(key: jax.Array, row_ids: jax.Array, stream: int) -> jax.Array:
+    """[B] keys from (key, stream, row id)."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, stream), row_ids)

@@ -1,0 +1,99 @@
+"""From a `RunConfig` to process, network and objective."""
+
+from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec
+from mdlm_jax.core import levels, schedules
+from mdlm_jax.core.process import Process
+from mdlm_jax.models.config import TransformerConfig, from_run
+from mdlm_jax.training.objectives import (
+    ContinuousObjective,
+    CountObjective,
+    DiscreteObjective,
+    GenMD4Objective,
+    Objective,
+)
+
+
+def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
+    """The noise of a run over a tokenizer's ids."""
+    schedule = schedules.from_spec(config.process.schedule, config.process.eps)
+    return Process(vocab_size, mask_id, config.process.mixing, schedule)
+
+
+def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
+    return from_run(config.model, vocab_size)
+
+
+def build_objective(
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+) -> tuple[Objective, list[str]]:
+    """The objective, and a line for the user about each automatic choice that costs something.
+
+    Args:
+      data_shards: devices that share the rows of a batch.
+    Raises:
+      ConfigError: the batch cannot be split as asked.
+    """
+    train = config.train
+    kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
+    if kind == "nelbo":
+        kind = "count" if process.masked_only else "continuous"
+    rows = _rows_per_device(config, data_shards)
+    coupling, notes = _coupling(train.time_sampling, rows)
+    shared = {
+        "network": network,
+        "process": process,
+        "law": levels.from_spec(train.level_law),
+        "coupling": coupling,
+        "constant_weight": train.weighting == "constant",
+        "head_budget": train.head_chunk,
+        "data_shards": data_shards,
+    }
+    if kind == "count":
+        half_head = train.half_head and coupling == "antithetic"
+        if train.half_head and not half_head:
+            notes.append(f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}")
+        return CountObjective(**shared, half_head=half_head, complementary=train.complementary), notes
+    if train.half_head:
+        notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts, mixing 0)")
+    if kind == "continuous":
+        return ContinuousObjective(**shared), notes
+    if kind == "discrete":
+        _refuse_constant_weight(train.weighting, kind)
+        return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
+    _refuse_constant_weight(train.weighting, kind)
+    return GenMD4Objective(**shared, initial_power=numbers[0]), notes
+
+
+def build_bound(network: TransformerConfig, process: Process, head_budget: int, data_shards: int) -> Objective:
+    """The objective whose value is a true bound: counts for the masked process, else continuous time (and end terms)."""
+    shared = {"network": network, "process": process, "head_budget": head_budget, "data_shards": data_shards}
+    return CountObjective(**shared) if process.masked_only else ContinuousObjective(**shared)
+
+
+def _rows_per_device(config: RunConfig, data_shards: int) -> int:
+    micro_rows = config.train.batch_size // config.train.microbatches
+    if micro_rows % data_shards:
+        raise ConfigError(
+            f"train.batch_size={config.train.batch_size} in {config.train.microbatches} microbatch(es) is {micro_rows} "
+            f"rows, which {data_shards} devices cannot share evenly; make it a multiple of {data_shards}"
+        )
+    return micro_rows // data_shards
+
+
+def _coupling(time_sampling: str, rows_per_device: int) -> tuple[str, list[str]]:
+    """Antithetic pairs live on one device, so it must hold an even number of rows."""
+    if time_sampling not in ("auto", "antithetic"):
+        return time_sampling, []
+    if rows_per_device % 2 == 0:
+        return "antithetic", []
+    if time_sampling == "antithetic":
+        raise ConfigError(
+            f"train.time_sampling=antithetic with {rows_per_device} row(s) a device and microbatch: pairs need an even "
+            "number; change train.batch_size or use train.time_sampling=stratified"
+        )
+    return "stratified", [f"stratified times: {rows_per_device} row(s) a device and microbatch do not make pairs"]
+
+
+def _refuse_constant_weight(weighting: str, kind: str) -> None:
+    if weighting == "constant":
+        raise ConfigError(f"train.weighting=constant: the {kind} objective has only its own weight; use elbo")

@@ -1,0 +1,57 @@
+"""What this machine can do: the matrix-multiply rate that a training step's FLOP/s are measured against, and memory."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+
+_SIZES = {"cpu": (512, 1024, 2048)}
+_ACCELERATOR_SIZES = (4096, 8192)
+_BURST_SECONDS = 0.02  # multiplications are queued in bursts at least this long, so that dispatch does not count
+
+
+@functools.cache
+def matmul_ceiling(dtype: str, seconds: float = 1.0) -> float:
+    """FLOP/s of the best measured matrix product on the first local device; measured once a process.
+
+    Square matrices [M, M] @ [M, M] -> [M, M] in ``dtype`` at jax's default precision, which is how a model multiplies
+    too; a product counts 2 M^3 FLOP. The sizes M are 512, 1024 and 2048 on a CPU and 4096 and 8192 elsewhere, and the
+    fastest burst of any size wins. For several accelerators multiply by their number; virtual CPU devices share one
+    machine, so there the number is the machine's.
+
+    Args:
+      dtype: of the matrices, such as ``"float32"`` or ``"bfloat16"``.
+      seconds: time to spend on measuring, compilation not counted.
+    """
+    device = jax.local_devices()[0]
+    sizes = _SIZES.get(device.platform, _ACCELERATOR_SIZES)
+    return max(_best_rate(size, dtype, device, seconds / len(sizes)) for size in sizes)
+
+
+def device_memory() -> dict[str, int] | None:
+    """What the first local device reports: ``bytes_in_use``, ``peak_bytes_in_use``, ``bytes_limit`` and more.
+
+    None where the backend keeps no count, as on a CPU.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    return dict(stats) if stats else None
+
+
+def _best_rate(size: int, dtype: str, device: jax.Device, seconds: float) -> float:
+    matrix = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), jnp.float32).astype(dtype), device)
+    multiply = jax.jit(jnp.matmul)
+    multiply(matrix, matrix).block_until_ready()  # compiles
+    best, end = _burst_seconds(multiply, matrix, 1), time.perf_counter() + seconds
+    count = max(1, round(_BURST_SECONDS / best))
+    while time.perf_counter() < end:
+        best = min(best, _burst_seconds(multiply, matrix, count) / count)
+    return 2.0 * size**3 / best
+
+
+def _burst_seconds(multiply, matrix: jax.Array, count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        product = multiply(matrix, matrix)
+    product.block_until_ready()
+    return time.perf_counter() - begin

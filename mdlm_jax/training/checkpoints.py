@@ -1,0 +1,279 @@
+"""Checkpoints of a run: one directory a step, whole or recognisably not, restorable onto any mesh.
+
+``<directory>/<step:08d>/`` holds ``state/`` (the arrays, written by orbax), ``meta.json`` (the caller's record, the
+library versions and the name, shape and dtype of every array), the caller's small files, and ``manifest.json`` with
+the digest of all of them. A step is built under ``<step:08d>.unfinished`` and renamed when it is whole, so a kill at
+any instant leaves the earlier steps as they were.
+
+On the disk the state is a plain nested dict of arrays: optax's tuples become ``{"0": ..}``, named tuples ``{"mu": ..}``
+and empty containers vanish. The tree given to ``restore`` says how to put it together again.
+
+This is the only file that knows orbax. It imports jax and orbax inside functions, so looking a checkpoint up costs
+neither. Only process 0 writes anything but arrays; the directory must be on a file system all processes share.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.training import manifest, named_tree
+
+STATE, META = "state", "meta.json"
+_STEP = re.compile(r"\d{8,}")
+_LEFTOVER = re.compile(r"\d{8,}\.(unfinished|removed)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What ``Checkpoints.restore`` and ``restore_path`` give back."""
+
+    step: int
+    tree: Any  # the structure of the abstract tree, with arrays placed as it says
+    meta: dict  # what the caller gave to save
+    path: Path
+    passed_over: list[tuple[int, str]]  # newer steps that were not whole, newest first, each with the reason
+
+
+class Checkpoints:
+    """The steps kept in one directory.
+
+    Attributes:
+      passed_over: (step, reason) of each step that the last ``latest_good`` or ``restore`` found damaged.
+    """
+
+    def __init__(self, directory: Path | str, keep: int = 2):
+        if keep < 1:
+            raise ConfigError(f"train.keep_checkpoints={keep}: must be at least 1")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self.passed_over: list[tuple[int, str]] = []
+
+    def steps(self) -> list[int]:
+        """The steps that have a directory, oldest first; whether they are whole is not looked at."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.is_dir() and _STEP.fullmatch(p.name))
+
+    def path(self, step: int) -> Path:
+        return self.directory / f"{step:08d}"
+
+    def latest_good(self) -> Path | None:
+        """The newest step whose every file matches its digest; newer ones that fail are logged as warnings."""
+        self.passed_over = []
+        for step in reversed(self.steps()):
+            problems = manifest.verify(self.path(step))
+            if not problems:
+                return self.path(step)
+            reason = _first_few(problems)
+            self.passed_over.append((step, reason))
+            logging.warning("checkpoint %s is passed over: %s", self.path(step), reason)
+        return None
+
+    def save(self, step: int, tree: Any, meta: Mapping, files: Mapping[str, str | bytes]) -> Path:
+        """Writes one step, blocking until it is whole; then removes the steps beyond ``keep`` and all leftovers.
+
+        Args:
+          step: number of optimiser steps done.
+          tree: pytree of jax.Array (of any dtype, typed keys included), none of them empty.
+          meta: what JSON can hold: the position in the data, the configuration's fingerprint, ...
+          files: name -> content of small files to keep beside the state, such as ``tokenizer.json``.
+
+        Raises:
+          FileExistsError: the step is there already, and whole.
+          TypeError, ValueError: a leaf that cannot be stored; the message names it. Nothing has been written then.
+        """
+        import jax
+
+        leaves = named_tree.named_leaves(tree)
+        record = {"step": step, "versions": _versions(), "tree": named_tree.describe(leaves), "meta": dict(meta)}
+        contents = {META: json.dumps(record, indent=1, allow_nan=False) + "\n", **files}
+        _check_names(files)
+        final, partial = self.path(step), self.directory / f"{step:08d}.unfinished"
+        if final.is_dir() and not manifest.verify(final):
+            raise FileExistsError(f"{final} is already a whole checkpoint")
+        _barrier("checkpoint_checked")  # every process has looked before one of them writes
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            partial.mkdir()
+        _barrier("checkpoint_started")
+        _save_arrays(partial / STATE, named_tree.nest(leaves))
+        if jax.process_index() == 0:
+            self._finish(step, partial, contents)
+        _barrier("checkpoint_finished")
+        return final
+
+    def restore(self, abstract_tree: Any) -> Restored | None:
+        """The newest whole step, or None when there is none; arguments and errors as in ``restore_path``.
+
+        Process 0 verifies and tells the others which step it chose.
+        """
+        import jax
+        import numpy as np
+
+        path = self.latest_good() if jax.process_index() == 0 else None
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(int(path.name) if path else -1)))
+            path = self.path(step) if step >= 0 else None
+        return None if path is None else _restore(path, abstract_tree, False, list(self.passed_over))
+
+    def _finish(self, step: int, partial: Path, contents: Mapping[str, str | bytes]) -> None:
+        """All that follows the arrays. Free of jax, so that a test can kill it at each of its file operations."""
+        for name, content in contents.items():
+            (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        manifest.write(partial)
+        if self.path(step).exists():  # save has verified it: it is damaged
+            self._remove(step)
+        os.rename(partial, self.path(step))
+        manifest.flush_directory(self.directory)
+        self.passed_over = [entry for entry in self.passed_over if entry[0] != step]
+        self._prune(step)
+
+    def _prune(self, written: int) -> None:
+        """Removes damaged steps, which must take no whole one's place, and the oldest whole ones beyond ``keep``."""
+        others = [step for step in self.steps() if step != written]
+        known = {step for step, _ in self.passed_over}
+        damaged = [step for step in others if step in known or manifest.verify(self.path(step), digests=False)]
+        whole = [step for step in others if step not in damaged]
+        for step in damaged + whole[: max(0, len(whole) - (self.keep - 1))]:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Deletes under another name, so that a kill leaves a leftover and never half a step."""
+        removed = self.directory / f"{step:08d}.removed"
+        os.rename(self.path(step), removed)
+        shutil.rmtree(removed)
+
+    def _remove_leftovers(self) -> None:
+        for path in self.directory.iterdir():
+            if path.is_dir() and _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path)
+
+
+def find(path: Path | str) -> Path:
+    """The directory of one whole step: of the newest in a run's workdir or in its ``checkpoints/``, or ``path`` itself.
+
+    Raises:
+      ConfigError: nothing is there, or nothing whole; the message says what was looked for and what is damaged.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise ConfigError(f"checkpoint {path}: there is no such directory; give a run's workdir or one of its steps")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    checkpoints = Checkpoints(folder)
+    if checkpoints.steps():
+        good = checkpoints.latest_good()
+        if good is None:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in checkpoints.passed_over)
+            raise ConfigError(f"checkpoint {path}: no step in {folder} is whole ({reasons}); restore them from a copy")
+        return good
+    if _STEP.fullmatch(path.name) or (path / META).exists() or (path / manifest.NAME).exists():
+        _require_whole(path)
+        return path
+    raise ConfigError(
+        f"checkpoint {path}: holds no checkpoint; looked for a step ({META}, {manifest.NAME}), for steps named like "
+        f"00000500, and for such steps in checkpoints/"
+    )
+
+
+def restore_path(path: Path | str, abstract_tree: Any, partial: bool = False) -> Restored:
+    """The state saved in one step directory, after checking the digest of every file.
+
+    Args:
+      path: one step directory; ``find`` gives it.
+      abstract_tree: jax.ShapeDtypeStruct leaves with the shape and dtype that were saved and the sharding that is
+        wanted, on this mesh or any other; without a sharding a leaf goes to the first local device.
+      partial: read only the arrays that ``abstract_tree`` names, such as ``{"ema": ...}`` alone.
+
+    Raises:
+      ConfigError: damaged files, or arrays that are missing, unexpected or of another shape or dtype, each named.
+    """
+    path = Path(path).absolute()
+    _require_whole(path)
+    return _restore(path, abstract_tree, partial, [])
+
+
+def abstract(path: Path | str) -> dict:
+    """The state in a step directory as nested dicts of jax.ShapeDtypeStruct, without shardings; needs no model code."""
+    return named_tree.nest(named_tree.undescribe(_record(Path(path))["tree"]))
+
+
+def read_meta(path: Path | str) -> dict:
+    """What the caller of ``save`` gave as ``meta``."""
+    return _record(Path(path))["meta"]
+
+
+def read_file(path: Path | str, name: str) -> bytes:
+    """The content of one of the small files of a step directory."""
+    file = Path(path, name)
+    if not file.is_file():
+        raise ConfigError(f"checkpoint {path}: has no {name}")
+    return file.read_bytes()
+
+
+def _require_whole(path: Path) -> None:
+    problems = manifest.verify(path)
+    if problems:
+        raise ConfigError(f"checkpoint {path}: {_first_few(problems)}; give another step")
+
+
+def _record(path: Path) -> dict:
+    return json.loads(read_file(path, META))
+
+
+def _restore(path: Path, abstract_tree: Any, partial: bool, passed_over: list[tuple[int, str]]) -> Restored:
+    import jax
+    from orbax.checkpoint import v1 as ocp
+
+    record = _record(path)
+    stored, wanted = named_tree.undescribe(record["tree"]), named_tree.named_leaves(abstract_tree)
+    problems = named_tree.mismatches(stored, wanted, partial)  # orbax would cast another dtype silently
+    if problems:
+        raise ConfigError(f"checkpoint {path} does not fit: {_first_few(problems)}")
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    request = dict.fromkeys(stored, ocp.PLACEHOLDER)
+    for names, leaf in wanted.items():
+        request[names] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
+    loaded = named_tree.named_leaves(ocp.load(path / STATE, named_tree.nest(request)))
+    tree = jax.tree.unflatten(jax.tree.structure(abstract_tree), [loaded[names] for names in wanted])
+    return Restored(record["step"], tree, record["meta"], path, passed_over)
+
+
+def _save_arrays(path: Path, nested: dict) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    ocp.save(path, nested)  # wants an absolute path
+
+
+def _check_names(files: Mapping[str, str | bytes]) -> None:
+    for name in files:
+        if name != os.path.basename(name) or name in ("", STATE, META, manifest.NAME, manifest.NAME + ".tmp"):
+            raise ValueError(f"{name!r} cannot name a file beside the state")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("jax", "jaxlib", "orbax-checkpoint")}
+
+
+def _first_few(problems: list[str]) -> str:
+    return "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+
+
+def _barrier(name: str) -> None:
+    import jax
+
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,124 @@
+"""Live progress with the time left: a bar on a terminal or in a notebook, plain lines where there is neither."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+
+class Progress:
+    """Progress of long work that may have been begun before; a context manager.
+
+    On a terminal and in a notebook this is a tqdm bar. Elsewhere (a log file, CI, nohup) a bar's control characters
+    would be noise, so a plain line is printed at the first update, then at most every ``interval`` seconds, and at
+    the end.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        desc: str = "",
+        unit: str = "step",
+        *,
+        interval: float = 10.0,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Shows nothing yet.
+
+        Args:
+          total: where the work ends, in units.
+          start: where it begins; what was done earlier does not enter the rate.
+          interval: seconds between plain lines.
+          file: where to print; standard error by default.
+        """
+        file = sys.stderr if file is None else file
+        if _in_notebook():
+            from tqdm.auto import tqdm
+
+            self._shown = _Bar(tqdm(total=total, initial=start, desc=desc, unit=unit, dynamic_ncols=True))
+        elif _is_terminal(file):
+            from tqdm import tqdm
+
+            self._shown = _Bar(tqdm(total=total, initial=start, desc=desc, unit=unit, dynamic_ncols=True, file=file))
+        else:
+            self._shown = _Lines(total, start, desc, unit, interval, file, clock)
+
+    def update(self, step: int, **shown: Any) -> None:
+        """Work has come to ``step`` (not: by so many steps); ``shown`` are values to print beside it."""
+        self._shown.update(step, {name: _short(value) for name, value in shown.items()})
+
+    def close(self) -> None:
+        self._shown.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class _Bar:
+    def __init__(self, bar):
+        self._bar = bar
+
+    def update(self, step: int, shown: dict[str, str]) -> None:
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """The rate counts from the first update on: what comes before it is mostly compilation."""
+
+    def __init__(self, total: int, start: int, desc: str, unit: str, interval: float, file: TextIO, clock):
+        self._total, self._desc, self._unit, self._interval = total, desc, unit, interval
+        self._file, self._clock = file, clock
+        self._begun = clock()
+        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, dict[str, str]] = (start, {})
+        self._printed: tuple[int, float] | None = None
+
+    def update(self, step: int, shown: dict[str, str]) -> None:
+        now = self._clock()
+        self._first = self._first or (step, now)
+        self._last = (step, shown)
+        if self._printed is None or now - self._printed[1] >= self._interval or step == self._total:
+            self._print(now)
+
+    def close(self) -> None:
+        if self._printed is not None and self._printed[0] != self._last[0]:
+            self._print(self._clock())
+
+    def _print(self, now: float) -> None:
+        from tqdm import tqdm
+
+        step, shown = self._last
+        done, seconds = step - self._first[0], now - self._first[1]
+        parts = [f"{step}/{self._total} {self._unit}s ({100 * step // max(self._total, 1)}%)"]
+        parts.append(f"elapsed {tqdm.format_interval(now - self._begun)}")
+        if done > 0 and seconds > 0:
+            parts.append(f"left {tqdm.format_interval((self._total - step) * seconds / done)}")
+            parts.append(f"{done / seconds:.3g} {self._unit}/s")
+        parts += [f"{name}={value}" for name, value in shown.items()]
+        print((self._desc + ": " if self._desc else "") + ", ".join(parts), file=self._file, flush=True)
+        self._printed = (step, now)
+
+
+def _short(value: Any) -> str:
+    value = value.item() if getattr(value, "ndim", None) == 0 else value  # numpy and jax scalars
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_terminal(file: TextIO) -> bool:
+    """A terminal of no width, as some containers have, shows no bar."""
+    return file.isatty() and os.get_terminal_size(file.fileno()).columns > 0
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter or Colab kernel runs this; their bars are widgets, and only tqdm.auto draws those."""
+    return "ipykernel" in sys.modules

@@ -1,0 +1,67 @@
+"""The training state: one pytree, its layout on a mesh, its initial value."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mdlm_jax.models import api
+from mdlm_jax.models.sharding import replicated
+from mdlm_jax.training.objectives import Objective
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a step changes. ``step`` is the number of steps done; it also says where the data and the noise are."""
+
+    step: jax.Array
+    trainable: dict
+    optimizer: optax.OptState
+    ema: dict | None
+
+
+def init_state(objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, key: jax.Array) -> TrainState:
+    """Fresh parameters, zero moments, and the average equal to the parameters."""
+    trainable = objective.init(key)
+    ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), ema)
+
+
+def state_shardings(
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh
+) -> TrainState:
+    """A `NamedSharding` at each leaf: weights by their logical axes, moments and average like their weights."""
+    whole = replicated(mesh)
+    abstract = jax.eval_shape(lambda: init_state(objective, optimizer, use_ema, jax.random.key(0)))
+    weights = jax.tree.map(lambda _: whole, abstract.trainable) | {"network": api.shardings(objective.network, mesh)}
+    moments = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract.optimizer,
+        weights,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, weights, moments, weights if use_ema else None)
+
+
+def sharded_init(
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh, seed: int
+) -> TrainState:
+    """`init_state` compiled so that each device makes only its own part."""
+    make = jax.jit(
+        lambda: init_state(objective, optimizer, use_ema, jax.random.key(seed)),
+        out_shardings=state_shardings(objective, optimizer, use_ema, mesh),
+    )
+    return make()
+
+
+def abstract_state(
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh
+) -> TrainState:
+    """``ShapeDtypeStruct``s with shardings: the target of a checkpoint restore."""
+    shapes = jax.eval_shape(lambda: init_state(objective, optimizer, use_ema, jax.random.key(0)))
+    layout = state_shardings(objective, optimizer, use_ema, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)

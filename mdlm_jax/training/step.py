@@ -1,0 +1,75 @@
+"""One optimisation step, compiled for a mesh."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mdlm_jax.config import TrainConfig
+from mdlm_jax.core.loss_parts import LossTotals
+from mdlm_jax.models.sharding import batch_sharding, replicated
+from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.state import TrainState, state_shardings
+
+NOISE_STREAM = 1  # the run's seed gives weights (stream 0) and noise (stream 1)
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, train: TrainConfig, mesh: Mesh
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """``step(state, batch) -> (state, metrics)``; the state is donated.
+
+    The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of
+    microbatches. metrics: ``totals`` (`LossTotals`), ``grad_norm``, ``update_norm``.
+    """
+    layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh)
+    rows = batch_sharding(mesh)
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), NOISE_STREAM), state.step)
+        grads, totals = _accumulate(objective, state.trainable, batch, key, train.microbatches)
+        grads = jax.tree.map(lambda g: g / totals.count, grads)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        ema = None if state.ema is None else _average(state.ema, trainable, state.step, train.ema_decay)
+        metrics = {"totals": totals, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        return TrainState(state.step + 1, trainable, optimizer_state, ema), metrics
+
+    return jax.jit(step, in_shardings=(layout, rows), out_shardings=(layout, replicated(mesh)), donate_argnums=(0,))
+
+
+def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Array, microbatches: int):
+    """Summed gradients and totals over the microbatches, one after the other."""
+    total_rows = batch["tokens"].shape[0]
+
+    def one(piece, rows) -> tuple[dict, LossTotals]:
+        def summed(trainable):
+            parts = objective.loss(trainable, piece, key, rows, total_rows)
+            return parts.objective(), parts.totals()
+
+        grads, totals = jax.grad(summed, has_aux=True)(trainable)
+        return grads, totals
+
+    rows = jnp.arange(total_rows, dtype=jnp.int32)
+    if microbatches == 1:
+        return one(batch, rows)
+    pieces = jax.tree.map(lambda x: _interleaved(x, microbatches), (batch, rows))
+    first = jax.tree.map(lambda x: x[0], pieces)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first))
+    return jax.lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, one(*piece)), None), zeros, pieces)[0]
+
+
+def _interleaved(x: jax.Array, microbatches: int) -> jax.Array:
+    """[B, ...] -> [microbatches, B / microbatches, ...], strided so that no row leaves its device and no pair is split."""
+    group = 2 if x.shape[0] % (2 * microbatches) == 0 else 1
+    strided = x.reshape(x.shape[0] // (group * microbatches), microbatches, group, *x.shape[1:])
+    return jnp.moveaxis(strided, 1, 0).reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:])
+
+
+def _average(ema: dict, trainable: dict, step: jax.Array, decay: float) -> dict:
+    """Exponential moving average with the usual warm-up, decay = min(d, (1 + n) / (10 + n))."""
+    n = step.astype(jnp.float32)
+    now = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    return jax.tree.map(lambda old, new: now * old + (1.0 - now) * new, ema, trainable)

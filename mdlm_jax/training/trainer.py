@@ -1,0 +1,171 @@
+"""The loop: batches in, steps, metrics and checkpoints out; resumable at any step, bit for bit.
+
+Batches and noise are functions of (seeds, step), so a checkpoint needs the state and nothing else. The trainer knows
+nothing of evaluation or sampling: the caller hands it a function.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mdlm_jax.config import TrainConfig
+from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.models.sharding import batch_sharding
+from mdlm_jax.training import schedules
+from mdlm_jax.training.ceiling import matmul_ceiling
+from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.metrics import MetricsWriter
+from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.progress import Progress
+from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
+from mdlm_jax.training.step import make_train_step
+
+Evaluate = Callable[[dict], Mapping[str, float]]  # parameters -> numbers for the metrics
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """One run. ``files`` are stored with each checkpoint (tokenizer, configuration)."""
+
+    train: TrainConfig
+    objective: Objective
+    pipeline: Pipeline
+    mesh: Mesh
+    workdir: Path
+    files: Mapping[str, str | bytes]
+    eval_every: int
+
+    def run(self, evaluate: Evaluate) -> TrainState:
+        """Trains to ``train.steps`` from the newest whole checkpoint, or from the start.
+
+        ``evaluate`` is called every ``eval_every`` steps and after the last one, with the averaged weights where there
+        are some; its numbers go into the metrics.
+
+        Raises:
+          NonFiniteLoss: naming the step; the checkpoints written before it stay.
+        """
+        optimizer = schedules.optimizer(self.train)
+        checkpoints = Checkpoints(self.workdir / "checkpoints", self.train.keep_checkpoints)
+        state = self._restore_or_init(checkpoints, optimizer)
+        start = int(state.step)
+        step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
+        log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
+        with (
+            MetricsWriter(self.workdir, start if start else None) as metrics,
+            Progress(self.train.steps, start, "train") as progress,
+            prefetch(self.pipeline, start, rows=self._host_rows()) as batches,
+        ):
+            for step in range(start + 1, self.train.steps + 1):
+                _, batch = next(batches)
+                state, numbers = step_function(state, self._to_devices(batch))
+                log.add(numbers)
+                if step % self.train.log_every == 0 or step == self.train.steps:
+                    record = log.close(step)
+                    metrics.write(step, **record)
+                    progress.update(step, loss=record["loss"], tokens_per_s=record["tokens_per_second"])
+                if step % self.eval_every == 0 or step == self.train.steps:
+                    log.pause()
+                    metrics.write(step, **evaluate(averaged(state)))
+                    log.resume()
+                if step % self.train.checkpoint_every == 0 or step == self.train.steps:
+                    log.pause()
+                    self._save(checkpoints, state, step)
+                    log.resume()
+        return state
+
+    def _restore_or_init(self, checkpoints: Checkpoints, optimizer) -> TrainState:
+        use_ema = self.train.ema_decay > 0
+        restored = checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
+        if restored is None:
+            return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+        print(f"resuming from step {restored.step} ({restored.path})", flush=True)
+        return restored.tree
+
+    def _save(self, checkpoints: Checkpoints, state: TrainState, step: int) -> None:
+        meta = {"data": {"next_step": step, "fingerprint": self.pipeline.fingerprint}}
+        checkpoints.save(step, state, meta, dict(self.files))
+
+    def _host_rows(self) -> slice:
+        """The rows of the global batch that this process feeds to its devices."""
+        rows = self.train.batch_size // jax.process_count()
+        return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+
+    def _to_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        sharding = batch_sharding(self.mesh)
+        return {
+            name: jax.make_array_from_process_local_data(sharding, x, (self.train.batch_size, *x.shape[1:]))
+            for name, x in batch.items()
+        }
+
+
+def averaged(state: TrainState) -> dict:
+    """The weights to evaluate and sample with: the moving average where there is one."""
+    return state.trainable if state.ema is None else state.ema
+
+
+class _Window:
+    """The steps since the last record. Nothing is fetched from the device before the record is made."""
+
+    def __init__(self, trainer: Trainer, ceiling: float):
+        length = trainer.pipeline.length
+        rows = trainer.train.batch_size
+        head = trainer.objective.head_positions(rows, length)
+        self._tokens = rows * length
+        self._flops = trainer.objective.network.train_flops(self._tokens, length, head)
+        self._ceiling = ceiling * jax.device_count()
+        self._rate = schedules.learning_rate(trainer.train)
+        self._pending: list[dict] = []
+        self._compiled = False
+        self._seconds, self._since = 0.0, time.perf_counter()
+
+    def add(self, numbers: dict) -> None:
+        if not self._compiled:  # the first step compiles; its time is no step time
+            jax.block_until_ready(numbers)
+            self._compiled, self._since = True, time.perf_counter()
+            self._timed = 0
+        else:
+            self._timed += 1
+        self._pending.append(numbers)
+
+    def pause(self) -> None:
+        jax.block_until_ready(self._pending)
+        self._seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        self._since = time.perf_counter()
+
+    def close(self, step: int) -> dict[str, float]:
+        """The record of the window: means, the standard error of the loss over its steps, and the speed."""
+        fetched = jax.device_get(self._pending)
+        self.pause()
+        losses = np.array([float(numbers["totals"].mean()) for numbers in fetched])
+        if not np.isfinite(losses).all():
+            bad = step - len(losses) + 1 + int(np.flatnonzero(~np.isfinite(losses))[0])
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {bad}; lower train.learning_rate, or lengthen train.warmup_steps, and "
+                "run the same command again: it resumes from the last checkpoint"
+            )
+        totals = sum((numbers["totals"] for numbers in fetched[1:]), fetched[0]["totals"])
+        record = {"loss": float(totals.mean())}
+        if len(losses) > 1:
+            record["loss_stderr"] = float(losses.std(ddof=1) / len(losses) ** 0.5)
+        record |= {f"loss/{name}": float(value / totals.count) for name, value in totals.sums.items()}
+        record |= {name: float(np.mean([n[name] for n in fetched])) for name in ("grad_norm", "update_norm")}
+        record["learning_rate"] = float(self._rate(step - 1))
+        seconds = self._seconds / self._timed if self._timed else float("nan")
+        record["step_seconds"] = seconds
+        record["tokens_per_second"] = self._tokens / seconds
+        record["flops_per_second"] = self._flops / seconds
+        record["mfu"] = self._flops / seconds / self._ceiling
+        self._pending, self._timed, self._seconds = [], 0, 0.0
+        self.resume()
+        return record

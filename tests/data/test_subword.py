@@ -1,0 +1,195 @@
+"""BPE trained on the spot, and given Hugging Face tokenizer files."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers as hf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.data import subword
+from mdlm_jax.data.tokenizers import load_tokenizer, make_tokenizer
+
+TEXTS = ["the cat sat on the mat, the cat sat on the hat\n" * 3, "def f(x):\n    return x + 1\n" * 4,
+         "naïve café 東京 <|mask|>"]
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return subword.train_bpe(TEXTS, 285)
+
+
+@settings(max_examples=200)
+@given(st.text())
+def test_bpe_loses_nothing(bpe, text):
+    ids = bpe.encode(text)
+    assert ids.dtype == np.int32
+    assert bpe.decode(ids) == text
+    assert bpe.token_bytes(ids).sum() == len(text.encode())
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(["<|mask|>", "<|endoftext|>", "<|pad|>", " ", "the", "\r\n", "Ġ", "é"])).map("".join))
+def test_special_names_and_byte_stand_ins_in_a_text_are_text(bpe, text):
+    ids = bpe.encode(text)
+    assert not np.isin(ids, [bpe.mask_id, bpe.eos_id, bpe.pad_id]).any()
+    assert bpe.decode(ids) == text
+    assert bpe.token_bytes(ids).sum() == len(text.encode())
+
+
+def test_bpe_has_the_size_asked_for_and_specials_last(bpe):
+    assert (bpe.vocab_size, bpe.mask_id, bpe.eos_id, bpe.pad_id) == (285, 282, 283, 284)
+    assert bpe.lossless
+    np.testing.assert_array_equal(bpe.token_bytes([282, 283, 284]), [0, 0, 0])
+    assert len(bpe.encode(TEXTS[0])) < len(TEXTS[0]) / 2
+
+
+def test_bpe_batch_is_one_by_one(bpe):
+    for one, many in zip(map(bpe.encode, TEXTS), bpe.encode_batch(TEXTS), strict=True):
+        np.testing.assert_array_equal(one, many)
+    assert bpe.encode_batch([]) == []
+
+
+def test_bpe_shows_specials_and_pieces(bpe):
+    ids = [*bpe.encode("the"), bpe.mask_id, *bpe.encode(" cat"), bpe.eos_id]
+    assert bpe.decode(ids) == "the cat"
+    assert bpe.decode(ids, show_special=True) == "the<|mask|> cat<|endoftext|>"
+    assert bpe.token_text(bpe.encode("\n")[0]) == "↵"
+    assert bpe.token_text(bpe.mask_id) == "<|mask|>"
+    assert "".join(bpe.token_text(i) for i in bpe.encode(" cat")) == " cat"
+
+
+def test_bpe_survives_saving(bpe, tmp_path):
+    bpe.save(tmp_path / "tokenizer.json")
+    loaded = make_tokenizer(str(tmp_path / "tokenizer.json"), lambda: pytest.fail("the text is not needed"))
+    text = "the cat <|mask|> é"
+    np.testing.assert_array_equal(loaded.encode(text), bpe.encode(text))
+    assert (loaded.vocab_size, loaded.mask_id, loaded.eos_id, loaded.pad_id) == (285, 282, 283, 284)
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+
+
+def test_bpe_training_is_deterministic_across_processes(bpe, tmp_path):
+    code = ("import sys; from mdlm_jax.data.subword import train_bpe; "
+            f"train_bpe({TEXTS!r}, 285).save(sys.argv[1])")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "other.json")], check=True)
+    bpe.save(tmp_path / "own.json")
+    assert (tmp_path / "other.json").read_bytes() == (tmp_path / "own.json").read_bytes()
+
+
+def test_bpe_too_large_for_its_text_says_what_would_fit():
+    with pytest.raises(ConfigError, match=r"'bpe:5000': the training text supports only (\d+) tokens") as error:
+        subword.train_bpe(TEXTS, 5000)
+    fits = int(str(error.value).split("choose bpe:")[1].split()[0])
+    assert subword.train_bpe(TEXTS, fits).vocab_size == fits
+
+
+def test_bpe_training_reads_a_bounded_amount(monkeypatch):
+    monkeypatch.setattr(subword, "TRAINING_BYTES", 100)
+    read = []
+
+    def texts():
+        for i in range(10):
+            read.append(i)
+            yield "ab" * 20
+
+    subword.train_bpe(texts(), 262)
+    assert read == [0, 1, 2]
+
+
+def byte_level_file(tmp_path, **changes):
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(vocab_size=300, show_progress=False, special_tokens=changes.pop("special", []),
+                                     initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(TEXTS, trainer=trainer)
+    spec = json.loads(tokenizer.to_str())
+    for key, value in changes.items():
+        spec[key] = spec[key] | value if isinstance(value, dict) and isinstance(spec[key], dict) else value
+    (tmp_path / "given.json").write_text(json.dumps(spec))
+    return tmp_path / "given.json"
+
+
+@pytest.mark.parametrize(("names", "found"), [
+    (["[MASK]", "[SEP]", "[PAD]"], ("[MASK]", "[SEP]", "[PAD]")),
+    (["<mask>", "</s>", "<pad>"], ("<mask>", "</s>", "<pad>")),
+    (["<|mdm_mask|>", "<|endoftext|>", "<|padding|>"], ("<|mdm_mask|>", "<|endoftext|>", "<|padding|>")),
+])
+def test_given_file_has_its_specials_found_by_name(names, found, tmp_path):
+    tokenizer = load_tokenizer(byte_level_file(tmp_path, special=names))
+    ids = [tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id]
+    assert ids == [0, 1, 2]
+    assert tuple(tokenizer.token_text(i) for i in ids) == found
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.lossless
+
+
+def test_given_file_without_specials_gets_new_ids_at_the_end(tmp_path):
+    tokenizer = load_tokenizer(byte_level_file(tmp_path, special=["</s>"]))
+    assert (tokenizer.eos_id, tokenizer.mask_id, tokenizer.pad_id, tokenizer.vocab_size) == (0, 300, 301, 302)
+    tokenizer.save(tmp_path / "saved.json")
+    assert load_tokenizer(tmp_path / "saved.json").mask_id == 300
+
+
+def test_given_file_with_gaps_in_its_ids_is_refused(tmp_path):
+    tokenizer = hf.Tokenizer(hf.models.WordLevel({"a": 0, "b": 1, "c": 3}, unk_token="a"))
+    tokenizer.save(str(tmp_path / "gaps.json"))
+    with pytest.raises(ConfigError, match="ids have gaps"):
+        load_tokenizer(tmp_path / "gaps.json")
+
+
+def test_truncation_padding_and_dropout_of_a_given_file_are_switched_off(tmp_path):
+    path = byte_level_file(
+        tmp_path, model={"dropout": 0.9},
+        truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        padding={"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                 "pad_type_id": 0, "pad_token": "!"})
+    tokenizer = load_tokenizer(path)
+    ids = tokenizer.encode(TEXTS[0])
+    assert tokenizer.decode(ids) == TEXTS[0]
+    assert len(ids) < len(TEXTS[0])
+    for _ in range(5):
+        np.testing.assert_array_equal(tokenizer.encode_batch([TEXTS[0]])[0], ids)
+
+
+@pytest.mark.parametrize("changes", [
+    {"normalizer": {"type": "NFC"}}, {"normalizer": {"type": "Lowercase"}},
+    {"pre_tokenizer": {"add_prefix_space": True}}, {"pre_tokenizer": {"type": "Whitespace"}}, {"decoder": None},
+    {"added_tokens": [{"id": 300, "content": "!!", "single_word": False, "lstrip": True, "rstrip": False,
+                       "normalized": False, "special": False}]},
+])
+def test_a_tokenizer_that_may_change_the_text_says_so(changes, tmp_path):
+    assert not load_tokenizer(byte_level_file(tmp_path, **changes)).lossless
+
+
+def test_ordinary_added_tokens_count_their_bytes(tmp_path):
+    added = [{"id": 300, "content": "→→", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": False}]
+    tokenizer = load_tokenizer(byte_level_file(tmp_path, added_tokens=added))
+    assert tokenizer.lossless
+    text = "the →→ cat"
+    ids = tokenizer.encode(text)
+    assert 300 in ids
+    assert tokenizer.token_bytes(ids).sum() == len(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+def test_word_pieces_and_byte_fallback_count_what_they_show(tmp_path):
+    vocab = {"[MASK]": 0, "[SEP]": 1, "[PAD]": 2, "[UNK]": 3, "play": 4, "##ing": 5, "é": 6}
+    tokenizer = hf.Tokenizer(hf.models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    tokenizer.decoder = hf.decoders.WordPiece()
+    tokenizer.save(str(tmp_path / "pieces.json"))
+    pieces = load_tokenizer(tmp_path / "pieces.json")
+    ids = pieces.encode("playing é")
+    np.testing.assert_array_equal(ids, [4, 5, 6])
+    np.testing.assert_array_equal(pieces.token_bytes(ids), [4, 3, 2])
+    assert pieces.decode([4, 0, 5, 1]) == "playing"
+    assert not pieces.lossless
+    assert subword._other_piece("<0xE6>") == b"\xe6"
+    assert subword._other_piece("▁the") == b" the"

@@ -1,0 +1,119 @@
+"""``python -m launch.sample``: which checkpoint is meant, and every mistake before jax is imported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import launch
+from launch import sample
+from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from tests.launch.commands import HEAVY, assert_refused, run, snapshot
+
+MODULE = "launch.sample"
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run's folders and configurations, without any weights; step 20 has a damaged config.json."""
+    config = to_dict(RunConfig())
+    config["sample"] |= {"num": 3, "steps": 17}
+    for step in (5, 10, 20):
+        folder = tmp_path / "run" / "checkpoints" / f"{step:08d}"
+        (folder / "state").mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config) if step < 20 else "{")
+    (tmp_path / "run" / "checkpoints" / "00000030.unfinished").mkdir()
+    return tmp_path / "run"
+
+
+def options(workdir, **flags):
+    return sample.read_options({"checkpoint": str(workdir)} | flags)
+
+
+def test_defaults_come_from_the_run(workdir):
+    chosen = options(workdir)
+    assert (chosen.sample.num, chosen.sample.steps, chosen.length) == (3, 17, 256)
+    assert chosen.config == freeze(to_dict(RunConfig()) | {"sample": {"num": 3, "steps": 17}})
+    assert (chosen.prompt, chosen.output, chosen.picture) == ("", None, None)
+
+
+def test_flags_go_before_them(workdir, tmp_path):
+    flags = {
+        "num": 1,
+        "steps": 2,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "seed": 9,
+        "length": 40,
+        "prompt": "def ",
+        "output": str(tmp_path / "a.txt"),
+        "picture": str(tmp_path / "b.html"),
+    }
+    chosen = options(workdir, **flags)
+    assert [getattr(chosen.sample, name) for name in ("num", "steps", "temperature", "top_p", "seed")] == [
+        1,
+        2,
+        0.0,
+        0.5,
+        9,
+    ]
+    assert (chosen.length, chosen.prompt) == (40, "def ")
+    assert (chosen.output, chosen.picture) == (tmp_path / "a.txt", tmp_path / "b.html")
+
+
+def test_three_ways_to_name_a_checkpoint(workdir, monkeypatch):
+    folder = workdir / "checkpoints"
+    for given in (workdir, folder, f"{folder}/"):
+        assert sample.find_checkpoint(str(given))[1] is None
+        assert sample.find_checkpoint(str(given))[0].resolve() == folder
+    assert sample.find_checkpoint(str(folder / "00000010")) == (folder, 10)
+    monkeypatch.chdir(folder / "00000005")
+    assert sample.find_checkpoint(".") == (folder, 5)
+
+
+def test_a_named_step_with_a_damaged_config_is_not_replaced_by_another(workdir):
+    with pytest.raises(ConfigError, match="00000020/config.json"):
+        options(workdir / "checkpoints" / "00000020")
+
+
+def test_help(tmp_path):
+    result = run(MODULE, "--help", cwd=tmp_path)
+    assert (result.status, result.err) == (0, "") and not result.imported.intersection(HEAVY)
+    for flag in sample.FLAGS:
+        assert f"--{flag.name}={flag.metavar}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ([], ["--checkpoint is missing", "--checkpoint=runs/first"]),
+        (["--checkpoint=gone"], ["--checkpoint=gone", "no such folder", "--workdir"]),
+        (["--checkpoint=."], ["--checkpoint=.", "holds no checkpoint"]),
+        (["--checkpoint=run", "--num=0"], ["--num=0", "must be positive"]),
+        (["--checkpoint=run", "--num=few"], ["--num=few", "a whole number"]),
+        (["--checkpoint=run", "--steps=-4"], ["--steps=-4", "must be positive"]),
+        (["--checkpoint=run", "--temperature=-1"], ["--temperature=-1", "0 is greedy"]),
+        (["--checkpoint=run", "--temperature=nan"], ["--temperature=nan"]),
+        (["--checkpoint=run", "--temperature=inf"], ["--temperature=inf"]),
+        (["--checkpoint=run", "--top_p=0"], ["--top_p=0", "(0, 1]"]),
+        (["--checkpoint=run", "--top_p=1.1"], ["--top_p=1.1"]),
+        (["--checkpoint=run", "--seed=-1"], ["--seed=-1", "2^32"]),
+        (["--checkpoint=run", "--length=1"], ["--length=1", "at least 2"]),
+        (["--checkpoint=run", "--picture=a.gif"], ["a.gif", ".html or .png"]),
+        (["--checkpoint=run", "--picture=gone/a.png"], ["gone/a.png", "no folder gone"]),
+        (["--checkpoint=run", "--output=run"], ["--output=run", "not a file name"]),
+        (["--checkpoint=run", "--promt=x"], ["did you mean --prompt?"]),
+        (["--checkpoint=run", "--config.train.steps=3"], ["no such flag"]),
+    ],
+)
+def test_mistakes(arguments, fragments, workdir, tmp_path):
+    before = snapshot(tmp_path)
+    assert_refused(run(MODULE, *arguments, cwd=tmp_path), *fragments)
+    assert snapshot(tmp_path) == before
+
+
+def test_the_run_receives_the_options(workdir, monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch, "run_sample", type("Recorder", (), {"main": staticmethod(calls.append)}), raising=False)
+    assert sample.main([f"--checkpoint={workdir}", "--num", "2"]) == 0
+    assert calls == [options(workdir, num=2)] and isinstance(calls[0].checkpoints, Path)
