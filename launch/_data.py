@@ -3,7 +3,7 @@
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.languages.registry import make
+from mdlm_jax.data.language_rows import open_language
 from mdlm_jax.data.sources import open_source
 from mdlm_jax.data.tokenizers import load_tokenizer
 
@@ -19,7 +19,7 @@ def check_data(config: DataConfig) -> None:
 
 
 def _check_language(config: DataConfig) -> None:
-    language = make(config.source.removeprefix("language:"))
+    language = open_language(config)
     try:
         language.sample(np.random.default_rng(0), 1, config.length)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """What launch.sample does once its options are checked."""
 
-import jax
 import numpy as np
 
 from mdlm_jax.config import ConfigError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from mdlm_jax.config import RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
@@ -37,6 +38,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
     files = {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
 
+    token_bytes = tokenizer.token_bytes if tokenizer.lossless else np.zeros_like  # bytes of text, where that is exact
     bound = build_bound(network, process, config.train.head_chunk, shards)
 
     def measure(params: dict, rows: int) -> Bound:
@@ -44,7 +46,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         batches = padded_batches(built.valid, rows, batch_rows)
         end_terms = None if process.masked_only else bound.end_terms
         return held_out_bound(
-            bound.loss_at, params, batches, tokenizer.token_bytes, draws=config.eval.draws, end_terms=end_terms
+            bound.loss_at, params, batches, token_bytes, draws=config.eval.draws, end_terms=end_terms
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, files, config.eval.every)

@@ -118,7 +118,7 @@ class DataConfig:
     tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (trained on the training split) | path of a tokenizer.json
     length: int = 256  # tokens a row
     packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
-    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names
+    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split if any)
     seed: int = 0  # order of the rows
 
     def __post_init__(self):
@@ -126,9 +126,9 @@ class DataConfig:
         _require(self.length >= 2, "data.length", self.length, "must be at least 2")
         _require(0.0 < self.valid_fraction < 1.0, "data.valid_fraction", self.valid_fraction, "must lie in (0, 1)")
         _require(self.packing in ("concat", "documents"), "data.packing", self.packing, "choose concat or documents")
-        if self.tokenizer.startswith("bpe"):
-            name, _, size = self.tokenizer.partition(":")
-            _require(name == "bpe" and size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
+        if self.tokenizer == "bpe" or self.tokenizer.startswith("bpe:"):
+            size = self.tokenizer.partition(":")[2]
+            _require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
                      "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
         if self.data_dir:
             _require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
 
-SPLITS = ("train", "valid")
 BLOCK_CHARS = 16 * 1024  # a text file is cut into documents of about this size
 _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__",
                 "encodings", "pydoc_data"}  # the last two are generated tables and one 750 kB file of help text
@@ -60,12 +59,13 @@ class Source(abc.ABC):
         Raises:
           ConfigError: at the end of a pass that met none.
         """
+        side = {"train": False, "valid": True}[split]
         seen = found = 0
 
         def wanted(name: str) -> bool:
             nonlocal seen
             seen += 1
-            return held_out(name, self.valid_fraction) == (split == "valid")
+            return held_out(name, self.valid_fraction) == side
 
         for document in self.read(wanted):
             if document.text:
@@ -78,7 +78,8 @@ class Source(abc.ABC):
         verb = "raise" if split == "valid" else "lower"
         skipped = f", {len(self.skipped)} of them skipped because they are not UTF-8" if self.skipped else ""
         return (f"data.source={self.label!r}: its {split} split holds no text ({seen} documents in all{skipped}); "
-                f"{verb} data.valid_fraction={self.valid_fraction}, give more text, or choose another source")
+                f"{verb} data.valid_fraction={self.valid_fraction}, or give more documents: the files of a folder, the "
+                f"lines of a .jsonl, or the blocks of {BLOCK_CHARS // 1024}k characters that one text file is cut into")
 
 
 class FileTree(Source):
@@ -188,13 +189,13 @@ def checked_text(value, where: str, field: str) -> str:
 
 
 def _folder_names(root: Path, keep: Callable[[str], bool]) -> list[str]:
-    """Relative names with forward slashes; hidden files and folders, and links to folders, are passed over."""
+    """Relative names of files with forward slashes; hidden ones, links to folders and broken links are passed over."""
     names = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         relative = Path(folder).relative_to(root)
         names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
-    return [name for name in names if keep(name)]
+    return [name for name in names if keep(name) and (root / name).is_file()]
 
 
 def _in_library(name: str) -> bool:

@@ -45,7 +45,7 @@ class TfdsSource(Source):
             yield from super().documents(split)
             return
         found = 0
-        for document in self._examples("train" if split == "train" else self._own_valid, lambda name: True):
+        for document in self._examples({"train": "train", "valid": self._own_valid}[split], lambda name: True):
             if document.text:
                 found += 1
                 yield document

@@ -50,8 +50,14 @@ class Tokenizer(abc.ABC):
 
     def decode(self, ids, show_special: bool = False) -> str:
         """Text of integer ids [n]; bytes that are not UTF-8 become U+FFFD. Special ids are left out or named."""
-        names = {i: name.encode() for i, name in self._special.items()} if show_special else {}
+        if not show_special:
+            return self.decode_bytes(ids).decode(errors="replace")
+        names = {i: name.encode() for i, name in self._special.items()}
         return b"".join(names.get(i, self._pieces[i]) for i in self._checked(ids).tolist()).decode(errors="replace")
+
+    def decode_bytes(self, ids) -> bytes:
+        """The bytes that ids [n] stand for, cut characters included: as many as token_bytes(ids).sum()."""
+        return b"".join([self._pieces[i] for i in self._checked(ids).tolist()])
 
     def token_text(self, token_id: int) -> str:
         """A printable form of one token for pictures: line end as ``↵``, stray byte as ``\\xff``, specials by name."""

@@ -15,7 +15,7 @@ _MARGIN, _GAP, _CAPTION = 16.0, 20.0, 15.0
 
 
 def denoising_png(
-    trace: np.ndarray,
+    trace,
     tokenizer,
     path: str | Path,
     title: str = "",
@@ -28,7 +28,7 @@ def denoising_png(
     """Draws selected steps of one sample, coloured by what changed since the panel before.
 
     Args:
-      trace: int [S + 1, L], the canvas of one row before the first step and after each.
+      trace: has ``tokens``, int [S + 1, L]: the canvas of one row before the first step and after each.
       tokenizer: has mask_id, eos_id, pad_id, ``token_text(id)`` and ``token_bytes(ids)``.
       path: the .png file.
       title: one line above the panels.
@@ -40,7 +40,7 @@ def denoising_png(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frames = np.asarray(trace)
+    frames = np.asarray(trace.tokens)
     length = frames.shape[1]
     prompt = np.zeros(length, bool) if prompt is None else np.asarray(prompt, bool)
     if length > max_tokens:
@@ -83,7 +83,7 @@ def _draw_panel(axes, left: float, upper: float, panel: view.Panel, layout: view
         _rectangles(axes, x[where], y[where] + 0.88 * _LINE, wide[where], view.PROMPT_COLOUR, height=1.2)
     for i, token in enumerate(panel.tokens):
         masked = panel.kinds[i] in (view.MASK, view.REMASKED)
-        text = view.MASK_TEXT * int(layout.width[i]) if masked else _drawable(words(int(token)))
+        text = view.MASK_TEXT * int(layout.width[i]) if masked else words(int(token))
         if not text.isspace():
             _text(axes, x[i], y[i] + 0.12 * _LINE, text, color=view.COLOURS[int(panel.kinds[i])][1])
 
@@ -112,6 +112,7 @@ def _rectangles(axes, x, y, wide, colour: str, height: float = _LINE - 1.6) -> N
 
 def _text(axes, x: float, y: float, text: str, *, size=_SIZE, color="#1a1a1a", weight="normal") -> float:
     """Writes one line from its top left corner and returns where its fixed-width text ends."""
+    text = _drawable(text)
     axes.text(x, y, text, family=_FONT, size=size, color=color, weight=weight, va="top", parse_math=False, usetex=False)
     return x + len(text) * 0.602 * size
 

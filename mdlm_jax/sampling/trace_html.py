@@ -66,7 +66,7 @@ show(0);
 
 
 def denoising_html(
-    trace: np.ndarray,
+    trace,
     tokenizer,
     path: str | Path,
     title: str = "",
@@ -78,7 +78,7 @@ def denoising_html(
     """Writes one page that shows a sample being denoised, step by step.
 
     Args:
-      trace: int [S + 1, L], the canvas of one row before the first step and after each.
+      trace: has ``tokens``, int [S + 1, L]: the canvas of one row before the first step and after each.
       tokenizer: has mask_id, eos_id, pad_id, ``token_text(id)`` and ``token_bytes(ids)``.
       path: the .html file.
       title: the page's heading.
@@ -86,7 +86,7 @@ def denoising_html(
       max_panels: how many frames of the strip at most (at least 2).
       columns: characters a row.
     """
-    frames = np.asarray(trace)
+    frames = np.asarray(trace.tokens)
     prompt = np.zeros(frames.shape[1], bool) if prompt is None else np.asarray(prompt, bool)
     words = view.Words(tokenizer)
     layout = view.lay_out(frames, words, columns)

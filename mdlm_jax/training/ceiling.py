@@ -16,9 +16,9 @@ def matmul_ceiling(dtype: str, seconds: float = 1.0) -> float:
     """FLOP/s of the best measured matrix product on the first local device; measured once a process.
 
     Square matrices [M, M] @ [M, M] -> [M, M] in ``dtype`` at jax's default precision, which is how a model multiplies
-    too; a product counts 2 M^3 FLOP. The sizes M are 512, 1024 and 2048 on a CPU and 4096 and 8192 elsewhere, and the
-    fastest burst of any size wins. For several accelerators multiply by their number; virtual CPU devices share one
-    machine, so there the number is the machine's.
+    too; a product counts 2 M^3 FLOP. The sizes M are 512, 1024 and 2048 on a CPU and 4096 and 8192 elsewhere, summed
+    in the default way and in float32; the fastest burst wins. For several accelerators multiply by their number;
+    virtual CPU devices share one machine, so there the number is the machine's.
 
     Args:
       dtype: of the matrices, such as ``"float32"`` or ``"bfloat16"``.
@@ -26,7 +26,9 @@ def matmul_ceiling(dtype: str, seconds: float = 1.0) -> float:
     """
     device = jax.local_devices()[0]
     sizes = _SIZES.get(device.platform, _ACCELERATOR_SIZES)
-    return max(_best_rate(size, dtype, device, seconds / len(sizes)) for size in sizes)
+    sums = (None,) if dtype == "float32" else (None, "float32")
+    trials = [(size, accumulator) for size in sizes for accumulator in sums]
+    return max(_best_rate(size, dtype, accumulator, device, seconds / len(trials)) for size, accumulator in trials)
 
 
 def device_memory() -> dict[str, int] | None:
@@ -38,9 +40,10 @@ def device_memory() -> dict[str, int] | None:
     return dict(stats) if stats else None
 
 
-def _best_rate(size: int, dtype: str, device: jax.Device, seconds: float) -> float:
-    matrix = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), jnp.float32).astype(dtype), device)
-    multiply = jax.jit(jnp.matmul)
+def _best_rate(size: int, dtype: str, accumulator: str | None, device: jax.Device, seconds: float) -> float:
+    matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.float32) * size**-0.5  # its powers stay in range
+    matrix = jax.device_put(matrix.astype(dtype), device)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=accumulator).astype(dtype))
     multiply(matrix, matrix).block_until_ready()  # compiles
     best, end = _burst_seconds(multiply, matrix, 1), time.perf_counter() + seconds
     count = max(1, round(_BURST_SECONDS / best))
@@ -50,8 +53,10 @@ def _best_rate(size: int, dtype: str, device: jax.Device, seconds: float) -> flo
 
 
 def _burst_seconds(multiply, matrix: jax.Array, count: int) -> float:
+    """Each product needs the one before: otherwise some run side by side, and the last may be ready before others."""
+    product = matrix
     begin = time.perf_counter()
     for _ in range(count):
-        product = multiply(matrix, matrix)
+        product = multiply(product, matrix)
     product.block_until_ready()
     return time.perf_counter() - begin

@@ -8,10 +8,6 @@ import numpy as np
 
 from mdlm_jax.training import metrics
 
-_BOUND_FIELDS = {
-    "bits per byte": ("eval/bits_per_byte", "eval/bits_stderr"),
-    "nats per token": ("eval/nats_per_token", "eval/nats_stderr"),
-}
 _TRAIN, _HELD_OUT, _GREY = "#0b5d8f", "#c44e00", "#666666"
 
 
@@ -26,55 +22,76 @@ def loss_curve_png(
 ) -> None:
     """Draws training loss (light, and smoothed) and held-out bound against the step, with lines to compare with.
 
-    The fields read are ``loss`` (nats per token) and, for the bound, ``eval/bits_per_byte`` and ``eval/bits_stderr`` or
-    ``eval/nats_per_token`` and ``eval/nats_stderr``. A record without a field, or with a value that is not finite, is
-    passed over. A run without any record gives a picture that says so.
+    The fields read are ``loss``, ``eval/loss`` and its standard error ``eval/loss_error``, all in nats per token. A
+    record without one, or with a value that is not finite, is passed over. A run without any record gives a picture
+    that says so.
 
     Args:
       metrics_path: ``metrics.jsonl``, or the workdir that holds it.
       path: the .png file.
       references: name -> value of each horizontal line, in the unit of the picture.
-      bytes_per_token: mean number of UTF-8 bytes that a training token stands for; the picture is then in bits per
-        byte, the training loss being divided by ln 2 and by this. Without it, in nats per token.
+      bytes_per_token: mean number of UTF-8 bytes that a token stands for; the picture is then in bits per byte, all
+        losses being divided by ln 2 and by this. Without it, in nats per token.
       title: above the picture.
       log_x: logarithmic steps; a record of step 0 is left out then.
 
     Raises:
       ConfigError: ``metrics.jsonl`` holds something else than records.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = [record for record in metrics.read(metrics_path) if record["step"] > 0 or not log_x]
     factor = 1.0 if bytes_per_token is None else 1.0 / (math.log(2.0) * bytes_per_token)
-    unit = "nats per token" if bytes_per_token is None else "bits per byte"
-    bound, stderr = _BOUND_FIELDS[unit]
-    train_step, train_loss = _series(records, "loss")
-    train_loss *= factor
-    test_step, test_loss = _series(records, bound)
-    error = np.array([_finite(record.get(stderr), 0.0) for record in records if _finite(record.get(bound)) is not None])
+    figure = loss_figure(records, references or {}, factor)
+    (axes,) = figure.axes
+    axes.set_ylabel("loss, nats per token" if bytes_per_token is None else "loss, bits per byte")
+    axes.set_title(title, loc="left", fontsize=12, pad=24, parse_math=False)
+    if log_x and records:
+        axes.set_xscale("log")
+    figure.savefig(path, format="png")
+
+
+def loss_figure(records: list[dict], references: Mapping[str, float], factor: float):
+    """The matplotlib figure of ``loss_curve_png``, every loss in it multiplied by ``factor``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 5.0), dpi=140, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    smooth = smoothed(train_loss)
-    if len(train_step):
-        marker = "." if len(train_step) < 3 else ""
-        axes.plot(train_step, train_loss, color=_TRAIN, alpha=0.25, linewidth=1, marker=marker)
-        axes.plot(train_step, smooth, color=_TRAIN, linewidth=1.8, marker=marker,
-                  label=f"training (smoothed), {smooth[-1]:.3f}")
-    if len(test_step):
-        last = f"{test_loss[-1]:.3f}" + (f" ± {error[-1]:.3f}" if error[-1] else "")
-        axes.errorbar(test_step, test_loss, error, color=_HELD_OUT, linewidth=1.2, marker="o", markersize=4,
-                      capsize=3, label=f"held out (bound ± standard error), {last}", zorder=3)
-    _draw_references(axes, references or {})
-    _set_limits(axes, [*smooth, *test_loss, *(references or {}).values()])
-    _dress(axes, unit, title, log_x and bool(records))
-    if len(train_step) or len(test_step):
+    drawn = _draw_training(axes, records, factor) + _draw_held_out(axes, records, factor)
+    if drawn:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, borderpad=0)
     else:
         axes.text(0.5, 0.7, "no loss is recorded yet", transform=axes.transAxes, ha="center", color=_GREY)
-    figure.savefig(path, format="png")
+    _draw_references(axes, references)
+    _set_limits(axes, [*drawn, *references.values()])
+    axes.set_xlabel("step")
+    axes.grid(color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_training(axes, records: list[dict], factor: float) -> list[float]:
+    """Every recorded loss, light, and their running mean. Returns the heights that should be in the picture."""
+    steps, losses, _ = _series(records, "loss", factor)
+    if not len(steps):
+        return []
+    smooth = smoothed(losses)
+    marker = "." if len(steps) < 3 else ""
+    axes.plot(steps, losses, color=_TRAIN, alpha=0.25, linewidth=1, marker=marker)
+    label = f"training (smoothed), {smooth[-1]:.3f}"
+    axes.plot(steps, smooth, color=_TRAIN, linewidth=1.8, marker=marker, label=label)
+    return [losses[0], smooth.min(), np.quantile(losses, 0.98)]
+
+
+def _draw_held_out(axes, records: list[dict], factor: float) -> list[float]:
+    steps, bounds, errors = _series(records, "eval/loss", factor)
+    if not len(steps):
+        return []
+    label = f"held out (bound ± standard error), {bounds[-1]:.3f}" + (f" ± {errors[-1]:.3f}" if errors[-1] else "")
+    axes.errorbar(steps, bounds, errors, color=_HELD_OUT, linewidth=1.2, marker="o", markersize=4, capsize=3,
+                  label=label, zorder=3)
+    return bounds.tolist()
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -90,14 +107,19 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _series(records: list[dict], field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have a finite number there."""
-    points = [(record["step"], value) for record in records if (value := _finite(record.get(field))) is not None]
-    return np.array([step for step, _ in points], int), np.array([value for _, value in points], float)
+def _series(records: list[dict], field: str, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, values and errors (0 where not recorded), scaled, of the records with a finite number in the field."""
+    kept = [record for record in records if _finite(record.get(field))]
+    errors = [record.get(f"{field}_error") for record in kept]
+    return (
+        np.array([record["step"] for record in kept], int),
+        factor * np.array([record[field] for record in kept], float),
+        factor * np.array([error if _finite(error) else 0.0 for error in errors], float),
+    )
 
 
-def _finite(value, default=None):
-    return value if isinstance(value, int | float) and math.isfinite(value) else default
+def _finite(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _draw_references(axes, references: Mapping[str, float]) -> None:
@@ -113,15 +135,3 @@ def _set_limits(axes, values: list[float]) -> None:
         low, high = min(values), max(values)
         room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - room, high + room)
-
-
-def _dress(axes, unit: str, title: str, log_x: bool) -> None:
-    if log_x:
-        axes.set_xscale("log")
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"loss, {unit}")
-    axes.set_title(title, loc="left", fontsize=12, pad=24, parse_math=False)
-    axes.grid(color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

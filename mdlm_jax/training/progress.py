@@ -111,7 +111,9 @@ class _Lines:
 
 def _short(value: Any) -> str:
     value = value.item() if getattr(value, "ndim", None) == 0 else value  # numpy and jax scalars
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def _is_terminal(file: TextIO) -> bool:

@@ -109,12 +109,12 @@ def test_2_chi_square(draws, seeds, classes):
 
 
 CASES_3 = [("zipf", n, 2**17) for n in (32, 128, 512, 1024)]
-CASES_3 += [pytest.param(p, n, 2**20, marks=slow) for p in PREDICTIONS for n in (32, 128, 512, 1024)]
+CASES_3 += [pytest.param(p, n, 2**19, marks=slow) for p in PREDICTIONS for n in (32, 128, 512, 1024)]
 
 
 @pytest.mark.parametrize(("prediction", "steps", "chains"), CASES_3)
 def test_3_entropy_does_not_depend_on_the_number_of_steps(prediction, steps, chains):
-    """Within 0.02 nats of the truth for every N. Standard error: 0.0065 in CI, 0.003 or less in `slow`."""
+    """Within 0.02 nats of the truth for every N. Standard error: 0.0065 in CI, 0.004 or less in `slow`."""
     tokens, _ = run_chain(prediction, steps, chains)
     probs = PREDICTIONS[prediction]
     spread = np.sqrt(np.sum(probs * (np.log(probs) + entropy(probs)) ** 2) / chains)
@@ -125,7 +125,7 @@ def test_3_entropy_does_not_depend_on_the_number_of_steps(prediction, steps, cha
 
 
 CASES_4 = [("flat", 128, 2**16), ("confident", 128, 2**16), ("zipf", 1024, 2**17)]
-CASES_4 += [pytest.param(p, n, 2**20, marks=slow) for p in PREDICTIONS for n in (32, 128, 512, 1024)]
+CASES_4 += [pytest.param(p, n, 2**19, marks=slow) for p in PREDICTIONS for n in (32, 128, 512, 1024)]
 
 
 @pytest.mark.parametrize(("prediction", "steps", "chains"), CASES_4)
@@ -149,11 +149,9 @@ def test_5_factorised_and_joint_steps_agree(draws):
 
     groups = np.append(np.arange(V) // 64, V // 64)
     probs = np.bincount(groups, np.exp(joint_log_probs))
-    counts = [
-        np.bincount(groups[np.asarray(factorised(jax.random.key(0)))], minlength=len(probs)),
-        np.bincount(groups[np.asarray(jax.jit(draws_from)(joint_log_probs, jax.random.split(jax.random.key(1), draws)))],
-                    minlength=len(probs)),
-    ]
+    apart = factorised(jax.random.key(0))
+    joint = jax.jit(draws_from)(joint_log_probs, jax.random.split(jax.random.key(1), draws))
+    counts = [np.bincount(groups[np.asarray(results)], minlength=len(probs)) for results in (apart, joint)]
     for count in counts:
         assert chi2_p_value(count, probs) > 1e-3
     assert stats.chi2_contingency(np.array(counts)).pvalue > 1e-3
@@ -185,7 +183,7 @@ def default_unmask_ratio(probs, rate, draws):
 
 
 def grid_law_unmask_ratio(probs, rate, cell=2.0**-23):
-    """The same for exponentials rounded up to multiples of the cell, r << 1: sum_i cell / (e^(cell / r p_i) - 1) / r."""
+    """The same for exponentials rounded up to multiples of the cell, r << 1: sum_i cell / expm1(cell / (r p_i)) / r."""
     with np.errstate(over="ignore"):
         return np.sum(cell / np.expm1(cell / (rate * probs))) / rate
 
@@ -199,7 +197,7 @@ FAULTS = [
 @pytest.mark.parametrize(("probs", "draws"), FAULTS, ids=["flat", "zipf"])
 def test_the_fault_is_real(probs, draws):
     """First of N = 1024 steps, float32: the default joint draw lifts too few masks, as the grid law says; ours the
-    right number. Flat, V = 20000: 0.23 of the nominal rate. Zipf(1), V = 8192: 0.77."""
+    right number. Flat, V = 20000: 0.23 of the nominal rate. Zipf(1), V = 8192: 0.76."""
     rate = 1 / 1024
     law = grid_law_unmask_ratio(probs, rate)
     default = default_unmask_ratio(probs, rate, draws)

@@ -45,7 +45,8 @@ def kept(logits, truncated):
 jitted_top_p = jax.jit(top_p, static_argnames="keep_crossing")
 
 # Halves make ties common; the twin merges equal logits exactly as float32 exp does.
-rows = st.lists(st.integers(-24, 24).map(lambda n: n / 2), min_size=1, max_size=40).map(lambda r: np.array(r, np.float32))
+halves = st.integers(-24, 24).map(lambda n: n / 2)
+rows = st.lists(halves, min_size=1, max_size=40).map(lambda row: np.array(row, np.float32))
 
 
 @settings(max_examples=150, deadline=None)

@@ -19,6 +19,12 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
+def reach(made, count):
+    deadline = time.monotonic() + 30
+    while len(made) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("rows", [None, slice(2, 5)])
 def test_steps_come_in_order_with_their_batches(depth, rows):
@@ -63,19 +69,23 @@ def test_an_error_of_the_thread_is_raised_once_at_its_step():
 
 
 def test_waiting_is_measured_and_overlapped():
+    made = []
+
     class Slow(Pipeline):
         def batch(self, step, rows=None):
-            time.sleep(0.1)
+            time.sleep(0.3)
+            made.append(step)
             return super().batch(step, rows)
 
     with prefetch(pipeline(Slow), 0, depth=2) as batches:
         next(batches)
-        assert 0.05 < batches.wait_seconds
-        time.sleep(0.5)  # two more batches are made meanwhile
+        assert 0.15 < batches.wait_seconds
+        reach(made, 3)  # the consumer is busy while the next two are made
+        time.sleep(0.1)
         before = batches.wait_seconds
         next(batches)
         next(batches)
-        assert batches.wait_seconds - before < 0.05
+        assert batches.wait_seconds - before < 0.15
 
 
 def test_no_more_than_depth_batches_are_made_ahead():
@@ -89,7 +99,8 @@ def test_no_more_than_depth_batches_are_made_ahead():
     with prefetch(pipeline(Counting), 0, depth=3) as batches:
         for _ in range(2):
             next(batches)
-        time.sleep(0.2)
+        reach(made, 5)
+        time.sleep(0.1)
         assert made == [0, 1, 2, 3, 4]
 
 

@@ -56,6 +56,15 @@ def test_folder_is_read_in_sorted_order_without_hidden_and_binary_files(folder):
     assert source.skipped == {"picture.png", "zeros.bin"}
 
 
+def test_folder_passes_over_what_is_no_file(folder):
+    (folder / "broken.txt").symlink_to(folder / "gone.txt")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "link.txt").symlink_to(folder / "a.txt")
+    found = [d.name for d in all_documents(opened(folder))]
+    assert found == ["a.txt", "b/one.md", "b/two.txt", "c/d/three.py", "empty.txt", "link.txt"]
+
+
 def test_empty_documents_are_left_out(folder):
     source = opened(folder, valid_fraction=0.5)
     assert sorted(names(source, "train") + names(source, "valid")) == ["a.txt", "b/one.md", "b/two.txt", "c/d/three.py"]

@@ -30,6 +30,7 @@ def test_bpe_loses_nothing(bpe, text):
     assert ids.dtype == np.int32
     assert bpe.decode(ids) == text
     assert bpe.token_bytes(ids).sum() == len(text.encode())
+    assert b"".join(bpe.decode_bytes([i]) for i in ids) == text.encode()
 
 
 @settings(max_examples=100)

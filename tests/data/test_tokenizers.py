@@ -44,6 +44,7 @@ def test_decode_leaves_specials_out_or_names_them():
 def test_decode_replaces_bytes_that_are_no_text():
     assert ByteTokenizer().decode([97, 255, 98]) == "a\ufffdb"
     assert ByteTokenizer().decode([]) == ""
+    assert ByteTokenizer().decode_bytes([97, 255, 256, 0xC3]) == b"a\xff\xc3"
 
 
 def test_token_text_is_printable():

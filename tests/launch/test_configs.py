@@ -113,6 +113,7 @@ def test_missing_files(tmp_path, monkeypatch):
 
 
 def test_every_config_of_ours_spares_jax():
-    probe = "import sys; from launch import _configs; [_configs.load(n, {}) for n in _configs.shipped()]; print('jax' in sys.modules)"
+    load = "from launch import _configs; [_configs.load(name, {}) for name in _configs.shipped()]"
+    probe = f"import sys; {load}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdlm_jax.training import manifest
 from mdlm_jax.training.checkpoints import Checkpoints
 
 
@@ -73,12 +74,16 @@ KILL_AT_EVERY_OPERATION = """
 @pytest.mark.parametrize("keep, existing, left", [(2, "none", ["00000020", "00000030"]), (1, "damaged", ["00000030"])])
 def test_killed_at_every_file_operation_of_finishing_a_step(tmp_path, keep, existing, left):
     for step in (10, 20):
-        Checkpoints(tmp_path / "saved").save(step, {"w": jnp.full(2, step)}, {}, {"tokenizer.json": "{}"})
+        folder = tmp_path / "saved" / f"{step:08d}"
+        (folder / "state").mkdir(parents=True)
+        for name in ("meta.json", "state/array"):
+            (folder / name).write_text(f"{step}")
+        manifest.write(folder)
     process = run(KILL_AT_EVERY_OPERATION, tmp_path / "saved", tmp_path / "run", keep, existing, stdout=subprocess.PIPE)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     count, _, names = output.strip().partition(" ")
-    assert int(count) > 40 and names == str(left)
+    assert int(count) > 20 and names == str(left)
 
 
 # Saves 4 MB again and again; each state is a function of its step, so the parent can tell whether it is whole.

@@ -55,9 +55,10 @@ def test_flipped_bits_are_found_by_digest_and_only_by_digest(directory):
     assert manifest.verify(directory) == []
 
 
-def test_every_single_bit_of_the_manifest_itself_is_guarded(directory):
+def test_every_byte_of_the_manifest_itself_is_guarded(directory):
     path = directory / "manifest.json"
-    for bit in range(path.stat().st_size * 8):
+    for byte in range(path.stat().st_size):
+        bit = 8 * byte + byte % 8
         flip_bit(path, bit)
         assert manifest.verify(directory, digests=False) == ["manifest.json is damaged"], f"bit {bit}"
         flip_bit(path, bit)

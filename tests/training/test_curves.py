@@ -1,0 +1,108 @@
+"""The loss curve: what is drawn is what was recorded, however little that is."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.training import curves
+from mdlm_jax.training.curves import loss_curve_png, loss_figure, smoothed
+
+
+def lines(figure) -> dict:
+    """Label -> points of every line that has one."""
+    return {str(line.get_label()).partition(",")[0]: line.get_xydata() for line in figure.axes[0].get_lines()}
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_smoothing_is_the_mean_of_the_window():
+    values = np.random.default_rng(0).standard_normal(60)
+    expected = [values[max(0, i - 3) : i + min(i, 3) + 1].mean() for i in range(60)]
+    np.testing.assert_allclose(smoothed(values), expected, rtol=1e-12)
+
+
+def test_smoothing_keeps_constants_and_the_first_point():
+    np.testing.assert_allclose(smoothed(np.full(100, 2.5)), 2.5, rtol=1e-12)
+    falling = 10.0 / np.arange(1, 201)
+    assert smoothed(falling)[0] == falling[0]
+    assert smoothed(np.array([])).shape == (0,) and smoothed(np.array([4.0])).tolist() == [4.0]
+
+
+def test_points_units_and_errors_are_those_of_the_records():
+    records = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0, "eval/loss": 1.5, "eval/loss_error": 0.25},
+               {"step": 30, "eval/loss": 1.25}]
+    factor = 1 / math.log(2)
+    axes = loss_figure(records, {"bigram": 3.5}, factor).axes[0]
+    drawn = lines(axes.figure)
+    np.testing.assert_allclose(drawn["training (smoothed)"], [[10, 2 * factor], [20, factor]])
+    (bars,) = axes.containers
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[20, 1.5 * factor], [30, 1.25 * factor]])
+    (segments,) = (collection.get_segments() for collection in bars.lines[2])
+    np.testing.assert_allclose(segments[0], [[20, 1.25 * factor], [20, 1.75 * factor]])
+    np.testing.assert_allclose(np.ptp(segments[1], axis=0), 0.0)  # no error recorded, no bar
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"training (smoothed), {factor:.3f}", f"held out (bound ± standard error), {1.25 * factor:.3f}"]
+    assert [3.5, 3.5] in [list(line.get_ydata()) for line in axes.get_lines()]
+    assert "bigram 3.50" in [text.get_text() for text in axes.texts]
+
+
+def test_every_line_is_inside_the_picture_and_spikes_are_not():
+    records = [{"step": s, "loss": 1e6 if s == 500 else 2.0 + 3 / s} for s in range(1, 1001)]
+    records[-1]["eval/loss"] = 1.9
+    low, high = loss_figure(records, {"far below": 0.5, "far above": 9.0}, 1.0).axes[0].get_ylim()
+    assert -0.5 < low < 0.5 and 9.0 < high < 10.0
+    low, high = loss_figure(records, {}, 1.0).axes[0].get_ylim()
+    assert low < 1.9 and 5.0 < high < 6.0
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [{"step": 1, "loss": 3.0}],
+        [{"step": 1, "loss": 3.0}, {"step": 2, "loss": "NaN"}, {"step": 3, "loss": "Infinity"}],
+        [{"step": 0, "eval/loss": 2.0}],
+        [{"step": 5, "eval/loss": 2.0, "eval/loss_error": "NaN"}, {"step": 5, "tokens_per_second": 4.0}],
+        [{"step": s, "loss": 2.0} for s in range(40)],
+    ],
+)
+@pytest.mark.parametrize("log_x", [False, True])
+def test_any_run_has_a_picture(records, log_x, tmp_path):
+    write(tmp_path / "metrics.jsonl", records)
+    target = tmp_path / "loss.png"
+    loss_curve_png(tmp_path, target, {"$x$ <bigram>": 3.5}, bytes_per_token=1.3, title="a $title$", log_x=log_x)
+    pixels = imread(target)
+    assert pixels.shape[:2] == (700, 1190) and np.ptp(pixels) > 0.5
+
+
+def test_a_run_without_losses_says_so():
+    texts = [text.get_text() for text in loss_figure([], {}, 1.0).axes[0].texts]
+    assert texts == ["no loss is recorded yet"]
+
+
+def test_numbers_that_are_not_finite_are_passed_over():
+    records = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": math.nan}, {"step": 3, "loss": 2.0}]
+    np.testing.assert_allclose(lines(loss_figure(records, {}, 1.0))["training (smoothed)"], [[1, 3.0], [3, 2.0]])
+
+
+def test_units_and_logarithmic_steps(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(curves, "loss_figure", lambda *arguments: calls.append(arguments) or loss_figure(*arguments))
+    path = write(tmp_path / "metrics.jsonl", [{"step": 0, "loss": 9.0}, {"step": 1, "loss": 1.0}])
+    loss_curve_png(path, tmp_path / "a.png", log_x=True)
+    loss_curve_png(path, tmp_path / "b.png", bytes_per_token=4.0)
+    found = [(len(records), factor) for records, _, factor in calls]
+    assert found == [(1, 1.0), (2, pytest.approx(1 / (4 * math.log(2))))]
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("hello\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        loss_curve_png(tmp_path, tmp_path / "loss.png")
