@@ -13,17 +13,20 @@ from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, padded_batches
 from mdlm_jax.models import api
-from mdlm_jax.models.sharding import BATCH_AXES, make_mesh
+from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
+from ._memory import keep_freed_memory
 
 
 def main(config: RunConfig, workdir: Path) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     workdir.mkdir(parents=True, exist_ok=True)
     built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(workdir))
     tokenizer = built.tokenizer
@@ -39,14 +42,15 @@ def main(config: RunConfig, workdir: Path) -> None:
     files = {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
 
     token_bytes = tokenizer.token_bytes if tokenizer.lossless else np.zeros_like  # bytes of text, where that is exact
-    bound = build_bound(network, process, config.train.head_chunk, shards)
+    bound = build_bound(config, network, process, shards)
 
     def measure(params: dict, rows: int) -> Bound:
         batch_rows = -(-min(config.train.batch_size, rows) // shards) * shards
         batches = padded_batches(built.valid, rows, batch_rows)
         end_terms = None if process.masked_only else bound.end_terms
         return held_out_bound(
-            bound.loss_at, params, batches, token_bytes, draws=config.eval.draws, end_terms=end_terms
+            bound.loss_at, params, batches, token_bytes,
+            draws=config.eval.draws, end_terms=end_terms, sharding=batch_sharding(mesh),
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, files, config.eval.every)

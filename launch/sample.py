@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig
+from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.training.checkpoints import Checkpoints
 
 from . import _cli, _help
@@ -79,22 +80,23 @@ def read_options(flags: dict) -> SampleOptions:
     """
     text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
     checkpoints, step = find_checkpoint(text)
-    config = _stored_config(checkpoints, step)
+    config, tokenizer = _stored(checkpoints, step)
     given = {name: flags[name] for name in ("num", "steps", "temperature", "top_p", "seed") if name in flags}
     try:
         sample = dataclasses.replace(config.sample, **given)
     except ConfigError as error:
         raise ConfigError(f"--{str(error).removeprefix('sample.')}") from None
-    length = flags.get("length", config.data.length)
-    if length < 2:
-        raise ConfigError(f"--length={length}: must be at least 2")
     if not 0 <= sample.seed < 2**32:
         raise ConfigError(f"--seed={sample.seed}: must lie in [0, 2^32)")
+    length, prompt = flags.get("length", config.data.length), flags.get("prompt", "")
+    if length < 2:
+        raise ConfigError(f"--length={length}: must be at least 2")
+    _check_prompt(prompt, tokenizer, length)
     picture = _writable("picture", flags.get("picture"))
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
-    return SampleOptions(checkpoints, step, config, sample, length, flags.get("prompt", ""),
-                         _writable("output", flags.get("output")), picture)
+    output = _writable("output", flags.get("output"))
+    return SampleOptions(checkpoints, step, config, sample, length, prompt, output, picture)
 
 
 def find_checkpoint(text: str) -> tuple[Path, int | None]:
@@ -112,17 +114,26 @@ def find_checkpoint(text: str) -> tuple[Path, int | None]:
                       "saved one")
 
 
-def _stored_config(checkpoints: Path, step: int | None) -> RunConfig:
-    """The configuration beside the newest step that has a readable one; whether a step is whole is seen at loading."""
+def _stored(checkpoints: Path, step: int | None) -> tuple[RunConfig, Tokenizer]:
+    """What stands beside the newest step where it can be read; whether the weights are whole is seen at loading."""
     store = Checkpoints(checkpoints)
-    steps = store.steps() if step is None else [step]
-    for candidate in reversed(steps):
-        path = store.path(candidate) / "config.json"
+    problem = None
+    for candidate in reversed(store.steps() if step is None else [step]):
+        folder = store.path(candidate)
         try:
-            return read_config(path)
+            return read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
         except ConfigError as error:
-            problem = error
+            problem = problem or error
     raise problem
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> None:
+    try:
+        tokens = len(tokenizer.encode(prompt))
+    except ValueError as error:  # oracle languages have numbers for text
+        raise ConfigError(f"--prompt: {error}") from None
+    if tokens >= length:
+        raise ConfigError(f"--prompt is {tokens} tokens long: must be shorter than --length={length}")
 
 
 def _writable(flag: str, text: str | None) -> Path | None:

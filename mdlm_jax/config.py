@@ -194,7 +194,8 @@ class TrainConfig:
                      "set train.weighting=constant")
         _require(self.optimizer in ("adamw",), "train.optimizer", self.optimizer, "choose adamw")
         _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
-        _require(0 <= self.warmup_steps, "train.warmup_steps", self.warmup_steps, "must not be negative")
+        _require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
+                 f"must lie in [0, train.steps={self.steps}]")
         _require(self.lr_schedule in ("cosine", "constant", "linear"), "train.lr_schedule", self.lr_schedule,
                  "choose cosine, constant or linear")
         for name in ("b1", "b2", "ema_decay"):

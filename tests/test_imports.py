@@ -38,7 +38,7 @@ def imported_names(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {f"{base}.{alias.name}" for alias in node.names}
     return names
 

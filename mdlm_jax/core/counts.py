@@ -59,13 +59,13 @@ def draw_counts(
         raise ValueError(f"law={law}: leaves out noise levels, so no weight makes it a bound; use constant_weight")
     eligible = noise_mask.sum(-1, dtype=jnp.int32)
     size = eligible.astype(jnp.float32)
-    count = jnp.minimum(jnp.ceil(size * law.quantile(u)).astype(jnp.int32), eligible)
+    share = law.quantile(u) * (1.0 - 2.0**-21)  # rounding must not lift a whole number of masks to the next one
+    count = jnp.minimum(jnp.ceil(size * share).astype(jnp.int32), eligible)
     masked = noise_mask & (_ranks(keys, noise_mask, complementary) < count[:, None])
     if constant_weight:
         return CountDraw(masked, count, eligible, (count > 0).astype(jnp.float32))
     number, size = jnp.maximum(count, 1).astype(jnp.float32), jnp.maximum(size, 1.0)
-    probability = law.cdf(number / size) - law.cdf((number - 1.0) / size)
-    weight = jnp.where(count > 0, 1.0 / (number * probability), 0.0)
+    weight = jnp.where(count > 0, 1.0 / (number * law.bin_probability(number, size)), 0.0)
     return CountDraw(masked, count, eligible, weight)
 
 
@@ -83,7 +83,7 @@ def _ranks(keys: jax.Array, noise_mask: jax.Array, complementary: bool) -> jax.A
 
 
 def time_given_count(keys: jax.Array, draw: CountDraw, schedule: Schedule) -> jax.Array:
-    """A time for a time-conditioned denoiser, [B]: 1 - alpha(t) ~ Beta(n, L_i - n + 1), the law of the level given n."""
+    """Times for a time-conditioned denoiser, [B]: 1 - alpha(t) ~ Beta(n, L_i - n + 1), the law of the level given n."""
     number = jnp.maximum(draw.count, 1).astype(jnp.float32)
     size = jnp.maximum(draw.eligible, 1).astype(jnp.float32)
     level = jax.vmap(jax.random.beta)(keys, number, size - number + 1.0)

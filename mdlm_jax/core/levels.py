@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from mdlm_jax.core.keys import row_keys
 
 COUPLINGS = ("iid", "stratified", "antithetic")
+_BELOW_ONE = 1.0 - 2.0**-24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Uniform:
     def density(self, level):
         return jnp.full_like(level, 1.0 / (self.high - self.low))
 
-    def cdf(self, level):
-        return jnp.clip((level - self.low) / (self.high - self.low), 0.0, 1.0)
+    def bin_probability(self, number, size):
+        """P((number - 1) / size < level <= number / size) for whole numbers in floats, without cancellation."""
+        part = jnp.minimum(number, size * self.high) - jnp.maximum(number - 1.0, size * self.low)
+        return jnp.maximum(part, 0.0) / (size * (self.high - self.low))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,13 @@ class Cosine:
     def density(self, level):
         return 2.0 / (jnp.pi * jnp.sqrt(jnp.maximum(1.0 - level**2, jnp.finfo(level.dtype).tiny)))
 
-    def cdf(self, level):
-        return 2.0 / jnp.pi * jnp.arcsin(jnp.clip(level, 0.0, 1.0))
+    def bin_probability(self, number, size):
+        """As for `Uniform`: 2 / pi (arcsin a - arcsin b) with sin(A - B) = (a^2 - b^2) / (a cos B + b cos A)."""
+        before = number - 1.0
+        cos_a = jnp.sqrt((size - number) * (size + number)) / size
+        cos_b = jnp.sqrt((size - before) * (size + before)) / size
+        sine = (2.0 * number - 1.0) / size / (number * cos_b + before * cos_a)
+        return 2.0 / jnp.pi * jnp.arcsin(jnp.minimum(sine, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +127,15 @@ def unit_levels(key: jax.Array, total_rows: int, coupling: str, rows: jax.Array 
         raise ValueError(f"coupling={coupling!r}: choose one of {', '.join(COUPLINGS)}")
     if coupling != "antithetic":
         own = jax.vmap(_open_unit)(row_keys(key, rows))
-        return own if coupling == "iid" else (rows + own) / total_rows
+        return own if coupling == "iid" else jnp.minimum((rows + own) / total_rows, _BELOW_ONE)
     if rows.shape[0] % 2 or total_rows % 2:
         raise ValueError(f"{rows.shape[0]} of {total_rows} rows: antithetic levels come in pairs, so both must be even")
     pairs = rows[::2] // 2
     keys = row_keys(key, pairs)
     low = (pairs + jax.vmap(_open_unit)(keys)) / total_rows  # in (0, 1/2), one stratum a pair
+    high = jnp.minimum(1.0 - low, _BELOW_ONE)  # a multiple of 2^-24, so 1 - high is exact
     flip = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, 1)))(keys)
-    first = jnp.where(flip, 1.0 - low, low)
+    first = jnp.where(flip, high, 1.0 - high)
     return jnp.stack([first, 1.0 - first], axis=1).reshape(rows.shape[0])
 
 

@@ -136,17 +136,20 @@ def _offset(process: Process, masses: Masses) -> jax.Array:
 
 def _excess(log_r: jax.Array) -> jax.Array:
     """R - log R - 1 from log R >= 0: exp(d) - 1 - d, by its series where the difference would cancel."""
-    small = jnp.abs(log_r) < 1e-2
-    series = 0.5 * log_r**2 * (1.0 + log_r / 3.0 * (1.0 + log_r / 4.0 * (1.0 + log_r / 5.0)))
+    small = log_r < 0.5
+    series = 1.0
+    for n in range(12, 2, -1):
+        series = 1.0 + log_r / n * series
     large = jnp.where(small, 1.0, log_r)
-    return jnp.where(small, series, jnp.expm1(large) - large)
+    return jnp.where(small, 0.5 * log_r**2 * series, jnp.expm1(large) - large)
 
 
 def _excess_of_log_odds(y: jax.Array) -> jax.Array:
-    """R - log R - 1 for R = sigmoid(-y): softplus(y) - sigmoid(y), by its series where e^y is small."""
-    odds = jnp.exp(jnp.minimum(y, 0.0))
-    small = odds < 1e-2
-    # softplus - sigmoid = sum_{n>=2} (-1)^n (1 - 1/n) e^{ny}
-    series = odds**2 * (1 / 2 - odds * (2 / 3 - odds * (3 / 4 - odds * (4 / 5 - odds * 5 / 6))))
+    """R - log R - 1 for R = sigmoid(-y): softplus(y) - sigmoid(y) = -log(1 - p) - p with p = sigmoid(y), by series."""
+    p = jax.nn.sigmoid(y)
+    small = p < 0.2
+    series = 0.0
+    for n in range(18, 1, -1):
+        series = 1.0 / n + p * series
     large = jnp.where(small, 0.0, y)
-    return jnp.where(small, series, jax.nn.softplus(large) - jax.nn.sigmoid(large))
+    return jnp.where(small, p**2 * series, jax.nn.softplus(large) - jax.nn.sigmoid(large))

@@ -98,13 +98,13 @@ class Process:
 
     def masses(self, t: jax.Array) -> Masses:
         """Shares kept, uniform and masked at time ``t`` [B] or [B, L]."""
-        t = _per_position(t)
+        t = per_position(t)
         noise = self.schedule.complement(t)
         return Masses(self.schedule.alpha(t), self.mixing * noise, (1.0 - self.mixing) * noise)
 
     def transition(self, s: jax.Array, t: jax.Array) -> Masses:
         """Shares between ``s`` and ``t`` (s <= t) for a token that is given at time s."""
-        s, t = _per_position(s), _per_position(t)
+        s, t = per_position(s), per_position(t)
         alpha_s = self.schedule.alpha(s)
         noise = self.schedule.drop(s, t) / alpha_s
         return Masses(self.schedule.alpha(t) / alpha_s, self.mixing * noise, (1.0 - self.mixing) * noise)
@@ -115,7 +115,7 @@ class Process:
         The jump rates are lim transition(t - dt, t) / dt = u' - (a'/a) u and likewise for m. Times a they stay finite
         where a vanishes; in the stationary case they are mixing * rate(t) and (1 - mixing) * rate(t).
         """
-        rate = self.schedule.rate(_per_position(t))
+        rate = self.schedule.rate(per_position(t))
         return Inflow(self.mixing * rate, (1.0 - self.mixing) * rate)
 
     def noise_mass(self, masses: Masses | Inflow, tokens: jax.Array) -> jax.Array:
@@ -248,7 +248,7 @@ class Process:
         return jnp.where(replace, sample, tokens)
 
 
-def _per_position(t: jax.Array) -> jax.Array:
+def per_position(t: jax.Array) -> jax.Array:
     """[B] -> [B, 1]; [B, L] stays."""
     t = jnp.asarray(t)
     if t.ndim not in (1, 2):

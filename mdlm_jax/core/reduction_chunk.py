@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.linear import outer
 from mdlm_jax.core.prediction import Head
 
 
@@ -131,6 +132,6 @@ def pull_back(head: Head, hidden: jax.Array, grad_logits: jax.Array):
         return Head(None, grad_bias), grad_logits
     narrow = grad_logits.astype(hidden.dtype)
     kernel = head.kernel.astype(hidden.dtype)
-    grad_kernel = jnp.einsum("bld,blv->dv", hidden, narrow, preferred_element_type=wide)
+    grad_kernel = outer(hidden, narrow)
     grad_hidden = jnp.einsum("blv,dv->bld", narrow, kernel, preferred_element_type=wide)
     return Head(grad_kernel, grad_bias), grad_hidden

@@ -6,6 +6,7 @@ coded one by one, document ends included, so nats / (bytes ln 2) bounds the bits
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdlm_jax.core import levels
+from mdlm_jax.core.keys import row_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,41 +52,51 @@ def held_out_bound(
     draws: int,
     seed: int = 0,
     end_terms: Callable | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
 ) -> Bound:
     """Estimates the bound.
 
     Args:
-      loss_at: ``(params, batch, key, rows, u) -> LossParts``, an objective's ``loss_at`` whose weights make it a bound.
+      loss_at: ``(params, batch, key, rows, u) -> LossParts``, an objective's ``loss_at`` whose weights make it a bound;
+        hashable, since the measurement is compiled for it. Rows 2i, 2i+1 have antithetic levels if ``draws`` is even.
       params: the weights.
       batches: iterable of (batch, valid_rows): batches of equal shape, of which the first ``valid_rows`` rows count
         (`padded_batches`).
       token_bytes: ids -> bytes of text each stands for.
       draws: noise levels a row, stratified in it.
       end_terms: ``(params, batch, key, rows) -> LossParts``, what loss_at leaves out; None where that is nothing.
+      sharding: of the rows over the devices; None: each computes everything.
     """
-
-    def measure(params, batch, key):
-        rows = batch["tokens"].shape[0]
-        repeated = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), batch)
-        index = jnp.arange(rows * draws)
-        coupling = "antithetic" if draws % 2 == 0 else "stratified"
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(rows))
-        u = jax.vmap(lambda k: levels.unit_levels(k, draws, coupling))(keys).reshape(-1)
-        parts = [loss_at(params, repeated, key, index, u)]
-        if end_terms is not None:
-            parts.append(end_terms(params, repeated, jax.random.fold_in(key, 2), index))
-        terms = {n: t.sum(-1).reshape(rows, draws).mean(-1) for p in parts for n, t in p.terms.items()}
-        return terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
-
-    measure = jax.jit(measure)
     per_row, counts, text_bytes = [], [], 0
     for number, (batch, valid) in enumerate(batches):
-        terms, counted = jax.device_get(measure(params, batch, jax.random.fold_in(jax.random.key(seed), number)))
+        placed = batch if sharding is None else jax.device_put(batch, sharding)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        terms, counted = jax.device_get(_measure(loss_at, end_terms, draws, sharding, params, placed, key))
         per_row.append({name: values[:valid].astype(np.float64) for name, values in terms.items()})
         counts.append(counted[:valid].sum(-1))
         text_bytes += int((token_bytes(np.asarray(batch["tokens"])[:valid]) * counted[:valid]).sum())
     terms = {name: np.concatenate([row[name] for row in per_row]) for name in per_row[0]}
     return _summary(terms, np.concatenate(counts), text_bytes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _measure(loss_at, end_terms, draws, sharding, params, batch, key):
+    """Nats of each row, {term: [B]} averaged over the draws, and which of its tokens count, [B, L]."""
+    rows = batch["tokens"].shape[0]
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), batch)
+    index = jnp.arange(rows * draws)
+    level_key, noise_key, end_key = jax.random.split(key, 3)
+    coupling = "antithetic" if draws % 2 == 0 else "stratified"
+    u = jax.vmap(lambda k: levels.unit_levels(k, draws, coupling))(row_keys(level_key, jnp.arange(rows))).reshape(-1)
+    parts = [loss_at(params, repeated, noise_key, index, u)]
+    if end_terms is not None:
+        parts.append(end_terms(params, repeated, end_key, index))
+    terms = {n: t.sum(-1).reshape(rows, draws).mean(-1) for p in parts for n, t in p.terms.items()}
+    results = terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
+    if sharding is None:
+        return results
+    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.lax.with_sharding_constraint(results, whole)  # every process reads all rows
 
 
 def padded_batches(pipeline, rows: int, batch_rows: int):

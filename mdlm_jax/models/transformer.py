@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.linear import project
 from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.models.attention import attend
 from mdlm_jax.models.config import TransformerConfig
 
 
@@ -63,11 +65,16 @@ class Attention(nn.Module):
         v = _weight(self, "value", (d, c.kv_heads, h), ("embed", "kv_heads", "head_dim"), _fan_in(d))
         out_scale = (2 * c.layers) ** -0.5
         out = _weight(self, "out", (c.heads, h, d), ("heads", "head_dim", "embed"), _fan_in(d, out_scale))
-        query = rotate(jnp.einsum("bld,dnh->blnh", x, q.astype(x.dtype)), tables)
-        key = rotate(jnp.einsum("bld,dkh->blkh", x, k.astype(x.dtype)), tables)
-        value = jnp.einsum("bld,dkh->blkh", x, v.astype(x.dtype))
-        context = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
-        return jnp.einsum("blnh,nhd->bld", context, out.astype(x.dtype))
+        query, key, value = (_to_heads(x, weight) for weight in (q, k, v))
+        query, key = rotate(query, tables), rotate(key, tables)
+        context = attend(query, key, value, mask)
+        return project(context.reshape(*x.shape[:2], c.heads * h), out.reshape(c.heads * h, d))
+
+
+def _to_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """[B, L, D], [D, N, H] -> [B, L, N, H]."""
+    d, heads, h = weight.shape
+    return project(x, weight.reshape(d, heads * h)).reshape(*x.shape[:2], heads, h)
 
 
 class FeedForward(nn.Module):
@@ -81,8 +88,7 @@ class FeedForward(nn.Module):
         gate = _weight(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), _fan_in(c.d_model))
         up = _weight(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), _fan_in(c.d_model))
         down = _weight(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), _fan_in(c.d_ff, (2 * c.layers) ** -0.5))
-        hidden = jax.nn.silu(x @ gate.astype(x.dtype)) * (x @ up.astype(x.dtype))
-        return hidden @ down.astype(x.dtype)
+        return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
 
 
 class Modulation(nn.Module):

@@ -41,10 +41,10 @@ class Ancestral:
         rows = canvas.row_ids.shape
         t = jnp.broadcast_to(self.time(step, steps), rows)
         s = jnp.broadcast_to(self.time(step + 1, steps), rows)
-        step_key = jax.random.fold_in(key, step)
+        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
         drawn = draws.draw(
             prediction,
-            _keys(step_key, canvas.row_ids, 1),
+            _keys(step_key, canvas.row_ids, 0),
             suppress=self.process.mask_id,
             current=None if self.process.masked_only else canvas.tokens,
             temperature=self.temperature,
@@ -55,7 +55,7 @@ class Ancestral:
             "current_log_prob": drawn.current_log_prob,
             "noise_mask": canvas.editable,
         }
-        keys = _keys(step_key, canvas.row_ids, 2)
+        keys = _keys(step_key, canvas.row_ids, 1)
         tokens = jax.lax.cond(
             step + 1 == steps,
             lambda: self.process.final_step(keys, canvas.tokens, t, **move),

@@ -1,5 +1,7 @@
 """From a `RunConfig` to process, network and objective."""
 
+import dataclasses
+
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec
 from mdlm_jax.core import levels, schedules
 from mdlm_jax.core.process import Process
@@ -64,10 +66,23 @@ def build_objective(
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
 
 
-def build_bound(network: TransformerConfig, process: Process, head_budget: int, data_shards: int) -> Objective:
-    """The objective whose value is a true bound: counts for the masked process, else continuous time (and end terms)."""
-    shared = {"network": network, "process": process, "head_budget": head_budget, "data_shards": data_shards}
-    return CountObjective(**shared) if process.masked_only else ContinuousObjective(**shared)
+def build_bound(
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+) -> CountObjective | ContinuousObjective:
+    """The objective whose value is a true bound: counts for the masked process, else continuous time (and end terms).
+
+    Dropout is off, and the levels are uniform, whatever the training used. ``eval.draws`` decides about half-size
+    heads: an odd number of draws a row makes no pairs.
+    """
+    shared = {
+        "network": dataclasses.replace(network, dropout=0.0),
+        "process": process,
+        "head_budget": config.train.head_chunk,
+        "data_shards": data_shards,
+    }
+    if process.masked_only:
+        return CountObjective(**shared, half_head=config.eval.draws % 2 == 0)
+    return ContinuousObjective(**shared)
 
 
 def _rows_per_device(config: RunConfig, data_shards: int) -> int:

@@ -53,7 +53,7 @@ def _best_rate(size: int, dtype: str, accumulator: str | None, device: jax.Devic
 
 
 def _burst_seconds(multiply, matrix: jax.Array, count: int) -> float:
-    """Each product needs the one before: otherwise some run side by side, and the last may be ready before others."""
+    """Each product needs the one before, as a model's layers do, so all are done when the last is."""
     product = matrix
     begin = time.perf_counter()
     for _ in range(count):

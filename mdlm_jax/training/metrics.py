@@ -1,4 +1,4 @@
-"""The numbers of a run as it goes: ``metrics.jsonl`` (one record a step) and TensorBoard files beside it.
+"""The numbers of a run as it goes: ``metrics.jsonl`` (one record a line) and TensorBoard files beside it.
 
 A run that was killed and resumed leaves the same records as one that was not: what the killed run wrote beyond the
 checkpoint is removed before the resumed run writes it again.

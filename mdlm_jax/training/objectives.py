@@ -1,8 +1,8 @@
 """Objectives: from clean rows and a key to `LossParts`.
 
 An objective draws the noise level and the noise, runs the network and reduces its prediction to nats per token. It is a
-frozen dataclass; parameters come in as a tree, so one trainer runs them all. All randomness belongs to (key, row index):
-microbatches, hosts and restarts change nothing.
+frozen dataclass; parameters come in as a tree, so one trainer runs them all. All noise belongs to (key, row index):
+microbatches, hosts and restarts change nothing. (Dropout belongs to the key and the microbatch.)
 """
 
 import abc
@@ -20,7 +20,7 @@ from mdlm_jax.core.reduction import Reduced, chunk_length, reduce
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 
-_LEVEL, _NOISE, _TIME, _DROPOUT = range(4)  # streams folded into the step's key
+_LEVEL, _NOISE, _TIME, _DROPOUT, _SECOND = range(5)  # streams folded into the step's key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class CountObjective(Objective):
         prediction = self._denoise(trainable, batch, noisy, time, key, rows)
         log_prob = self._target_log_prob(prediction, tokens, draw.masked)
         loss = jnp.where(draw.masked, -draw.weight[:, None] * log_prob, 0.0)
-        return LossParts.of(batch["loss_mask"], diffusion=loss)
+        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=loss)
 
     def _target_log_prob(self, prediction, tokens, masked):
         if not self.half_head:
@@ -182,7 +182,7 @@ class DiscreteObjective(Objective):
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, s, tokens.shape)
         )
         kl = losses.kl_step(self.process, reduced, tokens, noisy, s, t)
-        probability = self.law.cdf(t) - self.law.cdf(s)
+        probability = self.law.bin_probability(step, float(self.num_steps))
         return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=kl / probability[:, None])
 
 
@@ -200,7 +200,8 @@ class GenMD4Objective(Objective):
     def loss_at(self, trainable, batch, key, rows, u):
         tokens, noise_mask = batch["tokens"], batch["noise_mask"]
         powers = self.schedule.powers(trainable["schedule"])
-        t, _ = levels.times(self.law, u, self.schedule.time_min)
+        scored = batch["loss_mask"] & noise_mask
+        t, weight = levels.times(self.law, u, self.schedule.time_min)
         keys = self._noise_keys(key, rows)
         per_token, per_row, log_q = [], [], []
         for draw in range(2):
@@ -208,14 +209,15 @@ class GenMD4Objective(Objective):
             frozen_powers = jax.lax.stop_gradient(powers)
             noisy = self.schedule.corrupt(own, frozen_powers, tokens, t, self.process.mask_id, noise_mask)
             masked = (noisy == self.process.mask_id) & noise_mask
-            prediction = self._denoise(trainable, batch, noisy, t, jax.random.fold_in(key, draw), rows)
+            own_key = jax.random.fold_in(key, _SECOND) if draw else key
+            prediction = self._denoise(trainable, batch, noisy, t, own_key, rows)
             reduced = self._reduce(prediction, target=tokens, values=powers)
-            loss = self.schedule.nelbo_rate(powers, reduced, tokens, masked, t) * (1.0 - self.schedule.time_min)
-            per_token.append(jnp.where(batch["loss_mask"], loss, 0.0))
+            loss = weight[:, None] * self.schedule.nelbo_rate(powers, reduced, tokens, masked, t)
+            per_token.append(jnp.where(scored, loss, 0.0))
             per_row.append(per_token[-1].sum(-1))
             log_q.append(self.schedule.log_prob(powers, tokens, masked, t, noise_mask))
         return LossParts.of(
-            batch["loss_mask"],
+            scored,
             surrogate=genmd4.rloo_surrogate(*per_row, *log_q).sum(),
             diffusion=0.5 * (per_token[0] + per_token[1]),
             reconstruction=self.schedule.reconstruction(powers, tokens),

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mdlm_jax.config import TrainConfig
+from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.data.pipeline import Pipeline, prefetch
 from mdlm_jax.models.sharding import batch_sharding
 from mdlm_jax.training import schedules
@@ -29,7 +29,7 @@ Evaluate = Callable[[dict], Mapping[str, float]]  # parameters -> numbers for th
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss or its gradient became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Trainer:
                 _, batch = next(batches)
                 state, numbers = step_function(state, self._to_devices(batch))
                 log.add(numbers)
-                if step % self.train.log_every == 0 or step == self.train.steps:
+                saves = step % self.train.checkpoint_every == 0 or step == self.train.steps
+                if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
                     record = log.close(step)
                     metrics.write(step, **record)
                     progress.update(step, loss=record["loss"], tokens_per_s=record["tokens_per_second"])
@@ -76,7 +77,7 @@ class Trainer:
                     log.pause()
                     metrics.write(step, **evaluate(averaged(state)))
                     log.resume()
-                if step % self.train.checkpoint_every == 0 or step == self.train.steps:
+                if saves:
                     log.pause()
                     self._save(checkpoints, state, step)
                     log.resume()
@@ -86,9 +87,27 @@ class Trainer:
         use_ema = self.train.ema_decay > 0
         restored = checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
         if restored is None:
+            self._refuse_damaged(checkpoints)
             return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+        stored = restored.meta["data"]["fingerprint"]
+        if stored != self.pipeline.fingerprint:
+            raise ConfigError(
+                f"{restored.path}: was trained on other data (fingerprint {stored[:12]}, now "
+                f"{self.pipeline.fingerprint[:12]}); restore the data, or choose another --workdir"
+            )
+        for step, reason in restored.passed_over:
+            print(f"checkpoint {step} is passed over: {reason}", flush=True)
         print(f"resuming from step {restored.step} ({restored.path})", flush=True)
         return restored.tree
+
+    def _refuse_damaged(self, checkpoints: Checkpoints) -> None:
+        """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
+        if checkpoints.passed_over:
+            step, reason = checkpoints.passed_over[0]
+            raise ConfigError(
+                f"{checkpoints.directory}: no step is whole (step {step}: {reason}); restore one from a copy, or choose "
+                "another --workdir"
+            )
 
     def _save(self, checkpoints: Checkpoints, state: TrainState, step: int) -> None:
         meta = {"data": {"next_step": step, "fingerprint": self.pipeline.fingerprint}}
@@ -121,7 +140,8 @@ class _Window:
         head = trainer.objective.head_positions(rows, length)
         self._tokens = rows * length
         self._flops = trainer.objective.network.train_flops(self._tokens, length, head)
-        self._ceiling = ceiling * jax.device_count()
+        shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
+        self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
         self._pending: list[dict] = []
         self._compiled = False
@@ -148,11 +168,13 @@ class _Window:
         fetched = jax.device_get(self._pending)
         self.pause()
         losses = np.array([float(numbers["totals"].mean()) for numbers in fetched])
-        if not np.isfinite(losses).all():
-            bad = step - len(losses) + 1 + int(np.flatnonzero(~np.isfinite(losses))[0])
+        gradients = np.array([float(numbers["grad_norm"]) for numbers in fetched])
+        broken = ~(np.isfinite(losses) & np.isfinite(gradients))
+        if broken.any():
+            bad = step - len(losses) + 1 + int(np.flatnonzero(broken)[0])
             raise NonFiniteLoss(
-                f"the loss is not finite at step {bad}; lower train.learning_rate, or lengthen train.warmup_steps, and "
-                "run the same command again: it resumes from the last checkpoint"
+                f"the loss or its gradient is not finite at step {bad}; lower train.learning_rate, or lengthen "
+                "train.warmup_steps, and run the same command again: it resumes from the last checkpoint"
             )
         totals = sum((numbers["totals"] for numbers in fetched[1:]), fetched[0]["totals"])
         record = {"loss": float(totals.mean())}

@@ -41,14 +41,15 @@ def chi2_p_value(counts, probs):
 
 
 def draws_from(log_probs, keys):
-    """One exact draw a key from the same law."""
-    return jax.vmap(categorical, (0, None))(keys, jnp.asarray(log_probs, jnp.float32))
+    """One exact draw a key from the same law, in batches that bound the memory."""
+    logits = jnp.asarray(log_probs, jnp.float32)
+    return jax.lax.map(lambda key: categorical(key, logits), keys, batch_size=2**13)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def chain(key, log_probs, steps, chains):
-    """Runs the factorised reverse step. Returns tokens [chains], the share still masked before each step, and the
-    largest number lifted in a step beside the room there was for them."""
+    """Runs the factorised reverse step. Returns tokens [chains], the number of masks before each step, and whether
+    the masks lifted in each step had room."""
     room = int(chains / steps + 7 * np.sqrt(chains / steps))
 
     def step(tokens, remaining):
@@ -67,7 +68,8 @@ def chain(key, log_probs, steps, chains):
 @functools.cache
 def run_chain(prediction, steps, chains):
     """Tokens and how many chains are masked at t = 1/2."""
-    tokens, masked, fitted = chain(jax.random.key(steps), np.log(PREDICTIONS[prediction]), steps, chains)
+    key = jax.random.fold_in(jax.random.key(steps), list(PREDICTIONS).index(prediction))
+    tokens, masked, fitted = chain(key, np.log(PREDICTIONS[prediction]), steps, chains)
     assert fitted
     tokens = np.asarray(tokens)
     assert tokens.min() >= 0 and tokens.max() < V

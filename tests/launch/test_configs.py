@@ -28,9 +28,9 @@ def test_ours_are_found_from_any_folder(text, tmp_path, monkeypatch):
 def test_a_file_of_the_users_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
-    write(tmp_path / "configs", GOOD + "    config.train.steps = 7\n    return config\n", "quickstart.py")
-    assert _configs.load("configs/quickstart.py", {}).train.steps == 7
-    assert _configs.load("quickstart", {}).train.steps != 7
+    write(tmp_path / "configs", GOOD + "    config.train.steps = 700\n    return config\n", "quickstart.py")
+    assert _configs.load("configs/quickstart.py", {}).train.steps == 700
+    assert _configs.load("quickstart", {}).train.steps != 700
 
 
 @pytest.mark.parametrize("name", list(_configs.shipped()))
@@ -59,9 +59,9 @@ def test_overrides_reach_values_that_refer_to_them(tmp_path):
 def test_a_config_need_not_fill_every_section(tmp_path):
     path = write(
         tmp_path,
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'train': {'steps': 3}})\n",
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'train': {'steps': 300}})\n",
     )
-    assert _configs.load(path, {"process.eps": 0.01}) == freeze({"train": {"steps": 3}, "process": {"eps": 0.01}})
+    assert _configs.load(path, {"process.eps": 0.01}) == freeze({"train": {"steps": 300}, "process": {"eps": 0.01}})
 
 
 def test_loading_leaves_no_bytecode(tmp_path):

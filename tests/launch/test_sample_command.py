@@ -8,6 +8,7 @@ import pytest
 import launch
 from launch import sample
 from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer
 from tests.launch.commands import HEAVY, assert_refused, run, snapshot
 
 MODULE = "launch.sample"
@@ -22,6 +23,7 @@ def workdir(tmp_path):
         folder = tmp_path / "run" / "checkpoints" / f"{step:08d}"
         (folder / "state").mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config) if step < 20 else "{")
+        ByteTokenizer().save(folder / "tokenizer.json")
     (tmp_path / "run" / "checkpoints" / "00000030.unfinished").mkdir()
     return tmp_path / "run"
 
@@ -76,6 +78,13 @@ def test_a_named_step_with_a_damaged_config_is_not_replaced_by_another(workdir):
         options(workdir / "checkpoints" / "00000020")
 
 
+def test_a_language_is_prompted_with_numbers(workdir):
+    LanguageTokenizer(8).save(workdir / "checkpoints" / "00000010" / "tokenizer.json")
+    assert options(workdir, prompt="3 1 4").prompt == "3 1 4"
+    with pytest.raises(ConfigError, match="--prompt: a language's tokens are written as numbers"):
+        options(workdir, prompt="def")
+
+
 def test_help(tmp_path):
     result = run(MODULE, "--help", cwd=tmp_path)
     assert (result.status, result.err) == (0, "") and not result.imported.intersection(HEAVY)
@@ -99,6 +108,7 @@ def test_help(tmp_path):
         (["--checkpoint=run", "--top_p=1.1"], ["--top_p=1.1"]),
         (["--checkpoint=run", "--seed=-1"], ["--seed=-1", "2^32"]),
         (["--checkpoint=run", "--length=1"], ["--length=1", "at least 2"]),
+        (["--checkpoint=run", "--length=4", "--prompt=déf"], ["--prompt is 4 tokens long", "--length=4"]),
         (["--checkpoint=run", "--picture=a.gif"], ["a.gif", ".html or .png"]),
         (["--checkpoint=run", "--picture=gone/a.png"], ["gone/a.png", "no folder gone"]),
         (["--checkpoint=run", "--output=run"], ["--output=run", "not a file name"]),

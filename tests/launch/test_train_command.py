@@ -15,6 +15,7 @@ from mdlm_jax.config import RunConfig, to_dict
 from tests.launch.commands import HEAVY, assert_refused, command, environment, outcome, run, snapshot
 
 MODULE = "launch.train"
+START = ["--config=quickstart", "--workdir=new"]
 
 
 def test_help_is_quick_and_complete(tmp_path):
@@ -39,7 +40,7 @@ def test_dry_run_prints_what_would_run(tmp_path):
     result = run(
         MODULE,
         "--config.train.steps",
-        "7",
+        "700",
         "--config=quickstart",
         "--config.process.mixing=0.1",
         "--dry_run",
@@ -47,7 +48,7 @@ def test_dry_run_prints_what_would_run(tmp_path):
     )
     assert (result.status, result.err) == (0, "") and snapshot(tmp_path) == {}
     printed = json.loads(result.out)
-    assert printed["train"]["steps"] == 7 and printed["process"]["mixing"] == 0.1
+    assert printed["train"]["steps"] == 700 and printed["process"]["mixing"] == 0.1
     assert {name: set(section) for name, section in printed.items()} == {
         name: set(section) for name, section in to_dict(RunConfig()).items()
     }
@@ -62,26 +63,20 @@ def test_dry_run_prints_what_would_run(tmp_path):
         (["--config=quickstart", "--workdir="], ["--workdir is missing"]),
         (["--config=quikstart", "--workdir=new"], ["quikstart", "no such file", "did you mean quickstart?"]),
         (["--config=bad.py", "--workdir=new"], ["bad.py:1: NameError"]),
-        (["--config=quickstart", "--workdir=new", "--config.train.stepz=3"], ["did you mean --config.train.steps?"]),
-        (["--config=quickstart", "--workdir=new", "--config.trian.clip_norm=3"], ["no such section", "clip_norm?"]),
-        (["--config=quickstart", "--workdir=new", "--config.train.steps=many"], ["=many", "a whole number"]),
-        (["--config=quickstart", "--workdir=new", "--config.train.steps=-1"], ["train.steps=-1", "must be positive"]),
-        (["--config=quickstart", "--workdir=new", "--config.process.mixing=1.5"], ["process.mixing=1.5", "[0, 1]"]),
-        (["--config=quickstart", "--workdir=new", "--config.process.mixing=nan"], ["process.mixing=nan"]),
-        (["--config=quickstart", "--workdir=new", "--config.model.heads=7"], ["model.heads=7", "must divide"]),
-        (["--config=quickstart", "--workdir=new", "--config.data.source=gone.txt"], ["gone.txt", "no such file"]),
-        (["--config=quickstart", "--workdir=new", "--config.data.tokenizer=gone.json"], ["gone.json", "not a file"]),
-        (["--config=quickstart", "--workdir=new", "--config.data.source=language:klingon"], ["klingon", "hmm"]),
+        ([*START, "--config.train.stepz=3"], ["did you mean --config.train.steps?"]),
+        ([*START, "--config.trian.clip_norm=3"], ["no such section", "clip_norm?"]),
+        ([*START, "--config.train.steps=many"], ["=many", "a whole number"]),
+        ([*START, "--config.train.steps=-1"], ["train.steps=-1", "must be positive"]),
+        ([*START, "--config.process.mixing=1.5"], ["process.mixing=1.5", "[0, 1]"]),
+        ([*START, "--config.process.mixing=nan"], ["process.mixing=nan"]),
+        ([*START, "--config.model.heads=999"], ["model.heads=999", "must divide"]),
+        ([*START, "--config.data.source=gone.txt"], ["gone.txt", "no such file"]),
+        ([*START, "--config.data.tokenizer=gone.json"], ["gone.json", "not a file"]),
         (
-            [
-                "--config=quickstart",
-                "--workdir=new",
-                "--config.data.source=language:copy",
-                "--config.data.length=2",
-                "--config.data.tokenizer=bpe:5",
-            ],
-            ["data.tokenizer='bpe:5'"],
+            [*START, "--config.data.source=language:klingon", "--config.data.tokenizer=byte"],
+            ["klingon", "hmm"],
         ),
+        ([*START, "--config.data.tokenizer=bpe:5"], ["data.tokenizer='bpe:5'", "bpe:4096"]),
         (["--config=quickstart", "--workdir=bad.py"], ["bad.py is not a folder"]),
         (["--config=quickstart", "--workdir=used"], ["holds another run", "model.layers is 99 there"]),
         (["--config=quickstart", "--wrokdir=new"], ["did you mean --workdir?"]),
@@ -104,8 +99,7 @@ def test_a_missing_tfds_data_dir_is_one_line(tmp_path):
     """tfds itself must be imported to know; jax and TensorFlow need not."""
     result = run(
         MODULE,
-        "--config=quickstart",
-        "--workdir=new",
+        *START,
         "--config.data.source=tfds:lm1b",
         f"--config.data.data_dir={tmp_path}",
         cwd=tmp_path,
@@ -158,8 +152,8 @@ def test_the_run_receives_config_and_workdir(tmp_path, monkeypatch):
             self.calls.append(arguments)
 
     monkeypatch.setattr(launch, "run_train", Recorder(), raising=False)
-    arguments = ["--config=quickstart", f"--workdir={tmp_path}/new", "--config.train.steps=3"]
+    arguments = ["--config=quickstart", f"--workdir={tmp_path}/new", "--config.train.steps=300"]
     assert train.main(arguments) == 0
     ((config, workdir),) = Recorder.calls
-    assert isinstance(config, RunConfig) and config.train.steps == 3
+    assert isinstance(config, RunConfig) and config.train.steps == 300
     assert workdir == tmp_path / "new" and not workdir.exists()

@@ -73,7 +73,7 @@ def test_the_same_run_may_go_on(used, config):
             ],
         ),
         (changed(data_source="a.txt"), ["data.source is 'stdlib' there and 'a.txt' here"]),
-        (changed(train_steps=5, train_seed=1), ["train.steps is 1000 there and 5 here", "train.seed is 0 there"]),
+        (changed(train_steps=500, train_seed=1), ["train.steps is 1000 there and 500 here", "train.seed is 0 there"]),
         (
             changed(
                 model_layers=1, model_d_model=64, model_heads=2, data_length=9, data_seed=3, train_seed=1, train_b1=0.5

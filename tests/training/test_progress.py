@@ -48,10 +48,10 @@ def test_time_left_is_what_the_rate_since_the_first_update_gives(clock):
     clock.now += 60.0  # compilation and the first step
     progress.update(401, loss=2.0)
     clock.now += 30.0
-    progress.update(461, loss=np.float32(1 / 3), rate=jnp.float32(2.5), speed=98765.4, n=12345)
+    progress.update(461, loss=np.float32(1 / 3), rate=jnp.float32(2.5), speed=98765.4, n=123)
     assert lines(file) == [
         "train: 401/1000 steps (40%), elapsed 01:00, loss=2",
-        "train: 461/1000 steps (46%), elapsed 01:30, left 04:29, 2 step/s, loss=0.3333, rate=2.5, speed=98,765, n=12345",
+        "train: 461/1000 steps (46%), elapsed 01:30, left 04:29, 2 step/s, loss=0.3333, rate=2.5, speed=98,765, n=123",
     ]  # 539 steps are left at 2 a second
 
 
