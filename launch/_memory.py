@@ -1,7 +1,7 @@
 """Keeps freed memory in the process, which spares a CPU run a quarter of its time.
 
-XLA:CPU takes the scratch space of a step from malloc and gives it back after the step. glibc returns blocks of that size
-to the kernel, so every step would fault all its pages in again.
+XLA:CPU takes the scratch space of a step from malloc and frees it after the step. glibc returns blocks of that size to
+the kernel, so every step would fault all its pages in again.
 """
 
 import ctypes

@@ -41,8 +41,12 @@ def check_workdir(text: str, config: RunConfig) -> Path:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration in a run's ``config.json``; ConfigError where it cannot be read."""
-    return freeze(_read(path))
+    """The configuration in a run's ``config.json``; ConfigError, naming the file, where it holds none."""
+    raw = _read(path)
+    try:
+        return freeze(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> dict:

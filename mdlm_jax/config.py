@@ -26,6 +26,10 @@ def _require(condition: bool, field: str, value: Any, remedy: str) -> None:
         raise ConfigError(f"{field}={value!r}: {remedy}")
 
 
+def _require_seed(field: str, seed: int) -> None:
+    _require(0 <= seed < 2**32, field, seed, "must lie in [0, 2^32)")
+
+
 def parse_spec(field: str, spec: str, allowed: tuple[str, ...]) -> tuple[str, tuple[float, ...]]:
     """Splits ``"name"`` or ``"name:1.5,2"`` into its name and its numbers."""
     name, _, tail = spec.partition(":")
@@ -81,15 +85,15 @@ class ProcessConfig:
 class ModelConfig:
     """The denoiser: a bidirectional Llama-style Transformer. The vocabulary comes from the tokenizer."""
 
-    layers: int = 4
-    d_model: int = 256
-    heads: int = 4
+    layers: int = 4  # Transformer blocks
+    d_model: int = 256  # width of the residual stream
+    heads: int = 4  # query heads; each is d_model / heads wide, an even number
     kv_heads: int = 0  # 0: as many as heads
     d_ff: int = 0  # 0: 8/3 d_model rounded up to a multiple of 64
-    dropout: float = 0.0
+    dropout: float = 0.0  # on the residual branches, in training only
     time_conditioning: bool = False  # AdaLN on the noise level
     tied: bool = False  # share embedding and head
-    rope_theta: float = 10000.0
+    rope_theta: float = 10000.0  # base of the rotary position angles
     dtype: str = "float32"  # activations and matmuls: float32 | bfloat16; parameters are always float32
     remat: bool = False  # recompute each layer in the backward pass
 
@@ -97,12 +101,14 @@ class ModelConfig:
         for name in ("layers", "d_model", "heads"):
             _require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be positive")
         for name in ("kv_heads", "d_ff"):
-            _require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "must be positive, or 0 for the default")
+            value = getattr(self, name)
+            _require(value >= 0, f"model.{name}", value, "must be positive, or 0 for the default")
         _require(self.d_model % self.heads == 0, "model.heads", self.heads, f"must divide model.d_model={self.d_model}")
         _require((self.d_model // self.heads) % 2 == 0, "model.heads", self.heads,
                  f"gives heads of odd size {self.d_model // self.heads}; rotary embeddings need an even one")
         if self.kv_heads:
-            _require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads, f"must divide model.heads={self.heads}")
+            _require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads,
+                     f"must divide model.heads={self.heads}")
         _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "must lie in [0, 1)")
         _require(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "must be positive")
         _require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "choose float32 or bfloat16")
@@ -118,12 +124,13 @@ class DataConfig:
     tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (trained on the training split) | path of a tokenizer.json
     length: int = 256  # tokens a row
     packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
-    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split if any)
+    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split)
     seed: int = 0  # order of the rows
 
     def __post_init__(self):
         _require(bool(self.source), "data.source", self.source, "must be stdlib, a path, tfds:NAME or language:NAME")
         _require(self.length >= 2, "data.length", self.length, "must be at least 2")
+        _require_seed("data.seed", self.seed)
         _require(0.0 < self.valid_fraction < 1.0, "data.valid_fraction", self.valid_fraction, "must lie in (0, 1)")
         _require(self.packing in ("concat", "documents"), "data.packing", self.packing, "choose concat or documents")
         if self.tokenizer == "bpe" or self.tokenizer.startswith("bpe:"):
@@ -139,36 +146,38 @@ class DataConfig:
 class TrainConfig:
     """The optimisation. Losses are in nats per token."""
 
-    steps: int = 1000
+    steps: int = 1000  # optimiser steps; may be raised on an existing run
     batch_size: int = 32  # rows a step, over all devices
     microbatches: int = 1  # gradient accumulation: batch_size must be a multiple
-    objective: str = "nelbo"  # nelbo (count for mixing 0, else continuous) | count | continuous | discrete:T | genmd4:POWER
+    objective: str = "nelbo"  # nelbo (count if mixing is 0, else continuous) | count | continuous | discrete:T | genmd4:W
     time_sampling: str = "auto"  # auto (antithetic) | iid | stratified | antithetic
     level_law: str = "uniform"  # law of the noise level: uniform | cosine | band:LOW,HIGH | fixed:RATIO
     weighting: str = "elbo"  # elbo: the bound's own weight | constant: every corrupted token counts alike
     complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
-    optimizer: str = "adamw"
-    learning_rate: float = 3e-4
-    warmup_steps: int = 100
+    optimizer: str = "adamw"  # adamw
+    learning_rate: float = 3e-4  # peak, after the warm-up
+    warmup_steps: int = 100  # linear rise to the learning rate
     lr_schedule: str = "cosine"  # after warm-up: cosine (to a tenth) | constant | linear (to zero)
-    b1: float = 0.9
-    b2: float = 0.999
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    b1: float = 0.9  # decay of Adam's mean of the gradient
+    b2: float = 0.999  # decay of Adam's mean of its square
+    weight_decay: float = 0.0  # decoupled, on matrices only
+    clip_norm: float = 1.0  # largest global norm of the gradient
     ema_decay: float = 0.999  # 0: no moving average
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    checkpoint_every: int = 500  # steps; the last step is always kept
+    keep_checkpoints: int = 2  # the newest so many
+    log_every: int = 10  # steps between records in metrics.jsonl
     mesh: str = "fsdp:-1"  # axis:size,... over replica, fsdp, tensor; one -1 takes the devices left over
     head_chunk: int = 1 << 22  # logits alive at once per device in the loss
     seed: int = 0  # weights and noise
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "microbatches", "checkpoint_every", "keep_checkpoints", "log_every", "head_chunk"):
+        counts = ("steps", "batch_size", "microbatches", "checkpoint_every", "keep_checkpoints", "log_every", "head_chunk")
+        for name in counts:
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
         _require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")
+        _require_seed("train.seed", self.seed)
         name, numbers = parse_spec("train.objective", self.objective, OBJECTIVES)
         expected = {"discrete": (1, "discrete:100"), "genmd4": (1, "genmd4:1")}.get(name, (0, name))
         _require_numbers("train.objective", self.objective, numbers, *expected)
@@ -182,7 +191,7 @@ class TrainConfig:
         law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
         expected = {"band": (2, "band:0.3,0.8"), "fixed": (1, "fixed:0.15")}.get(law, (0, law))
         _require_numbers("train.level_law", self.level_law, levels, *expected)
-        _require(all(0.0 <= level <= 1.0 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
+        _require(all(0 <= level <= 1 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
         if law == "band":
             _require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
         if law == "fixed":
@@ -223,13 +232,14 @@ class EvalConfig:
 class SampleConfig:
     """What is drawn after the last step, and by launch.sample unless it is told otherwise."""
 
-    num: int = 4
-    steps: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
+    num: int = 4  # how many samples
+    steps: int = 64  # denoising steps, one network call each
+    temperature: float = 1.0  # below 1 sharper, 0 greedy
+    top_p: float = 1.0  # draw from the likeliest tokens that hold this much probability
+    seed: int = 0  # the same seed gives the same samples
 
     def __post_init__(self):
+        _require_seed("sample.seed", self.seed)
         _require(self.num > 0, "sample.num", self.num, "must be positive")
         _require(self.steps > 0, "sample.steps", self.steps, "must be positive")
         _require(self.temperature >= 0, "sample.temperature", self.temperature, "must not be negative; 0 is greedy")
@@ -253,6 +263,9 @@ class RunConfig:
             _require(self.process.mixing == 0.0, "train.objective", self.train.objective,
                      f"is defined for the masked process only, and process.mixing={self.process.mixing}; "
                      "use continuous or discrete:T")
+        if objective in ("discrete", "genmd4"):
+            _require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
+                     f"train.objective={self.train.objective} has only its own weight; use elbo")
         if self.train.complementary:
             _require(self.process.mixing == 0.0 and objective in ("nelbo", "count"), "train.complementary", True,
                      "needs process.mixing=0 and train.objective=count")
@@ -274,6 +287,8 @@ def freeze(config) -> RunConfig:
       ConfigError: an unknown section or field, a value of the wrong type, or an impossible value.
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    for name, section in raw.items():
+        _require(isinstance(section, dict), name, section, "must be a section, that is a dict of fields")
     sections = {field.name: field.default.__class__ for field in dataclasses.fields(RunConfig)}
     _reject_unknown("", raw, sections)
     return RunConfig(**{name: _freeze_section(name, cls, raw.get(name, {})) for name, cls in sections.items()})

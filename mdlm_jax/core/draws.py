@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core import categorical, truncation
+from mdlm_jax.core.chunks import over_chunks
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.reduction_chunk import suppressed_logits
 
 
 class Drawn(NamedTuple):
@@ -47,20 +49,21 @@ def draw(
       top_p, top_k: truncation before the draw (`core.truncation`); 1.0 and 0 turn it off. Static.
       chunk: positions of a row at a time; None: all. Changes memory, not results.
     """
-    length = prediction.hidden.shape[1]
-    chunk = length if chunk is None else max(1, min(chunk, length))
-    starts = range(0, length, chunk)
-    pieces = [
-        _draw_piece(prediction, keys, suppress, current, temperature, top_p, top_k, start, min(start + chunk, length))
-        for start in starts
-    ]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *pieces)
+    rows, length = prediction.hidden.shape[:2]
+    chunk = length if chunk is None else min(chunk, length)
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: must be at least 1 position")
+
+    def one(pieces):
+        hidden, current_piece, positions = pieces
+        logits = suppressed_logits(prediction.head, hidden, suppress)
+        return _draw(logits, keys, positions, current_piece, temperature, top_p, top_k)
+
+    positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
+    return over_chunks(one, (prediction.hidden, current, positions), length, chunk)
 
 
-def _draw_piece(prediction, keys, suppress, current, temperature, top_p, top_k, start, stop) -> Drawn:
-    logits = prediction.head(prediction.hidden[:, start:stop])
-    if suppress is not None and suppress < logits.shape[-1]:
-        logits = jnp.where(jnp.arange(logits.shape[-1]) == suppress, -jnp.inf, logits)
+def _draw(logits, keys, positions, current, temperature, top_p, top_k) -> Drawn:
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     top, ids = jax.lax.top_k(log_probs, 2)
     argmax = ids[..., 0].astype(jnp.int32)
@@ -72,13 +75,13 @@ def _draw_piece(prediction, keys, suppress, current, temperature, top_p, top_k, 
             tempered = truncation.top_k(tempered, top_k)
         if top_p < 1.0:
             tempered = truncation.top_p(tempered, top_p)
-        place = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
-        sample = jax.vmap(jax.vmap(categorical.categorical))(place(keys, jnp.arange(start, stop)), tempered)
+        place = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+        sample = jax.vmap(jax.vmap(categorical.categorical))(place(keys, positions), tempered)
     probs = jnp.exp(log_probs)
     return Drawn(
         sample,
         _at(log_probs, sample),
-        None if current is None else _at(log_probs, current[:, start:stop]),
+        None if current is None else _at(log_probs, current),
         argmax,
         top[..., 0],
         top[..., 1],

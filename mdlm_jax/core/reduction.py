@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdlm_jax.core.chunks import over_chunks, scan_chunks
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.reduction_chunk import (
     Given,
@@ -87,7 +88,7 @@ def _forward(wanted, prediction, given, values, teacher):
         return chunk_forward(wanted, logits, given_piece, values, log_teacher)
 
     pieces = (prediction.hidden, given, None if teacher is None else teacher.hidden)
-    reduced, slope = _over_chunks(one, pieces, prediction.hidden.shape[1], wanted.chunk)
+    reduced, slope = over_chunks(one, pieces, prediction.hidden.shape[1], wanted.chunk)
     return reduced, (prediction, given, values, teacher, reduced, slope)
 
 
@@ -108,7 +109,7 @@ def _backward(wanted, saved, cotangent: Reduced):
     teacher_hidden = None if teacher is None else teacher.hidden
     pieces = (prediction.hidden, given, teacher_hidden, reduced, slope, cotangent)
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), (head, values))
-    sums, grad_hidden = _scan_chunks(one, zeros, pieces, prediction.hidden.shape[1], wanted.chunk)
+    sums, grad_hidden = scan_chunks(one, zeros, pieces, prediction.hidden.shape[1], wanted.chunk)
     grad_head, grad_values = jax.tree.map(lambda g, w: g.astype(w.dtype), sums, (head, values))
     grad_offset = None if given.offset is None else (cotangent.softplus_sum * slope).astype(given.offset.dtype)
     return (
@@ -129,32 +130,3 @@ def _no_gradient(x):
     if jnp.issubdtype(x.dtype, jnp.integer):
         return np.zeros(x.shape, jax.dtypes.float0)
     return jnp.zeros_like(x)
-
-
-# Chunks along the length ----------------------------------------------------------------------------------------------
-
-
-def _over_chunks(function, pieces, length: int, chunk: int):
-    """``function`` on [B, chunk, ...] slices of ``pieces``, results joined to [B, L, ...]."""
-    return _scan_chunks(lambda carry, piece: (carry, function(piece)), None, pieces, length, chunk)[1]
-
-
-def _scan_chunks(function, carry, pieces, length: int, chunk: int):
-    if chunk >= length:
-        return function(carry, pieces)
-    carry, joined = jax.lax.scan(function, carry, jax.tree.map(lambda x: _split(x, chunk), pieces))
-    return carry, jax.tree.map(lambda x: _join(x, length), joined)
-
-
-def _split(x: jax.Array, chunk: int) -> jax.Array:
-    """[B, L, ...] -> [number of chunks, B, chunk, ...], the last chunk filled up with zeros."""
-    rows, length = x.shape[:2]
-    count = -(-length // chunk)
-    padded = jnp.pad(x, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(padded.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
-
-
-def _join(x: jax.Array, length: int) -> jax.Array:
-    """The inverse of `_split`."""
-    count, rows, chunk = x.shape[:3]
-    return jnp.moveaxis(x, 0, 1).reshape(rows, count * chunk, *x.shape[3:])[:, :length]

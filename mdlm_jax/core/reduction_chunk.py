@@ -40,7 +40,6 @@ class Reduced(NamedTuple):
     mean_value: jax.Array | None = None
 
 
-
 def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None) -> jax.Array:
     """Logits of one chunk with -inf at the suppressed id."""
     logits = head(hidden)
@@ -93,7 +92,8 @@ def _expectation(log_probs, values):
 
 def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: Reduced, slope, cotangent: Reduced):
     """d(loss)/du and d(loss)/d(values) from the cotangents; each block is the derivative of one field of `Reduced`."""
-    log_probs = logits - reduced.log_normaliser[..., None]
+    # At most 0 by definition; positions that fill up the last chunk come without a normaliser and must stay finite.
+    log_probs = jnp.minimum(logits - reduced.log_normaliser[..., None], 0.0)
     probs = jnp.exp(log_probs)
     possible = probs > 0
     columns = jnp.arange(logits.shape[-1])

@@ -19,6 +19,9 @@ def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[st
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
 
 
+EMBED_STD = float(__import__("os").environ.get("EMB","1.0"))
+
+
 def _fan_in(fan: int, scale: float = 1.0):
     return nn.initializers.normal(scale * fan**-0.5)
 
@@ -156,7 +159,7 @@ class Transformer(nn.Module):
     def __call__(self, tokens, time, attention_mask, positions):
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        table = _weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(0.02))
+        table = _weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(EMBED_STD))
         x = jnp.take(table.astype(dtype), tokens, axis=0)
         tables = rotary_tables(positions, c.head_dim, c.rope_theta)
         condition = TimeEmbedding(c, name="time")(time) if c.time_conditioning else None

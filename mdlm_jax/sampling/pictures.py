@@ -9,6 +9,7 @@ from mdlm_jax.sampling import trace_view as view
 
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib
 _SIZE = 8.0  # points
+_LEGEND_CELLS = 100  # the legend is about that wide
 _CELL = 0.602 * _SIZE  # the font's advance
 _LINE = 1.55 * _SIZE
 _MARGIN, _GAP, _CAPTION = 16.0, 20.0, 15.0
@@ -52,7 +53,9 @@ def denoising_png(
 
     across = 2 if len(panels) > 1 else 1
     down = -(-len(panels) // across)
-    panel_width = int((layout.column + layout.width).max()) * _CELL
+    captions = [panel.caption(len(frames) - 1) for panel in panels]
+    cells = [int((layout.column + layout.width).max()), *map(len, captions), _LEGEND_CELLS // across]
+    panel_width = max(cells) * _CELL
     panel_height = layout.rows * _LINE + _CAPTION
     width = max(2 * _MARGIN + across * panel_width + (across - 1) * _GAP, 420.0)
     top = 2 * _MARGIN + 3.2 * _SIZE
@@ -66,7 +69,7 @@ def denoising_png(
     for number, panel in enumerate(panels):
         left = _MARGIN + (number % across) * (panel_width + _GAP)
         upper = top + (number // across) * (panel_height + _GAP)
-        _text(axes, left, upper, panel.caption(len(frames) - 1), weight="bold", color="#555555")
+        _text(axes, left, upper, captions[number], weight="bold", color="#555555")
         _draw_panel(axes, left, upper + _CAPTION, panel, layout, words, prompt)
     figure.savefig(path, format="png")
 

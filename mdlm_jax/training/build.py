@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec
+from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_spec
 from mdlm_jax.core import levels, schedules
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig, from_run
@@ -40,7 +40,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = _coupling(train.time_sampling, rows)
+    coupling, notes = _coupling(train, rows)
     shared = {
         "network": network,
         "process": process,
@@ -56,13 +56,11 @@ def build_objective(
             notes.append(f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}")
         return CountObjective(**shared, half_head=half_head, complementary=train.complementary), notes
     if train.half_head:
-        notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts, mixing 0)")
+        notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
     if kind == "continuous":
         return ContinuousObjective(**shared), notes
     if kind == "discrete":
-        _refuse_constant_weight(train.weighting, kind)
         return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
-    _refuse_constant_weight(train.weighting, kind)
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
 
 
@@ -95,20 +93,16 @@ def _rows_per_device(config: RunConfig, data_shards: int) -> int:
     return micro_rows // data_shards
 
 
-def _coupling(time_sampling: str, rows_per_device: int) -> tuple[str, list[str]]:
+def _coupling(train: TrainConfig, rows_per_device: int) -> tuple[str, list[str]]:
     """Antithetic pairs live on one device, so it must hold an even number of rows."""
-    if time_sampling not in ("auto", "antithetic"):
-        return time_sampling, []
+    if train.time_sampling not in ("auto", "antithetic"):
+        return train.time_sampling, []
     if rows_per_device % 2 == 0:
         return "antithetic", []
-    if time_sampling == "antithetic":
+    if train.time_sampling == "antithetic" or train.complementary:
+        asked = "train.complementary=True" if train.complementary else "train.time_sampling=antithetic"
         raise ConfigError(
-            f"train.time_sampling=antithetic with {rows_per_device} row(s) a device and microbatch: pairs need an even "
-            "number; change train.batch_size or use train.time_sampling=stratified"
+            f"{asked} with {rows_per_device} row(s) a device and microbatch: pairs need an even number; change "
+            "train.batch_size, or leave it out"
         )
     return "stratified", [f"stratified times: {rows_per_device} row(s) a device and microbatch do not make pairs"]
-
-
-def _refuse_constant_weight(weighting: str, kind: str) -> None:
-    if weighting == "constant":
-        raise ConfigError(f"train.weighting=constant: the {kind} objective has only its own weight; use elbo")

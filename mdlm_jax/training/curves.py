@@ -123,10 +123,12 @@ def _finite(value) -> bool:
 
 
 def _draw_references(axes, references: Mapping[str, float]) -> None:
-    for name, value in references.items():
+    """A line each; names of neighbours stand at alternate ends, so that they do not cover each other."""
+    for number, (name, value) in enumerate(sorted(references.items(), key=lambda item: item[1])):
+        side, offset, align = ((1, -2, "right"), (0, 2, "left"))[number % 2]
         axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
-        axes.annotate(f"{name} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
-                      textcoords="offset points", color=_GREY, fontsize=8.5, parse_math=False)
+        axes.annotate(f"{name} {value:.2f}", (side, value), xycoords=("axes fraction", "data"), xytext=(offset, 3),
+                      ha=align, textcoords="offset points", color=_GREY, fontsize=8.5, parse_math=False)
 
 
 def _set_limits(axes, values: list[float]) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mdlm_jax.config import ConfigError, TrainConfig
+from mdlm_jax.config import TrainConfig
 
 
 def learning_rate(train: TrainConfig) -> optax.Schedule:
@@ -20,13 +20,8 @@ def learning_rate(train: TrainConfig) -> optax.Schedule:
 
     Returns:
       count (int, scalar or array) -> float32 of the same shape. After the last update the rate stays at its end value.
-
-    Raises:
-      ConfigError: the warm-up is longer than the run.
     """
     steps, warmup, peak = train.steps, train.warmup_steps, train.learning_rate
-    if warmup > steps:
-        raise ConfigError(f"train.warmup_steps={warmup}: longer than train.steps={steps}; make it {steps} or less")
 
     def decay(n):
         if train.lr_schedule == "cosine":

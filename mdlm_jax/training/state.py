@@ -15,7 +15,7 @@ from mdlm_jax.training.objectives import Objective
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a step changes. ``step`` is the number of steps done; it also says where the data and the noise are."""
+    """Everything a step changes. ``step``, the number of steps done, also says where the data and the noise are."""
 
     step: jax.Array
     trainable: dict
@@ -23,7 +23,9 @@ class TrainState:
     ema: dict | None
 
 
-def init_state(objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, key: jax.Array) -> TrainState:
+def init_state(
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, key: jax.Array
+) -> TrainState:
     """Fresh parameters, zero moments, and the average equal to the parameters."""
     trainable = objective.init(key)
     ema = jax.tree.map(jnp.copy, trainable) if use_ema else None

@@ -62,7 +62,7 @@ def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Arr
 
 
 def _interleaved(x: jax.Array, microbatches: int) -> jax.Array:
-    """[B, ...] -> [microbatches, B / microbatches, ...], strided so that no row leaves its device and no pair is split."""
+    """[B, ...] -> [microbatches, B / microbatches, ...], strided: no row leaves its device and no pair is split."""
     group = 2 if x.shape[0] % (2 * microbatches) == 0 else 1
     strided = x.reshape(x.shape[0] // (group * microbatches), microbatches, group, *x.shape[1:])
     return jnp.moveaxis(strided, 1, 0).reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:])

@@ -105,8 +105,8 @@ class Trainer:
         if checkpoints.passed_over:
             step, reason = checkpoints.passed_over[0]
             raise ConfigError(
-                f"{checkpoints.directory}: no step is whole (step {step}: {reason}); restore one from a copy, or choose "
-                "another --workdir"
+                f"{checkpoints.directory}: no step is whole (step {step}: {reason}); restore one from a copy, or "
+                "choose another --workdir"
             )
 
     def _save(self, checkpoints: Checkpoints, state: TrainState, step: int) -> None:

@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+from scipy import stats
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.reduction import reduce
@@ -65,6 +66,22 @@ def one_hot(ids, size, dtype):
     return np.eye(size, dtype=dtype)[ids]
 
 
-def rows(keys: int, seed: int = 0) -> jax.Array:
-    """[keys] typed keys."""
-    return jax.random.split(jax.random.key(seed), keys)
+def row_keys(count: int, seed: int) -> jax.Array:
+    """[count] typed keys."""
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def assert_law(draws, probs, p_value=1e-6):
+    """Chi-square of ids [n] against their law [V]. The seeds are fixed; by chance this fails once in a million.
+
+    Impossible ids must not occur; ids expected fewer than five times are pooled.
+    """
+    counts, probs = np.bincount(np.asarray(draws).reshape(-1), minlength=len(probs)), np.asarray(probs, np.float64)
+    assert counts.shape == probs.shape and counts[probs == 0].sum() == 0, (counts, probs)
+    expected = counts.sum() * probs
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    used = expected > 0
+    statistic = ((counts - expected)[used] ** 2 / expected[used]).sum()
+    assert stats.chi2.sf(statistic, max(1, used.sum() - 1)) > p_value, (counts, expected)

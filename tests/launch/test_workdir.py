@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from launch._workdir import check_workdir
+from launch._workdir import check_workdir, read_config
 from mdlm_jax.config import ConfigError, RunConfig, to_dict
 from tests.launch.commands import snapshot
 
@@ -137,3 +137,12 @@ def test_no_permission_is_said_beforehand(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may do everything
     with pytest.raises(ConfigError, match="no permission to write"):
         check_workdir(str(tmp_path / "new"), CONFIG)
+
+
+def test_reading_a_config_back(used):
+    assert read_config(used / "config.json") == CONFIG
+    (used / "config.json").write_text('{"train": {"steps": -4}}')
+    with pytest.raises(ConfigError, match="config.json: train.steps=-4: must be positive"):
+        read_config(used / "config.json")
+    with pytest.raises(ConfigError, match="gone/config.json"):
+        read_config(used / "gone" / "config.json")
