@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
+
 from mdlm_jax.config import RunConfig
 from mdlm_jax.data.pipeline import Built
 from mdlm_jax.evaluation import baselines
@@ -15,9 +17,14 @@ from mdlm_jax.training.manifest import write_atomically
 from . import _samples
 
 
-def finish(config: RunConfig, workdir: Path, built: Built, network, process, params, bound: Bound) -> None:
-    """Writes samples.txt, the pictures and summary.json, and prints the closing lines; the last is the bound."""
-    references = _references(config, built)
+def finish(
+    config: RunConfig, workdir: Path, built: Built, held_out: np.ndarray, network, process, params, bound: Bound
+) -> None:
+    """Writes samples.txt, the pictures and summary.json, and prints the closing lines; the last is the bound.
+
+    ``held_out``: the tokens [R, L] on which the bound was measured.
+    """
+    references = _references(config, built, held_out)
     per_byte = bound.text_bytes > 0
     unit = "bits per byte" if per_byte else "nats per token"
     _draw(config, workdir, built, network, process, params, references, bound)
@@ -45,18 +52,16 @@ def _draw(config, workdir, built, network, process, params, references, bound) -
     loss_curve_png(workdir, workdir / "loss.png", references, bytes_per_token=bytes_per_token, title=title)
 
 
-def _references(config: RunConfig, built: Built) -> dict[str, float]:
+def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:
     """What the bound stands beside, measured on the very same held-out rows."""
-    rows = min(config.eval.final_rows, built.valid.num_rows)
     if config.data.source.startswith("language:"):
-        return _language_references(config, built, rows)
-    return _text_references(built, rows) if built.tokenizer.lossless else {}
+        return _language_references(config, valid)
+    return _text_references(built, valid.reshape(-1)) if built.tokenizer.lossless else {}
 
 
-def _text_references(built: Built, rows: int) -> dict[str, float]:
+def _text_references(built: Built, valid: np.ndarray) -> dict[str, float]:
     """Codes for the very bytes the bound was measured on, in bits per byte."""
     train = built.train.sequential(0, built.train.num_rows)["tokens"].reshape(-1)
-    valid = built.valid.sequential(0, rows)["tokens"].reshape(-1)
     train_bytes, valid_bytes = built.tokenizer.decode_bytes(train), built.tokenizer.decode_bytes(valid)
     references = {
         "byte unigram": baselines.unigram_bits(train_bytes, valid_bytes),
@@ -70,9 +75,8 @@ def _text_references(built: Built, rows: int) -> dict[str, float]:
     return references
 
 
-def _language_references(config: RunConfig, built: Built, rows: int) -> dict[str, float]:
+def _language_references(config: RunConfig, valid: np.ndarray) -> dict[str, float]:
     from mdlm_jax.data.languages.registry import make
 
     language = make(config.data.source.removeprefix("language:"))
-    tokens = built.valid.sequential(0, rows)["tokens"]
-    return {"the language itself (exact)": float(-language.log_prob(tokens).mean() / config.data.length)}
+    return {"the language itself (exact)": float(-language.log_prob(valid).mean() / config.data.length)}

@@ -11,7 +11,7 @@ import numpy as np
 from mdlm_jax.config import RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
-from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, padded_batches
+from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
@@ -21,6 +21,8 @@ from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
 from ._memory import keep_freed_memory
+
+_EVAL_ROWS = 16  # rows measured at a time
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -44,9 +46,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     token_bytes = tokenizer.token_bytes if tokenizer.lossless else np.zeros_like  # bytes of text, where that is exact
     bound = build_bound(config, network, process, shards)
 
-    def measure(params: dict, rows: int) -> Bound:
-        batch_rows = -(-min(config.train.batch_size, rows) // shards) * shards
-        batches = padded_batches(built.valid, rows, batch_rows)
+    def measure(params: dict, held_out: Mapping[str, np.ndarray]) -> Bound:
+        batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
         end_terms = None if process.masked_only else bound.end_terms
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
@@ -54,11 +55,13 @@ def main(config: RunConfig, workdir: Path) -> None:
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, files, config.eval.every)
-    state = trainer.run(lambda params: _numbers(measure(params, config.eval.rows)))
+    watched = held_out_rows(built.valid, config.eval.rows)
+    state = trainer.run(lambda params: _numbers(measure(params, watched)))
     params = averaged(state)
     print("measuring the held-out bound ...", flush=True)
-    final = measure(params, config.eval.final_rows)
-    _report.finish(config, workdir, built, network, process, params["network"], final)
+    held_out = held_out_rows(built.valid, config.eval.final_rows)
+    final = measure(params, held_out)
+    _report.finish(config, workdir, built, held_out["tokens"], network, process, params["network"], final)
 
 
 def _stored_tokenizer(workdir: Path):

@@ -149,7 +149,7 @@ class TrainConfig:
     steps: int = 1000  # optimiser steps; may be raised on an existing run
     batch_size: int = 32  # rows a step, over all devices
     microbatches: int = 1  # gradient accumulation: batch_size must be a multiple
-    objective: str = "nelbo"  # nelbo (count if mixing is 0, else continuous) | count | continuous | discrete:T | genmd4:W
+    objective: str = "nelbo"  # nelbo (count if mixing=0, else continuous) | count | continuous | discrete:T | genmd4:W
     time_sampling: str = "auto"  # auto (antithetic) | iid | stratified | antithetic
     level_law: str = "uniform"  # law of the noise level: uniform | cosine | band:LOW,HIGH | fixed:RATIO
     weighting: str = "elbo"  # elbo: the bound's own weight | constant: every corrupted token counts alike
@@ -172,8 +172,8 @@ class TrainConfig:
     seed: int = 0  # weights and noise
 
     def __post_init__(self):
-        counts = ("steps", "batch_size", "microbatches", "checkpoint_every", "keep_checkpoints", "log_every", "head_chunk")
-        for name in counts:
+        for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints",
+                     "head_chunk"):
             _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
         _require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")

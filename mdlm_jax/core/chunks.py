@@ -1,4 +1,4 @@
-"""Work along the length in chunks, so that only one chunk's logits are alive. Rows are never split: they may be sharded."""
+"""Work along the length in chunks, so that one chunk's logits are alive at a time. Rows, often sharded, stay whole."""
 
 import jax
 import jax.numpy as jnp

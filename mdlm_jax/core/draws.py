@@ -49,6 +49,7 @@ def draw(
       top_p, top_k: truncation before the draw (`core.truncation`); 1.0 and 0 turn it off. Static.
       chunk: positions of a row at a time; None: all. Changes memory, not results.
     """
+    prediction = jax.lax.stop_gradient(prediction)
     rows, length = prediction.hidden.shape[:2]
     chunk = length if chunk is None else min(chunk, length)
     if chunk < 1:

@@ -4,9 +4,9 @@ With c(t) = B (t (1 - t))^{gamma/2} and C = 1 + c the three scalars are
 
     keep (1 - t) / C,   uniform c / C,   mask t / C,
 
-and B = 2^gamma p / (1 - p) makes the uniform share p at t = 1/2. The ratio of uniform to mask changes with time, so this
-is not the stationary process; masses, transition and inflow are all that differs from it. Times lie inside (0, 1); the
-reference clips them to [1e-4, 1 - 1e-4].
+and B = 2^gamma p / (1 - p) makes the uniform share p at t = 1/2. The ratio of uniform to mask changes with time, so
+this is not the stationary process; masses, transition and inflow are all that differs from it. Times lie inside (0, 1);
+the reference clips them to [1e-4, 1 - 1e-4].
 """
 
 import dataclasses

@@ -47,7 +47,7 @@ def nelbo_rate(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax
         return jnp.where(at_mask, -(inflow.mask / masses.mask) * reduced.target, 0.0)
     c, v = _offset(process, masses), masses.uniform / process.uniform_size
     clean = noisy == tokens
-    clean_gap = jax.nn.softplus(c) - jax.nn.softplus(reduced.target + c)  # A - A_x = log R at z = x
+    clean_gap = _softplus_drop(reduced.target, c)  # A - A_x = log R at z = x
     kl = clean_gap + v / masses.keep * (jax.nn.softplus(c) - reduced.softplus_sum)  # KL / a
     at_clean = _excess(clean_gap) / masses.keep
     at_other = _excess_of_log_odds(jnp.where(at_mask, -jnp.inf, reduced.current) + c) / masses.keep
@@ -75,16 +75,19 @@ def kl_step(
         return jnp.where(at_mask, -masses_s.keep * (step.mask / masses_t.mask) * reduced.target, 0.0)
     some_noise = masses_s.uniform > 0
     v_s = jnp.where(some_noise, masses_s.uniform, 1.0) / process.uniform_size
-    v_step = step.uniform / process.uniform_size
+    v_t, v_step = masses_t.uniform / process.uniform_size, step.uniform / process.uniform_size
     c = jnp.log(masses_s.keep / v_s)
-    shrink = -v_step / (step.keep * v_s + v_step)  # expm1(c_t - c_s)
+
+    def fall(log_prob):
+        """softplus(log_prob + c_s) - softplus(log_prob + c_t), without cancellation for short and for long steps."""
+        prob = jnp.exp(log_prob)
+        return jnp.log1p(v_step / v_s * (masses_s.keep * prob / (v_t + masses_t.keep * prob)))
+
     current = jnp.where(at_mask, -jnp.inf, reduced.current)
-    clean_gap = jax.nn.softplus(c) - jax.nn.softplus(reduced.target + c)
+    clean_gap = _softplus_drop(reduced.target, c)
     kl_s = masses_s.keep * clean_gap + v_s * (jax.nn.softplus(c) - reduced.softplus_sum)
     log_r_s = jnp.where(clean, clean_gap, -jax.nn.softplus(current + c))
-    change_clean = jnp.log1p(shrink * jax.nn.sigmoid(reduced.target + c)) - jnp.log1p(shrink * jax.nn.sigmoid(c))
-    change_other = jnp.log1p(shrink * jax.nn.sigmoid(current + c))
-    change = jnp.where(clean, change_clean, change_other)
+    change = jnp.where(clean, fall(jnp.zeros_like(c)) - fall(reduced.target), -fall(current))  # log R_s - log R_t
     jump = process.noise_mass(step, noisy) / (process.noise_mass(masses_t, noisy) + masses_t.keep * clean)
     noisy_s = jnp.where(at_mask, jump * kl_s, jump * (kl_s - log_r_s) + change)
     return jnp.where(some_noise, noisy_s, reconstruction(process, reduced, tokens, noisy, t))
@@ -132,6 +135,13 @@ def _offset(process: Process, masses: Masses) -> jax.Array:
     v = masses.uniform / process.uniform_size
     tiny = jnp.finfo(v.dtype).tiny
     return jnp.log(jnp.maximum(masses.keep, tiny)) - jnp.log(jnp.maximum(v, tiny))
+
+
+def _softplus_drop(log_prob: jax.Array, c: jax.Array) -> jax.Array:
+    """softplus(c) - softplus(log_prob + c) >= 0. For sure predictions not as a difference, whose error is that of c."""
+    sure = log_prob > -0.5
+    near = -jnp.log1p(jnp.expm1(jnp.where(sure, log_prob, -0.5)) * jax.nn.sigmoid(c))
+    return jnp.where(sure, near, jax.nn.softplus(c) - jax.nn.softplus(log_prob + c))
 
 
 def _excess(log_r: jax.Array) -> jax.Array:

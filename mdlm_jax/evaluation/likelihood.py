@@ -8,7 +8,7 @@ coded one by one, document ends included, so nats / (bytes ln 2) bounds the bits
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -82,6 +82,14 @@ def held_out_bound(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _measure(loss_at, end_terms, draws, sharding, params, batch, key):
     """Nats of each row, {term: [B]} averaged over the draws, and which of its tokens count, [B, L]."""
+    if sharding is None:
+        return _per_row(loss_at, end_terms, draws, params, batch, key)
+    with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
+        results = _per_row(loss_at, end_terms, draws, params, batch, key)
+        return jax.lax.with_sharding_constraint(results, jax.sharding.PartitionSpec())  # every process reads all rows
+
+
+def _per_row(loss_at, end_terms, draws, params, batch, key):
     rows = batch["tokens"].shape[0]
     repeated = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), batch)
     index = jnp.arange(rows * draws)
@@ -92,21 +100,32 @@ def _measure(loss_at, end_terms, draws, sharding, params, batch, key):
     if end_terms is not None:
         parts.append(end_terms(params, repeated, end_key, index))
     terms = {n: t.sum(-1).reshape(rows, draws).mean(-1) for p in parts for n, t in p.terms.items()}
-    results = terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
-    if sharding is None:
-        return results
-    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.lax.with_sharding_constraint(results, whole)  # every process reads all rows
+    return terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
 
 
-def padded_batches(pipeline, rows: int, batch_rows: int):
-    """The first ``rows`` rows of a pipeline in batches of exactly ``batch_rows``: yields (batch, rows that count)."""
+_GROUP = 16  # rows that are read together when a split is sampled
+
+
+def held_out_rows(pipeline, rows: int) -> dict[str, np.ndarray]:
+    """``rows`` rows of a pipeline, in groups of 16 evenly over it; all of them if there are no more."""
     rows = min(rows, pipeline.num_rows)
-    for start in range(0, rows, batch_rows):
-        count = min(batch_rows, rows - start)
-        batch = pipeline.sequential(start, count)
+    groups = -(-rows // _GROUP)
+    gap = pipeline.num_rows - rows
+    pieces = [
+        pipeline.sequential(_GROUP * i + gap * i // max(1, groups - 1), min(_GROUP, rows - _GROUP * i))
+        for i in range(groups)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def padded_batches(batch: Mapping[str, np.ndarray], batch_rows: int):
+    """``batch`` in pieces of exactly ``batch_rows`` rows, the last filled up: yields (piece, rows that count)."""
+    total = len(batch["tokens"])
+    for start in range(0, total, batch_rows):
+        count = min(batch_rows, total - start)
         fill = [(0, batch_rows - count)]
-        yield {name: np.pad(x, fill + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()}, count
+        piece = {name: x[start : start + count] for name, x in batch.items()}
+        yield {name: np.pad(x, fill + [(0, 0)] * (x.ndim - 1)) for name, x in piece.items()}, count
 
 
 def _summary(terms: dict[str, np.ndarray], counts: np.ndarray, text_bytes: int) -> Bound:

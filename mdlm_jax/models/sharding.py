@@ -1,7 +1,7 @@
 """Logical axes of weights to mesh axes: one table, checked."""
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mdlm_jax.config import MESH_AXES
 
@@ -51,7 +51,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def weight_sharding(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+def constrain_rows(x: jax.Array) -> jax.Array:
+    """Keeps the rows of an activation [B, ...] on their devices where a mesh is set (``use_abstract_mesh``).
+
+    Left alone, the partitioner follows the weights: every device computes all rows with its slice of D, and sums even
+    the logits over the devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def gather_weight(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A weight gathered over fsdp, still split over tensor, where a mesh is set: before lookups and chunked loops."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return weight
+    spec = weight_sharding(mesh, axes, weight.shape).spec
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if a == "fsdp" else a for a in spec)))
+
+
+def weight_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
     """The layout of one weight. An axis whose size the mesh axis does not divide stays whole.
 
     Raises:

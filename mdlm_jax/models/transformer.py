@@ -12,14 +12,12 @@ from mdlm_jax.core.linear import project
 from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.models.attention import attend
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import constrain_rows, gather_weight
 
 
 def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init) -> jax.Array:
     """Declares a float32 parameter with one logical axis name a dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
-
-
-EMBED_STD = float(__import__("os").environ.get("EMB","1.0"))
 
 
 def _fan_in(fan: int, scale: float = 1.0):
@@ -120,7 +118,7 @@ class Layer(nn.Module):
         parts = Modulation(c, name="modulation")(condition) if c.time_conditioning else (None, None)
         x = self._residual(x, "attention", lambda y: Attention(c, name="attention")(y, tables, mask), parts[0])
         x = self._residual(x, "mlp", FeedForward(c, name="mlp"), parts[1])
-        return x, None
+        return constrain_rows(x), None
 
     def _residual(self, x, name, branch, modulation):
         y = RMSNorm(self.config.norm_eps, name=f"{name}_norm")(x)
@@ -159,8 +157,10 @@ class Transformer(nn.Module):
     def __call__(self, tokens, time, attention_mask, positions):
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        table = _weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), nn.initializers.normal(EMBED_STD))
-        x = jnp.take(table.astype(dtype), tokens, axis=0)
+        # Unit scale keeps the token visible beside what the layers add; a tied table is also the head and starts small.
+        embedding_init = nn.initializers.normal(0.02 if c.tied else 1.0)
+        table = _weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), embedding_init)
+        x = constrain_rows(jnp.take(gather_weight(table, ("vocab", "embed")).astype(dtype), tokens, axis=0))
         tables = rotary_tables(positions, c.head_dim, c.rope_theta)
         condition = TimeEmbedding(c, name="time")(time) if c.time_conditioning else None
         layer = nn.remat(Layer, prevent_cse=False) if c.remat else Layer
@@ -173,11 +173,11 @@ class Transformer(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.deterministic, name="layers")
         x, _ = stack(x, tables, pairwise_mask(attention_mask), condition)
-        hidden = RMSNorm(c.norm_eps, name="final_norm")(x)
+        hidden = constrain_rows(RMSNorm(c.norm_eps, name="final_norm")(x))
         if c.tied:
-            return Prediction(hidden, Head(table[: c.head_size].T))
+            return Prediction(hidden, Head(gather_weight(table[: c.head_size].T, ("embed", "vocab"))))
         kernel = _weight(self, "head", (c.d_model, c.head_size), ("embed", "vocab"), nn.initializers.normal(0.02))
-        return Prediction(hidden, Head(kernel))
+        return Prediction(hidden, Head(gather_weight(kernel, ("embed", "vocab"))))
 
 
 def pairwise_mask(attention_mask: jax.Array | None) -> jax.Array | None:

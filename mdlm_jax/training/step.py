@@ -29,7 +29,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), NOISE_STREAM), state.step)
-        grads, totals = _accumulate(objective, state.trainable, batch, key, train.microbatches)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            grads, totals = _accumulate(objective, state.trainable, batch, key, train.microbatches)
         grads = jax.tree.map(lambda g: g / totals.count, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -93,7 +93,7 @@ def test_masked_baseline(reference):
     reference.compare("mdlm_elbo", np.asarray(loss).reshape(CASES, ROWS, -1))
 
 
-# What the overridden scalars must satisfy, for other gammas too ---------------------------------------------------------
+# What the overridden scalars must satisfy, for other gammas too -------------------------------------------------------
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])

@@ -86,7 +86,7 @@ def test_posteriors(reference):
         reference.compare(key, cases(exact * weight), where=masked)
 
 
-# The second set: transitions of four samplers, stratified times, discrete time -----------------------------------------
+# The second set: transitions of four samplers, stratified times, discrete time ----------------------------------------
 
 
 @pytest.fixture(params=["float64", "float32"])
@@ -148,7 +148,7 @@ def test_ten_step_bound(second):
     assert_close(loss, arrays["nelboT10_per_token"], 1e-3, where=finite)
 
 
-# SMDM: the mask is a row after the head's last column ------------------------------------------------------------------
+# SMDM: the mask is a row after the head's last column -----------------------------------------------------------------
 
 
 def smdm_logits(arrays, tokens):

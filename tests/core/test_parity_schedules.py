@@ -78,7 +78,7 @@ def test_md4_sampling_grids(dtype):
         reference.compare(f"grid_{name}_s", law.quantile(grid[1:]))
 
 
-# What every schedule must satisfy --------------------------------------------------------------------------------------
+# What every schedule must satisfy -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("schedule", EVERY, ids=repr)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.core import posterior
+from mdlm_jax.core import keys, posterior
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Cosine, Geometric, Linear, Polynomial
@@ -31,13 +31,13 @@ def batch(process, seed=0):
     return tokens, sample, log_prob, (t * 0.6).astype(np.float32), t
 
 
-def moves(process, keys, tokens, sample, log_prob, s, t, noise_mask=None):
+def moves(process, own, tokens, sample, log_prob, s, t, noise_mask=None):
     """All that draws: corrupt, reverse step, final step."""
     given = {"sample": sample, "current_log_prob": log_prob, "noise_mask": noise_mask}
     return (
-        process.corrupt(keys, tokens, t, noise_mask),
-        process.reverse_step(keys, tokens, s, t, **given),
-        process.final_step(keys, tokens, t, **given),
+        process.corrupt(own, tokens, t, noise_mask),
+        process.reverse_step(own, tokens, s, t, **given),
+        process.final_step(own, tokens, t, **given),
     )
 
 
@@ -47,23 +47,31 @@ each = pytest.mark.parametrize("process", EACH, ids=repr)
 def test_rows_do_not_see_their_batch():
     """Row i's draws come from key i alone: bitwise the same by itself, and for time [B] and the same time [B, L]."""
     tokens, sample, log_prob, s, t = batch(MIXED)
-    keys = row_keys(ROWS, 1)
-    together = moves(MIXED, keys, tokens, sample, log_prob, s, t)
+    own = row_keys(ROWS, 1)
+    together = moves(MIXED, own, tokens, sample, log_prob, s, t)
     one = slice(3, 4)
-    alone = moves(MIXED, keys[one], tokens[one], sample[one], log_prob[one], s[one], t[one])
+    alone = moves(MIXED, own[one], tokens[one], sample[one], log_prob[one], s[one], t[one])
     spread = (np.broadcast_to(x[:, None], tokens.shape) for x in (s, t))
-    everywhere = moves(MIXED, keys, tokens, sample, log_prob, *spread)
+    everywhere = moves(MIXED, own, tokens, sample, log_prob, *spread)
     for whole, single, wide in zip(together, alone, everywhere, strict=True):
         np.testing.assert_array_equal(whole[one], single)
         np.testing.assert_array_equal(whole, wide)
-    np.testing.assert_array_equal(MIXED.prior(keys, LENGTH)[one], MIXED.prior(keys[one], LENGTH))
+    np.testing.assert_array_equal(MIXED.prior(own, LENGTH)[one], MIXED.prior(own[one], LENGTH))
+
+
+def test_row_keys_belong_to_the_row():
+    """Microbatches and hosts that hold rows 2..3 of a batch of 4 get those rows' keys."""
+    made = (keys.row_keys(jax.random.key(1), jnp.asarray(rows)) for rows in ([0, 1, 2, 3], [2, 3]))
+    whole, part = map(jax.random.key_data, made)
+    np.testing.assert_array_equal(whole[2:], part)
+    assert len(np.unique(whole, axis=0)) == 4
 
 
 def test_noise_mask():
     """Nothing moves outside it, and inside it nothing changes."""
-    arrays, keys = batch(MIXED), row_keys(ROWS, 1)
+    arrays, own = batch(MIXED), row_keys(ROWS, 1)
     mask = np.random.default_rng(2).random((ROWS, LENGTH)) < 0.5
-    for free, held in zip(moves(MIXED, keys, *arrays), moves(MIXED, keys, *arrays, noise_mask=mask), strict=True):
+    for free, held in zip(moves(MIXED, own, *arrays), moves(MIXED, own, *arrays, noise_mask=mask), strict=True):
         np.testing.assert_array_equal(held, np.where(mask, free, arrays[0]))
         assert (np.asarray(free) != arrays[0])[~mask].any() and (np.asarray(held) != arrays[0])[mask].any()
 

@@ -112,7 +112,7 @@ def test_law_of_the_two_stages(process):
             assert_close(two_stage[seen], bayes(process, law, None, t)[seen], 1e-12)
 
 
-# Draws: chi-square with p > 1e-6, 20 000 rows ---------------------------------------------------------------------------
+# Draws: chi-square with p > 1e-6, 20 000 rows -------------------------------------------------------------------------
 
 ROWS = 20_000
 

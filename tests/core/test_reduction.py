@@ -20,7 +20,8 @@ def inputs(seed=0, rows=2, length=5, width=4, columns=7, dtype=jnp.float32, kern
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     width = width if kernel else columns
-    model = {"hidden": spread * normal(rows, length, width), "offset": 2 * normal(rows, length), "values": normal(columns)}
+    model = {"hidden": spread * normal(rows, length, width), "offset": 2 * normal(rows, length)}
+    model["values"] = normal(columns)
     teacher = {"hidden": normal(rows, length, width)}
     for part in (model, teacher):
         part["kernel"] = normal(width, columns) if kernel else None
@@ -79,8 +80,8 @@ def plain(model, teacher, ids, *, suppress=None, reverse_kl=False):
 def weighted(reduced):
     """A scalar that mixes all outputs with random weights, leaving out what cannot be differentiated (-inf)."""
     weights = np.random.default_rng(9).normal(size=(len(reduced), *reduced.log_normaliser.shape))
-    finite = [(jnp.where(jnp.isfinite(x), x, 0.0), jnp.asarray(w, x.dtype)) for x, w in zip(reduced, weights, strict=True)]
-    return sum((x * w).sum() for x, w in finite)
+    finite = [jnp.where(jnp.isfinite(x), x, 0.0) for x in reduced]
+    return sum((x * jnp.asarray(w, x.dtype)).sum() for x, w in zip(finite, weights, strict=True))
 
 
 def with_gradient(function, model, teacher, ids, **options):
