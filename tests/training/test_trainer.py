@@ -1,0 +1,123 @@
+"""The loop in one process: which records it makes, what it refuses, and that an interrupted run loses nothing."""
+
+import jax
+import numpy as np
+import pytest
+
+from mdlm_jax.config import ConfigError, TrainConfig
+from mdlm_jax.data.pipeline import Pipeline
+from mdlm_jax.data.tokenizers import ByteTokenizer
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import make_mesh
+from mdlm_jax.training import metrics, trainer
+from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.objectives import CountObjective
+from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
+from tests.training import tiny
+
+SPEED = {"time", "step_seconds", "tokens_per_second", "flops_per_second", "mfu"}
+
+
+class Stop(Exception):
+    """What interrupts a run in these tests."""
+
+
+@pytest.fixture(autouse=True)
+def no_measurement_of_the_machine(monkeypatch):
+    monkeypatch.setattr(trainer, "matmul_ceiling", lambda dtype: 1e9)
+
+
+def make(workdir, seed=0, **train):
+    rows = np.random.default_rng(seed).integers(0, 256, (20, tiny.LENGTH))
+    pipeline = Pipeline(rows, batch_size=4, seed=0, packing="concat", tokenizer=ByteTokenizer())
+    network = TransformerConfig(259, 259, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32)
+    process = tiny.process().__class__(259, 256)
+    settings = {"steps": 8, "log_every": 1, "checkpoint_every": 3, "warmup_steps": 2, "ema_decay": 0.5} | train
+    mesh = make_mesh({"replica": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    config = TrainConfig(batch_size=4, **settings)
+    return Trainer(config, CountObjective(network, process), pipeline, mesh, workdir, {"config.json": "{}"}, 4)
+
+
+def evaluate(params):
+    return {"eval/size": float(np.abs(np.asarray(params["network"]["head"])).sum())}
+
+
+def records(workdir, *names):
+    """The records that have the first of ``names``: (step, values)."""
+    found = [record for record in metrics.read(workdir) if names[0] in record]
+    return [(record["step"], *(record[name] for name in names)) for record in found]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "matmul_ceiling", lambda dtype: 1e9)
+        state = make(workdir).run(evaluate)
+    return workdir, jax.device_get(state)
+
+
+def test_records_and_checkpoints(uninterrupted):
+    workdir, state = uninterrupted
+    assert [step for step, _ in records(workdir, "loss")] == list(range(1, 9))
+    assert [step for step, _ in records(workdir, "eval/size")] == [4, 8]
+    assert Checkpoints(workdir / "checkpoints").steps() == [6, 8]  # the two newest of 3, 6 and 8
+    assert int(state.step) == 8
+    last = records(workdir, "loss", "learning_rate", "grad_norm", "update_norm", "loss/diffusion")[-1]
+    assert last[2] == pytest.approx(3e-5) and last[1] == pytest.approx(last[5])  # a tenth of the peak; its only term
+    sizes = dict(records(workdir, "eval/size"))
+    assert sizes[8] == pytest.approx(evaluate(state.ema)["eval/size"])  # the averaged weights are measured
+    assert sizes[8] != evaluate(state.trainable)["eval/size"]
+
+
+def test_windows_average_their_steps_and_end_at_checkpoints(uninterrupted, tmp_path):
+    each = dict(records(uninterrupted[0], "loss"))
+    make(tmp_path, log_every=4).run(evaluate)
+    windows = {3: [1, 2, 3], 4: [4], 6: [5, 6], 8: [7, 8]}
+    found = dict(records(tmp_path, "loss"))
+    assert list(found) == list(windows)
+    for end, steps in windows.items():
+        assert found[end] == pytest.approx(np.mean([each[step] for step in steps]), rel=1e-6)
+    errors = dict(records(tmp_path, "loss_stderr"))
+    assert errors[3] == pytest.approx(np.std([each[1], each[2], each[3]], ddof=1) / 3**0.5, rel=1e-5)
+    assert set(errors) == {3, 6, 8}
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_an_interrupted_run_goes_on_bit_for_bit(log_every, uninterrupted, tmp_path):
+    """Interrupted in step 4, after the checkpoint of step 3; step 4's record is made again."""
+    def interrupt(params):
+        raise Stop
+
+    reference, expected = uninterrupted
+    with pytest.raises(Stop):
+        make(tmp_path, log_every=log_every).run(interrupt)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [3]
+    assert records(tmp_path, "loss")[-1][0] == 4
+    state = make(tmp_path, log_every=log_every).run(evaluate)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+    if log_every == 1:
+        names = ("loss", "grad_norm", "update_norm", "learning_rate")
+        assert records(tmp_path, *names) == records(reference, *names)
+    assert records(tmp_path, "eval/size") == records(reference, "eval/size")
+
+
+def test_a_finished_run_only_gives_its_state_back(uninterrupted):
+    workdir, expected = uninterrupted
+    before = metrics.read(workdir)
+    state = make(workdir).run(lambda params: pytest.fail("nothing to evaluate"))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+    assert metrics.read(workdir) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+    """Step 1 makes the weights huge, step 2 meets them: its checkpoint must not be written, whatever log_every is."""
+    run = make(tmp_path, learning_rate=1e30, warmup_steps=0, checkpoint_every=1, log_every=100)
+    with pytest.raises(NonFiniteLoss, match="not finite at step 2; lower train.learning_rate"):
+        run.run(evaluate)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+def test_other_data_is_refused(uninterrupted):
+    with pytest.raises(ConfigError, match="was trained on other data"):
+        make(uninterrupted[0], seed=1).run(evaluate)
