@@ -97,7 +97,7 @@ def assert_same(first, second):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("width, chunk", [(None, 1), (None, 3), (16, 3), (16, 50)])  # 3 does not divide 7
+@pytest.mark.parametrize("width, chunk", [(None, 1), (16, 3)])  # 3 does not divide 7
 def test_chunks_change_nothing(width, chunk):
     given, current = prediction(width=width, columns=700), np.arange(21, dtype=np.int32).reshape(3, 7)
     options = {"suppress": 4, "current": current, "top_p": 0.9}

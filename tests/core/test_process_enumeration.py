@@ -19,8 +19,12 @@ PROCESSES = [
     for hits in (True, False)
 ] + [Process(4, None, 1.0, schedule) for schedule in SCHEDULES]
 PROCESSES += [GiddProcess(5, 2, p_uniform=0.3), GiddProcess(5, 2, p_uniform=0.3, gamma=2.0)]
-DRAWN = [Process(5, 2, mixing, SCHEDULES[1], hits) for mixing, hits in ((0.0, True), (0.5, True), (0.5, False))]
-DRAWN += [Process(4, None, 1.0, SCHEDULES[1]), GiddProcess(5, 2, p_uniform=0.3)]
+DRAWN = [
+    Process(5, 2, 0.0, SCHEDULES[1]),
+    Process(5, 2, 0.5, SCHEDULES[1]),
+    Process(4, None, 1.0, SCHEDULES[1]),
+    GiddProcess(5, 2, p_uniform=0.3),  # uniform draws spare the mask
+]
 
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
 drawn = pytest.mark.parametrize("process", DRAWN, ids=repr)

@@ -109,8 +109,8 @@ def compare(arguments, tolerance, **options):
 
 
 @pytest.mark.parametrize(
-    "chunk, suppress, reverse_kl",  # 2 and 3 do not divide the length, 5
-    [(None, None, False), (None, 3, True), (1, 0, False), (2, 6, True), (3, None, False), (100, 3, False)],
+    "chunk, suppress, reverse_kl",  # 2 does not divide the length, 5
+    [(None, None, False), (None, 3, True), (1, 0, False), (2, 6, True), (100, None, False)],
 )
 def test_values_and_gradients(chunk, suppress, reverse_kl):
     compare(inputs(), 1e-5, suppress=suppress, reverse_kl=reverse_kl, chunk=chunk)
@@ -122,7 +122,7 @@ def test_values_and_gradients_in_float64(reverse_kl):
         compare(inputs(dtype=jnp.float64), 1e-10, suppress=3, reverse_kl=reverse_kl, chunk=2)
 
 
-@pytest.mark.parametrize("kernel, bias", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("kernel, bias", [(True, False), (False, True)])
 def test_heads(kernel, bias):
     compare(inputs(kernel=kernel, bias=bias), 1e-5, suppress=2, chunk=2)
 
@@ -135,7 +135,7 @@ def test_ids_without_a_column():
     assert np.isneginf(outputs(model, teacher, ids, suppress=7).target[0, :3]).all()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(2, 9), st.integers(1, 7), st.booleans()
 )

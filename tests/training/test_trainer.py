@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mdlm_jax.config import ConfigError, TrainConfig
+from mdlm_jax.core.process import Process
 from mdlm_jax.data.pipeline import Pipeline
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.models.config import TransformerConfig
@@ -31,7 +32,7 @@ def make(workdir, seed=0, **train):
     rows = np.random.default_rng(seed).integers(0, 256, (20, tiny.LENGTH))
     pipeline = Pipeline(rows, batch_size=4, seed=0, packing="concat", tokenizer=ByteTokenizer())
     network = TransformerConfig(259, 259, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32)
-    process = tiny.process().__class__(259, 256)
+    process = Process(259, 256)
     settings = {"steps": 8, "log_every": 1, "checkpoint_every": 3, "warmup_steps": 2, "ema_decay": 0.5} | train
     mesh = make_mesh({"replica": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     config = TrainConfig(batch_size=4, **settings)

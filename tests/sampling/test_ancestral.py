@@ -1,0 +1,165 @@
+"""The compiled sampling loop and the ancestral decoder: a Python twin, independence of rows, traces, and its law."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.process import Process
+from mdlm_jax.core.schedules import CosineMask, Linear
+from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated
+from mdlm_jax.sampling import loop
+from mdlm_jax.sampling.ancestral import Ancestral
+from mdlm_jax.sampling.canvas import Canvas, blank
+from mdlm_jax.sampling.loop import sample
+from tests.core.support import assert_law
+from tests.core.toy import MASK as TOY_MASK
+from tests.core.toy import MASKED, MIXED, Toy
+
+VOCAB, MASK, LENGTH = 11, 10, 12
+PROMPT = np.array([3, 1, 4], np.int32)
+DECODERS = {mixing: Ancestral(Process(VOCAB, MASK, mixing, Linear(1e-3))) for mixing in (0.0, 0.3, 1.0)}
+PARAMS = jnp.asarray(1.5 * np.random.default_rng(0).standard_normal((VOCAB, VOCAB), np.float32))
+
+
+def denoise(params, tokens, time):
+    """Logits from the token, its neighbours and the time."""
+    seen = params[tokens]
+    return Prediction.from_logits(seen + jnp.roll(seen, 1, axis=1) + time[:, None, None] * params[0])
+
+
+def run(mixing, canvas, steps=9, **options):
+    return sample(denoise, PARAMS, canvas, DECODERS[mixing], steps=steps, seed=5, **options)
+
+
+every_mixing = pytest.mark.parametrize("mixing", DECODERS)
+
+
+# The loop -------------------------------------------------------------------------------------------------------------
+
+
+@every_mixing
+def test_the_compiled_loop_is_a_python_loop(mixing):
+    decoder, canvas, key = DECODERS[mixing], blank(MASK, 4, LENGTH, PROMPT), jax.random.key(5)
+    steps = jnp.asarray(9, jnp.int32)
+    now = jax.jit(decoder.init)(canvas, key)
+    frames = [np.asarray(now.tokens)]
+    one = jax.jit(lambda now, prediction, step: decoder.update(now, prediction, step, steps, key))
+    for step in range(9):
+        time = jnp.full((4,), 1 - step / 9, jnp.float32)
+        now = one(now, jax.jit(denoise)(PARAMS, now.tokens, time), jnp.asarray(step, jnp.int32))
+        frames.append(np.asarray(now.tokens))
+    found = run(mixing, canvas, trace=True)
+    np.testing.assert_array_equal(found.trace, np.stack(frames))
+    np.testing.assert_array_equal(np.asarray(run(mixing, canvas).tokens), frames[-1])
+
+
+@every_mixing
+def test_a_row_does_not_depend_on_its_batch(mixing):
+    whole = np.asarray(run(mixing, blank(MASK, 4, LENGTH, PROMPT)).tokens)
+    for row in range(4):
+        alone = run(mixing, blank(MASK, 1, LENGTH, PROMPT, first_row=row))
+        np.testing.assert_array_equal(np.asarray(alone.tokens), whole[row : row + 1])
+    assert len(np.unique(whole, axis=0)) == 4
+
+
+@every_mixing
+def test_the_trace_leads_from_noise_to_the_result_and_leaves_the_prompt_alone(mixing):
+    found = run(mixing, blank(MASK, 4, LENGTH, PROMPT), trace=True)
+    assert found.trace.shape == (10, 4, LENGTH) and found.forwards == 9
+    np.testing.assert_array_equal(found.trace[-1], np.asarray(found.tokens))
+    np.testing.assert_array_equal(found.trace[:, :, :3], np.broadcast_to(PROMPT, (10, 4, 3)))
+    first, last = found.trace[0][:, 3:], found.trace[-1][:, 3:]
+    assert (last != MASK).all() and (last >= 0).all() and (last < VOCAB).all()
+    if mixing == 0:
+        assert (first == MASK).all()
+        written = found.trace[:-1] != MASK
+        np.testing.assert_array_equal(found.trace[1:][written], found.trace[:-1][written])  # nothing changes again
+    else:
+        assert len(np.unique(first)) > 3
+        edited = (found.trace[1:] != found.trace[:-1]) & (found.trace[:-1] != MASK) & (found.trace[1:] != MASK)
+        assert edited.any()
+    assert run(mixing, blank(MASK, 4, LENGTH, PROMPT)).trace is None
+
+
+def test_another_number_of_steps_does_not_compile_again():
+    canvas = blank(MASK, 2, LENGTH)
+    run(0.3, canvas, steps=3)
+    before = loop._untraced._cache_size()
+    results = [np.asarray(run(0.3, canvas, steps=steps).tokens) for steps in (1, 4, 50)]
+    equal = Ancestral(Process(VOCAB, MASK, 0.3, Linear(1e-3)))
+    sample(denoise, PARAMS, canvas, equal, steps=7)
+    assert loop._untraced._cache_size() == before
+    assert all((tokens != MASK).all() for tokens in results)
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.3])
+def test_eight_devices_draw_what_one_does(mixing):
+    mesh = make_mesh({"replica": 2, "fsdp": 4, "tensor": 1})
+    canvas = blank(MASK, 8, LENGTH, PROMPT)
+    placed = jax.device_put(canvas, batch_sharding(mesh))
+    found = sample(denoise, jax.device_put(PARAMS, replicated(mesh)), placed, DECODERS[mixing], steps=9, seed=5)
+    np.testing.assert_array_equal(np.asarray(found.tokens), np.asarray(run(mixing, canvas).tokens))
+
+
+def test_seeds_and_temperature():
+    canvas = blank(MASK, 4, LENGTH)
+    process = DECODERS[0.0].process
+    one, other = (sample(denoise, PARAMS, canvas, DECODERS[0.0], steps=5, seed=seed).tokens for seed in (0, 1))
+    assert (np.asarray(one) != np.asarray(other)).any()
+    greedy = [sample(denoise, PARAMS, canvas, Ancestral(process, temperature=t), steps=1, seed=seed).tokens
+              for t in (0.0, 1e-4) for seed in (0, 1)]  # one step writes everything at once
+    for tokens in greedy:
+        np.testing.assert_array_equal(np.asarray(tokens), np.asarray(greedy[0]))
+    narrow = sample(denoise, PARAMS, canvas, Ancestral(process, top_p=1e-6), steps=1, seed=3).tokens
+    np.testing.assert_array_equal(np.asarray(narrow), np.asarray(greedy[0]))
+
+
+# The law --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated:
+    """A denoiser that knows the exact law of each token given the others, at each of the times of ``steps`` steps."""
+
+    steps: int
+
+    def __call__(self, tables, tokens, time):
+        step = jnp.round((1 - time) * self.steps).astype(jnp.int32)
+        return Prediction.from_logits(tables[step, tokens @ jnp.asarray([4, 1])])
+
+
+@pytest.mark.parametrize("process", [MASKED, MIXED, Process(4, TOY_MASK, 1.0, CosineMask(eps_noise=0.0))],
+                         ids=["masked", "mixed", "uniform"])
+def test_samples_follow_the_enumerated_law_of_the_chain(process):
+    """Three steps on rows of two tokens: chi-square of 30 000 rows against products of transition matrices."""
+    toy = Toy(process, 2)
+    with jax.enable_x64(True):
+        law = toy.law(3)
+        tables = np.log(np.stack([toy.denoiser(1 - i / 3) for i in range(3)]) + 1e-30).astype(np.float32)
+    found = sample(Tabulated(3), jnp.asarray(tables), blank(TOY_MASK, 30_000, 2), Ancestral(process), steps=3, seed=1)
+    assert_law(np.asarray(found.tokens) @ [4, 1], np.where(law < 1e-12, 0.0, law))
+
+
+# Canvas and errors ----------------------------------------------------------------------------------------------------
+
+
+def test_blank_canvas():
+    canvas = blank(MASK, 2, 5, PROMPT, first_row=7)
+    np.testing.assert_array_equal(np.asarray(canvas.tokens), [[3, 1, 4, MASK, MASK]] * 2)
+    np.testing.assert_array_equal(np.asarray(canvas.editable), [[False] * 3 + [True] * 2] * 2)
+    np.testing.assert_array_equal(np.asarray(canvas.row_ids), [7, 8])
+    assert isinstance(blank(MASK, 1, 4), Canvas) and np.asarray(blank(MASK, 1, 4).editable).all()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (functools.partial(blank, MASK, 1, 3, PROMPT), "prompt of 3 tokens: must be shorter than the length 3"),
+    (lambda: run(0.0, blank(MASK, 1, 4), steps=0), "steps=0: must be at least 1"),
+])
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
