@@ -1,5 +1,7 @@
 """What decoders read off a prediction: the law of the draws, and results that depend on neither batch nor chunk."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,19 +32,21 @@ def softmax(logits, suppress=None):
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_p": 0.7, "top_k": 5}], ids=repr)
 def test_law_of_the_samples(options):
-    """Chi-square, 20 000 rows alike: softmax(logits / temperature) after top-k and top-p, the mask left out."""
+    """Chi-square, 20 000 rows of two places alike: softmax(logits / temperature) after top-k and top-p, no mask.
+
+    The places share their row's key and yet are independent: so is the law of the pair.
+    """
     logits = prediction(rows=1, length=2).hidden
     many = Prediction.from_logits(jnp.broadcast_to(logits, (20_000, *logits.shape[1:])))
-    sample = draw(many, row_keys(20_000, 1), suppress=4, **options).sample
+    sample = np.asarray(draw(many, row_keys(20_000, 1), suppress=4, **options).sample)
     cut = jnp.where(jnp.arange(11) == 4, -jnp.inf, logits[0]) / options.get("temperature", 1.0)
-    if "top_k" in options:
-        cut = truncation.top_k(cut, options["top_k"])
-    if "top_p" in options:
-        cut = truncation.top_p(cut, options["top_p"])
-    for place in range(2):
-        law = softmax(cut[place])
-        assert law[4] == 0
-        assert_law(sample[:, place], law)
+    if options:
+        cut = truncation.top_p(truncation.top_k(cut, options["top_k"]), options["top_p"])
+    first, second = laws = softmax(cut)
+    assert (laws[:, 4] == 0).all()
+    assert_law(sample[:, 0], first)
+    assert_law(sample[:, 1], second)
+    assert_law(sample @ np.asarray([11, 1]), np.outer(first, second).reshape(-1))
 
 
 def test_scores_against_numpy():
@@ -97,31 +101,23 @@ def assert_same(first, second):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("width, chunk", [(None, 1), (16, 3)])  # 3 does not divide 7
-def test_chunks_change_nothing(width, chunk):
-    given, current = prediction(width=width, columns=700), np.arange(21, dtype=np.int32).reshape(3, 7)
-    options = {"suppress": 4, "current": current, "top_p": 0.9}
-    whole = jax.jit(lambda g: draw(g, row_keys(3, 0), **options))(given)
-    pieces = jax.jit(lambda g: draw(g, row_keys(3, 0), chunk=chunk, **options))(given)
-    assert_same(whole, pieces)
+run = jax.jit(functools.partial(draw, suppress=4, top_p=0.9), static_argnames="chunk")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 50])  # 3 does not divide 7
+def test_chunks_change_nothing(chunk):
+    given, current = prediction(width=16, columns=700), np.arange(21, dtype=np.int32).reshape(3, 7)
+    assert_same(run(given, row_keys(3, 0), current=current), run(given, row_keys(3, 0), current=current, chunk=chunk))
 
 
 def test_rows_do_not_see_their_batch():
-    """Row 2 alone, with its own key, is row 2 of the batch."""
-    given, keys, current = prediction(columns=700), row_keys(3, 0), jnp.ones((3, 7), jnp.int32)
-    together = jax.jit(lambda g: draw(g, keys, suppress=4, current=current))(given)
-    alone = jax.jit(lambda g: draw(g, keys[2:], suppress=4, current=current[2:]))(Prediction(given.hidden[2:], Head()))
+    """Row 2 alone, with its own key, is row 2 of the batch; with another key it is not."""
+    given, keys, current = prediction(width=16, columns=700), row_keys(3, 0), np.ones((3, 7), np.int32)
+    together = run(given, keys, current=current)
+    last = Prediction(given.hidden[2:], given.head)
+    alone = run(last, keys[2:], current=current[2:])
     assert_same(jax.tree.map(lambda x: x[2:], together), alone)
-
-
-def test_positions_have_keys_of_their_own():
-    """The same logits and key everywhere in a row, yet independent draws; another key, other draws."""
-    flat = Prediction.from_logits(jnp.zeros((2, 4000, 11)))
-    key = row_keys(1, 0)
-    sample = np.asarray(draw(flat, jnp.concatenate([key, row_keys(1, 1)]), suppress=None).sample)
-    pairs = sample[0, ::2] * 11 + sample[0, 1::2]
-    assert_law(pairs, np.full(121, 1 / 121))
-    assert (sample[0] == sample[1]).mean() < 0.2
+    assert (np.asarray(run(last, keys[:1], current=current[2:]).sample) != np.asarray(alone.sample)).any()
 
 
 def test_no_gradient_flows():

@@ -128,7 +128,7 @@ def test_corrupt(process):
     tokens = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (ROWS, size))
     late = np.arange(ROWS) % 2 == 1
     times = np.linspace(0.1, 0.7, size, dtype=np.float32)
-    noisy = np.asarray(jax.jit(process.corrupt)(row_keys(ROWS, 0), tokens, times + np.float32(0.25) * late[:, None]))
+    noisy = np.asarray(process.corrupt(row_keys(ROWS, 0), tokens, times + np.float32(0.25) * late[:, None]))
     for token, time in enumerate(times):
         assert_law(noisy[~late, token], upto(process, time)[token])
         assert_law(noisy[late, token], upto(process, time + np.float32(0.25))[token])
@@ -152,8 +152,8 @@ def test_reverse_and_final_step(process):
     t = np.linspace(0.4, 0.9, size, dtype=np.float32)
     s, later = np.broadcast_to(t / 2, (ROWS, size)), np.broadcast_to(t, (ROWS, size))
     given = {"sample": sample, "current_log_prob": log_prob}
-    stepped = jax.jit(process.reverse_step)(row_keys(ROWS, 5), tokens, s, later, **given)
-    ended = jax.jit(process.final_step)(row_keys(ROWS, 6), tokens, later, **given)
+    stepped = process.reverse_step(row_keys(ROWS, 5), tokens, s, later, **given)
+    ended = process.final_step(row_keys(ROWS, 6), tokens, later, **given)
     for z in reachable(process, law, 0.7):
         assert_law(stepped[:, z], bayes(process, law, t[z] / 2, t[z])[z])
         assert_law(ended[:, z], bayes(process, law, None, t[z])[z])
