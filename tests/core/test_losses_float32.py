@@ -44,6 +44,23 @@ def both(loss, process, data, *times):
     return np.asarray(narrow, np.float64), np.asarray(wide)
 
 
+def test_differences_that_would_cancel():
+    """The helpers to 2e-6 of their own value, however small, where the plain difference keeps no digit."""
+    y = np.concatenate([-np.geomspace(1e-3, 80.0, 200), np.geomspace(1e-3, 80.0, 200)]).astype(np.float32)
+    wide = y.astype(np.longdouble)
+    odds = np.exp(wide)
+    sure = np.where(wide < -20, odds**2 / 2 - 2 * odds**3 / 3, np.log1p(odds) - odds / (1 + odds))
+    np.testing.assert_allclose(losses._excess_of_log_odds(y), sure.astype(np.float64), rtol=2e-6)
+    d = y[200:][wide[200:] < 60]
+    exact = np.where(d < 1e-2, d.astype(np.longdouble) ** 2 / 2 * (1 + d / 3 + d**2 / 12), np.expm1(np.longdouble(d)) - d)
+    np.testing.assert_allclose(losses._excess(d), exact.astype(np.float64), rtol=2e-6)
+    log_prob = -np.geomspace(1e-7, 50.0, 300).astype(np.float32)
+    for c in (-10.0, 0.0, 15.0, 35.0):
+        c = np.full_like(log_prob, c)
+        exact = np.log1p(np.exp(np.longdouble(c))) - np.log1p(np.exp(np.longdouble(c) + log_prob))
+        np.testing.assert_allclose(losses._softplus_drop(log_prob, c), exact.astype(np.float64), rtol=5e-6)
+
+
 @pytest.mark.parametrize("confidence", [0.0, 8.0, 20.0])
 @pytest.mark.parametrize("mixing", [0.0, 1e-6, 0.1, 1.0])
 def test_rate_near_the_ends(mixing, confidence):
