@@ -40,13 +40,16 @@ def run(prepare: Callable[[list[str]], Callable[[], None] | None], argv: Sequenc
       prepare: checks the arguments (and answers --help); gives back the work itself, or None when there is none left.
 
     Returns:
-      0; 2 after a ConfigError, or a file that cannot be read while preparing (one line on stderr); 130 after Ctrl-C.
+      0; 2 after a ConfigError or a file that cannot be read or written (one line on stderr); 130 after Ctrl-C.
     """
     try:
         work = _prepared(prepare, list(sys.argv[1:] if argv is None else argv))
         if work:
             work()
     except ConfigError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

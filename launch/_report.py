@@ -39,7 +39,9 @@ def finish(
     for name, value in references.items():
         print(f"  {name:<28} {value:.3f} {unit}")
     value, error = (bound.bits_per_byte, bound.bits_stderr) if per_byte else (bound.nats_per_token, bound.nats_stderr)
-    print(f"held-out bound: {value:.3f} +- {error:.3f} {unit} ({bound.rows} rows of {config.data.length} tokens)")
+    given = ", given the document ends" if config.data.packing == "documents" else ""
+    rows = f"{bound.rows} rows of {config.data.length} tokens"
+    print(f"held-out bound{given}: {value:.3f} +- {error:.3f} {unit} ({rows})")
 
 
 def _draw(config, workdir, built, network, process, params, references, bound) -> None:
@@ -49,6 +51,7 @@ def _draw(config, workdir, built, network, process, params, references, bound) -
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]
     _samples.write_pictures(Trace(trace), built.tokenizer, pictures, title)
     bytes_per_token = bound.text_bytes / bound.tokens or None
+    title = f"{config.data.source}, mixing {config.process.mixing:g}"
     loss_curve_png(workdir, workdir / "loss.png", references, bytes_per_token=bytes_per_token, title=title)
 
 

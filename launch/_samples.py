@@ -17,6 +17,7 @@ from mdlm_jax.training.manifest import write_atomically
 
 def draw(process, network, params, options: SampleConfig, length: int, prompt=None, trace: bool = False):
     """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None."""
+    params = jax.device_put(params, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt)
     decoder = Ancestral(process, options.temperature, options.top_p)
     run = sample(Denoiser(network), params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mdlm_jax.config import RunConfig, parse_mesh, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
-from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
+from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process, check_batch
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
@@ -29,11 +29,14 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+    if jax.process_count() > 1:
+        raise ConfigError(f"{jax.process_count()} processes: this version trains in one; start a single one")
+    mesh = make_mesh(parse_mesh(config.train.mesh))
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    check_batch(config, shards)
     workdir.mkdir(parents=True, exist_ok=True)
     built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(workdir))
     tokenizer = built.tokenizer
-    mesh = make_mesh(parse_mesh(config.train.mesh))
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
@@ -79,8 +82,7 @@ def _numbers(bound: Bound) -> Mapping[str, float]:
 
 def _announce(config: RunConfig, info: dict, network, objective, mesh, notes: list[str]) -> None:
     tokens = config.train.steps * config.train.batch_size * config.data.length
-    head = objective.head_positions(config.train.batch_size, config.data.length)
-    flops = network.train_flops(config.train.batch_size * config.data.length, config.data.length, head)
+    flops = objective.train_flops(config.train.batch_size, config.data.length)
     train = info["train"]
     used = {axis: size for axis, size in mesh.shape.items() if size > 1} or "one device"
     print(f"data     {info['source']}: {train['tokens']:,} training tokens, vocabulary {network.vocab_size:,}")

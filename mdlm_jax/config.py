@@ -76,7 +76,8 @@ class ProcessConfig:
         if name == "polynomial":
             _require(numbers[0] > 0, "process.schedule", self.schedule, "the power must be positive")
         if name == "geometric":
-            _require(0 < numbers[0] < numbers[1], "process.schedule", self.schedule, "needs 0 < sigma_min < sigma_max")
+            _require(0 < numbers[0] < numbers[1] <= 80, "process.schedule", self.schedule,
+                     "needs 0 < sigma_min < sigma_max <= 80, beyond which float32 knows no exp(-sigma)")
             _require(self.eps == ProcessConfig.eps, "process.eps", self.eps,
                      "has no meaning with the geometric schedule, whose ends are its two sigmas; leave it out")
 
@@ -137,6 +138,10 @@ class DataConfig:
             size = self.tokenizer.partition(":")[2]
             _require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
                      "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
+        if self.text_field != DataConfig.text_field:
+            _require(self.source.startswith("tfds:") or self.source.endswith((".jsonl", ".jsonl.gz")),
+                     "data.text_field", self.text_field,
+                     f"is read only from .jsonl files and tfds, not from {self.source!r}; leave it out")
         if self.data_dir:
             _require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
                      f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")
@@ -195,7 +200,7 @@ class TrainConfig:
         if law == "band":
             _require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
         if law == "fixed":
-            _require(levels[0] > 0, "train.level_law", self.level_law, "the ratio must be positive")
+            _require(0 < levels[0] < 1, "train.level_law", self.level_law, "the ratio must lie in (0, 1)")
         _require(self.weighting in ("elbo", "constant"), "train.weighting", self.weighting, "choose elbo or constant")
         if law in ("band", "fixed") and (law == "fixed" or levels != (0.0, 1.0)):
             _require(self.weighting == "constant", "train.weighting", self.weighting,
@@ -263,6 +268,13 @@ class RunConfig:
             _require(self.process.mixing == 0.0, "train.objective", self.train.objective,
                      f"is defined for the masked process only, and process.mixing={self.process.mixing}; "
                      "use continuous or discrete:T")
+        if objective == "discrete":
+            _require(not self.process.schedule.startswith("geometric"), "process.schedule", self.process.schedule,
+                     f"leaves noise at t=0, which train.objective={self.train.objective} cannot measure; choose another")
+        if objective == "genmd4":
+            _require((self.process.schedule, self.process.eps) == (ProcessConfig.schedule, ProcessConfig.eps),
+                     "process.schedule", self.process.schedule,
+                     f"train.objective={self.train.objective} learns its schedule; leave process.schedule and eps out")
         if objective in ("discrete", "genmd4"):
             _require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
                      f"train.objective={self.train.objective} has only its own weight; use elbo")

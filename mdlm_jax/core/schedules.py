@@ -158,7 +158,7 @@ class Polynomial(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sigma(Schedule):
+class SigmaSchedule(Schedule):
     """Schedules given by sigma(t) = -log alpha(t) between sigma_min and sigma_max; the eps fields follow from them."""
 
     sigma_min: float = 1e-3
@@ -187,7 +187,7 @@ class _Sigma(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearSigma(_Sigma):
+class LinearSigma(SigmaSchedule):
     """sigma = sigma_min + t (sigma_max - sigma_min): MDLM's "linear", the variance-preserving one."""
 
     def sigma(self, t):
@@ -201,7 +201,7 @@ class LinearSigma(_Sigma):
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometric(_Sigma):
+class Geometric(SigmaSchedule):
     """sigma = sigma_min^(1-t) sigma_max^t (SEDD and MDLM's "geometric")."""
 
     def __post_init__(self):

@@ -101,8 +101,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
     tokenizer.train_from_iterator(_first_bytes(texts), trainer=trainer)
     reached = tokenizer.get_vocab_size() + 3
     if reached < vocab_size:
+        remedy = f"choose bpe:{reached} or smaller" if reached > 259 else "use data.tokenizer=byte"
         raise ConfigError(f"data.tokenizer='bpe:{vocab_size}': the training text supports only {reached} tokens; "
-                          f"choose bpe:{reached} or smaller, or give more text")
+                          f"{remedy}, or give more text")
     return SubwordTokenizer(tokenizer)
 
 

@@ -2,7 +2,9 @@
 
 For the masked process it is the count bound (`core.counts`), exact at both ends; otherwise the continuous-time NELBO
 with reconstruction and prior added. Each row is measured at several noise levels, stratified within the row. Rows are
-coded one by one, document ends included, so nats / (bytes ln 2) bounds the bits per byte of the held-out text.
+coded one by one, document ends included, so nats / (bytes ln 2) bounds the bits per byte of the held-out text. Where
+attention stops at document ends (data.packing=documents) the network is told where they are, and the bound is one given
+that knowledge.
 """
 
 import dataclasses
@@ -67,11 +69,11 @@ def held_out_bound(
       end_terms: ``(params, batch, key, rows) -> LossParts``, what loss_at leaves out; None where that is nothing.
       sharding: of the rows over the devices; None: each computes everything.
     """
-    per_row, counts, text_bytes = [], [], 0
-    for number, (batch, valid) in enumerate(batches):
+    per_row, counts, text_bytes, first, key = [], [], 0, 0, jax.random.key(seed)
+    for batch, valid in batches:
         placed = batch if sharding is None else jax.device_put(batch, sharding)
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        terms, counted = jax.device_get(_measure(loss_at, end_terms, draws, sharding, params, placed, key))
+        terms, counted = jax.device_get(_measure(loss_at, end_terms, draws, sharding, params, placed, key, first))
+        first += valid
         per_row.append({name: values[:valid].astype(np.float64) for name, values in terms.items()})
         counts.append(counted[:valid].sum(-1))
         text_bytes += int((token_bytes(np.asarray(batch["tokens"])[:valid]) * counted[:valid]).sum())
@@ -80,22 +82,27 @@ def held_out_bound(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _measure(loss_at, end_terms, draws, sharding, params, batch, key):
-    """Nats of each row, {term: [B]} averaged over the draws, and which of its tokens count, [B, L]."""
+def _measure(loss_at, end_terms, draws, sharding, params, batch, key, first):
+    """Nats of each row, {term: [B]} averaged over the draws, and which of its tokens count, [B, L].
+
+    Noise belongs to the row's index among all held-out rows (``first`` is that of the batch's first row), so that the
+    size of the batches and the number of devices do not matter.
+    """
     if sharding is None:
-        return _per_row(loss_at, end_terms, draws, params, batch, key)
+        return _per_row(loss_at, end_terms, draws, params, batch, key, first)
     with jax.sharding.use_abstract_mesh(sharding.mesh.abstract_mesh):
-        results = _per_row(loss_at, end_terms, draws, params, batch, key)
+        results = _per_row(loss_at, end_terms, draws, params, batch, key, first)
         return jax.lax.with_sharding_constraint(results, jax.sharding.PartitionSpec())  # every process reads all rows
 
 
-def _per_row(loss_at, end_terms, draws, params, batch, key):
+def _per_row(loss_at, end_terms, draws, params, batch, key, first):
     rows = batch["tokens"].shape[0]
+    row_ids = first + jnp.arange(rows)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), batch)
-    index = jnp.arange(rows * draws)
+    index = (draws * row_ids[:, None] + jnp.arange(draws)).reshape(-1)
     level_key, noise_key, end_key = jax.random.split(key, 3)
     coupling = "antithetic" if draws % 2 == 0 else "stratified"
-    u = jax.vmap(lambda k: levels.unit_levels(k, draws, coupling))(row_keys(level_key, jnp.arange(rows))).reshape(-1)
+    u = jax.vmap(lambda k: levels.unit_levels(k, draws, coupling))(row_keys(level_key, row_ids)).reshape(-1)
     parts = [loss_at(params, repeated, noise_key, index, u)]
     if end_terms is not None:
         parts.append(end_terms(params, repeated, end_key, index))
@@ -103,6 +110,7 @@ def _per_row(loss_at, end_terms, draws, params, batch, key):
     return terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
 
 
+_BLOCKS = 32  # for the standard error
 _GROUP = 16  # rows that are read together when a split is sampled
 
 
@@ -129,10 +137,14 @@ def padded_batches(batch: Mapping[str, np.ndarray], batch_rows: int):
 
 
 def _summary(terms: dict[str, np.ndarray], counts: np.ndarray, text_bytes: int) -> Bound:
-    """Ratio estimates over rows, with the delta-method standard error."""
+    """Ratio estimates over rows, with the delta-method standard error.
+
+    Neighbouring rows come from the same document and are far from independent, so the error is that of the sums of
+    `_BLOCKS` contiguous blocks. It covers both the noise draws and which text was held out.
+    """
     total, tokens = sum(terms.values()), int(counts.sum())
     mean = total.sum() / tokens
-    residual = total - mean * counts
-    spread = math.sqrt(float((residual**2).sum()) * len(counts) / max(1, len(counts) - 1)) / tokens
+    blocks = np.array([block.sum() for block in np.array_split(total - mean * counts, min(_BLOCKS, len(counts)))])
+    spread = math.sqrt(float((blocks**2).sum()) * len(blocks) / max(1, len(blocks) - 1)) / tokens
     shares = {name: float(values.sum() / tokens) for name, values in terms.items()}
     return Bound(float(mean), spread, shares, tokens, len(counts), text_bytes)

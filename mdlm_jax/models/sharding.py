@@ -3,7 +3,7 @@
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from mdlm_jax.config import MESH_AXES
+from mdlm_jax.config import MESH_AXES, ConfigError
 
 # FSDP splits the model axis of every weight; tensor parallelism splits heads, feed-forward and vocabulary.
 WEIGHT_RULES = {
@@ -25,7 +25,7 @@ def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
     """A mesh over replica, fsdp and tensor (`config.parse_mesh`); a size of -1 takes the devices left over.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     fixed = 1
@@ -36,7 +36,7 @@ def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
     for size in filled.values():
         total *= size
     if total != len(devices):
-        raise ValueError(f"train.mesh={sizes} makes {total} devices and there are {len(devices)}; change train.mesh")
+        raise ConfigError(f"train.mesh={sizes} makes {total} devices and there are {len(devices)}; change train.mesh")
     shape = tuple(filled[axis] for axis in MESH_AXES)
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)

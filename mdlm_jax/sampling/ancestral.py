@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core import draws
 from mdlm_jax.core.process import Process
+from mdlm_jax.core.reduction import chunk_length
 from mdlm_jax.sampling.canvas import Canvas
 
 
@@ -19,12 +20,14 @@ class Ancestral:
 
     Attributes:
       process: the noise the denoiser was trained with.
+      head_budget: logits alive at once; it changes memory, not results.
       temperature, top_p: of the draw from the denoiser; 1 and 1 are the model's own law.
     """
 
     process: Process
     temperature: float = 1.0
     top_p: float = 1.0
+    head_budget: int = 1 << 22
 
     def init(self, canvas: Canvas, key: jax.Array) -> Canvas:
         """Fills the editable positions with pure noise."""
@@ -49,6 +52,7 @@ class Ancestral:
             current=None if self.process.masked_only else canvas.tokens,
             temperature=self.temperature,
             top_p=self.top_p,
+            chunk=chunk_length(rows[0], prediction.num_columns, self.head_budget),
         )
         move = {
             "sample": drawn.sample,

@@ -61,6 +61,7 @@ def build_objective(
         return ContinuousObjective(**shared), notes
     if kind == "discrete":
         return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
+    notes.append("genmd4: the learned schedule trains; bound and samples are those of the plain masked process")
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
 
 
@@ -81,6 +82,11 @@ def build_bound(
     if process.masked_only:
         return CountObjective(**shared, half_head=config.eval.draws % 2 == 0)
     return ContinuousObjective(**shared)
+
+
+def check_batch(config: RunConfig, data_shards: int) -> None:
+    """Can ``data_shards`` devices share the batch as asked? Needs no data; raises what `build_objective` would."""
+    _coupling(config.train, _rows_per_device(config, data_shards))
 
 
 def _rows_per_device(config: RunConfig, data_shards: int) -> int:

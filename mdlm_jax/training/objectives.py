@@ -17,6 +17,7 @@ from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import Reduced, chunk_length, reduce
+from mdlm_jax.core.schedules import SigmaSchedule
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 
@@ -49,8 +50,12 @@ class Objective(abc.ABC):
         return {"network": api.init(self.network, key)}
 
     def head_positions(self, rows: int, length: int) -> int:
-        """Positions of a batch that pass through the head, for counting FLOPs."""
+        """Positions of a batch that pass through the head."""
         return rows * length
+
+    def train_flops(self, rows: int, length: int) -> int:
+        """Model FLOPs of one step on ``rows`` rows, forward and backward."""
+        return self.network.train_flops(rows * length, length, self.head_positions(rows, length))
 
     def loss(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, total_rows: int) -> LossParts:
         """The loss of some rows of a step's batch.
@@ -167,9 +172,18 @@ class ContinuousObjective(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteObjective(Objective):
-    """The NELBO of a process with ``num_steps`` steps: num_steps * KL of one of them a row; reconstruction included."""
+    """The NELBO of a process with ``num_steps`` steps but for the prior: num_steps * KL of one of them a row.
+
+    The first step's KL is the reconstruction term, which needs alpha(0) = 1.
+    """
 
     num_steps: int = 100
+
+    def __post_init__(self):
+        if self.process.schedule.eps_data or isinstance(self.process.schedule, SigmaSchedule):
+            raise ValueError(f"schedule={self.process.schedule}: leaves noise at t=0; num_steps needs alpha(0) = 1")
+        if self.constant_weight:
+            raise ValueError("constant_weight: the discrete objective has only its own weight")
 
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
@@ -192,6 +206,9 @@ class GenMD4Objective(Objective):
 
     schedule: genmd4.VectorSchedule = genmd4.VectorSchedule()  # noqa: RUF009 (frozen)
     initial_power: float = 1.0
+
+    def train_flops(self, rows, length):
+        return 2 * super().train_flops(rows, length)
 
     def init(self, key):
         raw = self.schedule.init(self.network.head_size, self.initial_power)

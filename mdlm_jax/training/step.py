@@ -56,15 +56,15 @@ def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Arr
     rows = jnp.arange(total_rows, dtype=jnp.int32)
     if microbatches == 1:
         return one(batch, rows)
-    pieces = jax.tree.map(lambda x: _interleaved(x, microbatches), (batch, rows))
+    group = 2 if objective.coupling == "antithetic" else 1
+    pieces = jax.tree.map(lambda x: _interleaved(x, microbatches, group), (batch, rows))
     first = jax.tree.map(lambda x: x[0], pieces)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first))
     return jax.lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, one(*piece)), None), zeros, pieces)[0]
 
 
-def _interleaved(x: jax.Array, microbatches: int) -> jax.Array:
-    """[B, ...] -> [microbatches, B / microbatches, ...], strided: no row leaves its device and no pair is split."""
-    group = 2 if x.shape[0] % (2 * microbatches) == 0 else 1
+def _interleaved(x: jax.Array, microbatches: int, group: int) -> jax.Array:
+    """[B, ...] -> [microbatches, B / microbatches, ...], strided: no row leaves its device, no ``group`` is split."""
     strided = x.reshape(x.shape[0] // (group * microbatches), microbatches, group, *x.shape[1:])
     return jnp.moveaxis(strided, 1, 0).reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:])
 

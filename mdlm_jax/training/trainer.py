@@ -28,7 +28,7 @@ from mdlm_jax.training.step import make_train_step
 Evaluate = Callable[[dict], Mapping[str, float]]  # parameters -> numbers for the metrics
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(ConfigError):
     """The loss or its gradient became NaN or infinite."""
 
 
@@ -58,6 +58,8 @@ class Trainer:
         state = self._restore_or_init(checkpoints, optimizer)
         start = int(state.step)
         step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
+        if start < self.train.steps:
+            print("compiling the first step ...", flush=True)
         log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
         with (
             MetricsWriter(self.workdir, start if start else None) as metrics,
@@ -72,7 +74,8 @@ class Trainer:
                 if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
                     record = log.close(step)
                     metrics.write(step, **record)
-                    progress.update(step, loss=record["loss"], tokens_per_s=record["tokens_per_second"])
+                    speed = {"tokens_per_s": record["tokens_per_second"]} if "tokens_per_second" in record else {}
+                    progress.update(step, loss=record["loss"], **speed)
                 if step % self.eval_every == 0 or step == self.train.steps:
                     log.pause()
                     metrics.write(step, **evaluate(averaged(state)))
@@ -137,9 +140,8 @@ class _Window:
     def __init__(self, trainer: Trainer, ceiling: float):
         length = trainer.pipeline.length
         rows = trainer.train.batch_size
-        head = trainer.objective.head_positions(rows, length)
         self._tokens = rows * length
-        self._flops = trainer.objective.network.train_flops(self._tokens, length, head)
+        self._flops = trainer.objective.train_flops(rows, length)
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
@@ -173,8 +175,8 @@ class _Window:
         if broken.any():
             bad = step - len(losses) + 1 + int(np.flatnonzero(broken)[0])
             raise NonFiniteLoss(
-                f"the loss or its gradient is not finite at step {bad}; lower train.learning_rate, or lengthen "
-                "train.warmup_steps, and run the same command again: it resumes from the last checkpoint"
+                f"the loss or its gradient is not finite at step {bad}; start another --workdir with a "
+                "lower train.learning_rate or a longer train.warmup_steps; what this one has written stays"
             )
         totals = sum((numbers["totals"] for numbers in fetched[1:]), fetched[0]["totals"])
         record = {"loss": float(totals.mean())}
@@ -183,11 +185,12 @@ class _Window:
         record |= {f"loss/{name}": float(value / totals.count) for name, value in totals.sums.items()}
         record |= {name: float(np.mean([n[name] for n in fetched])) for name in ("grad_norm", "update_norm")}
         record["learning_rate"] = float(self._rate(step - 1))
-        seconds = self._seconds / self._timed if self._timed else float("nan")
-        record["step_seconds"] = seconds
-        record["tokens_per_second"] = self._tokens / seconds
-        record["flops_per_second"] = self._flops / seconds
-        record["mfu"] = self._flops / seconds / self._ceiling
+        if self._timed:  # not where the window is the step that compiled
+            seconds = self._seconds / self._timed
+            record["step_seconds"] = seconds
+            record["tokens_per_second"] = self._tokens / seconds
+            record["flops_per_second"] = self._flops / seconds
+            record["mfu"] = self._flops / seconds / self._ceiling
         self._pending, self._timed, self._seconds = [], 0, 0.0
         self.resume()
         return record

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core import losses, posterior
-from mdlm_jax.core.gidd import GiddProcess, GiddSchedule
+from mdlm_jax.core.gidd import FLOOR, GiddProcess, GiddSchedule
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
 from tests.core.support import Reference, assert_close, one_hot, reduced
@@ -51,7 +51,8 @@ class Case:
 
 
 def test_masses(case):
-    process, t = case.process, case.t
+    process, t, arrays = case.process, case.t, case.reference.arrays
+    assert (arrays["vocab_size"], arrays["mask_id"]) == (SIZE, MASK) and np.isclose(np.log(FLOOR), -arrays["clip_noise"])
     masses = process.masses(t)
     case.compare("alpha_t", masses.keep[:, 0])
     case.compare("beta_pi_t", posterior.noise_vector(process, masses)[:, 0])

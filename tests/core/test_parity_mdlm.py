@@ -34,6 +34,7 @@ def masked_process(schedule=None):
 
 
 def test_noise_level(reference):
+    assert (reference.arrays["vocab_size"], reference.arrays["mask_id"]) == (SIZE, MASK)
     assert float(reference.arrays["eps"]) == 1e-3
     schedule, t = Linear(1e-3), reference["t"]
     reference.compare("alpha_t", schedule.alpha(t))

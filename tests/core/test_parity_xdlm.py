@@ -55,6 +55,7 @@ class Case:
 
 
 def test_schedule(reference):
+    assert (reference.arrays["vocab_size"], reference.arrays["mask_id"]) == (SIZE, MASK)
     schedule, t, s = Linear(float(reference.arrays["eps"])), reference["t"], reference["s"]
     reference.compare("alpha_t", schedule.alpha(t))
     reference.compare("alpha_s", schedule.alpha(s))
@@ -139,7 +140,7 @@ def large(request):
 @pytest.mark.parametrize("index", range(4), ids=lambda i: f"mixing{[0.001, 0.1, 0.5, 1.0][i]}")
 def test_vocabulary_of_50258(large, index):
     """Weight-1 loss at six alphas from 0.999 to 1e-5, where the reference's float32 run is 0.03 off."""
-    process = Process(50258, 50257, float(large["k"][index]), GivenAlpha(eps_noise=0.0))
+    process = Process(int(large["vocab_size"]), int(large["mask_id"]), float(large["k"][index]), GivenAlpha(eps_noise=0.0))
     alpha = jnp.asarray(large["alpha_t"])
     x0, xt = (np.repeat(large[key], len(alpha), 0) for key in ("x0", "xt"))
     logits = jnp.asarray(large["logits_f16"])

@@ -128,11 +128,17 @@ def test_heads(kernel, bias):
 
 
 def test_ids_without_a_column():
-    """SMDM: ids reach V where the head has V columns, id V is -inf and takes no gradient."""
+    """SMDM: ids reach V where the head has V columns. Like the suppressed id they are -inf and take no gradient."""
     model, teacher, ids = inputs()
-    ids = ids.at[:, 0, :3].set(7)
+    ids = ids.at[:, 0, :3].set(7).at[0, 1, 0].set(3)
     compare((model, teacher, ids), 1e-5, suppress=7, chunk=2)
-    assert np.isneginf(outputs(model, teacher, ids, suppress=7).target[0, :3]).all()
+
+    def target(hidden):
+        return reduce(Prediction(hidden, Head(model["kernel"])), suppress=3, target=ids[0]).target
+
+    assert np.isneginf(target(model["hidden"])[0, :3]).all() and np.isneginf(target(model["hidden"])[1, 0])
+    slope = np.asarray(jax.grad(lambda hidden: target(hidden).sum())(model["hidden"]))
+    assert (slope[0, :3] == 0).all() and (slope[1, 0] == 0).all() and (slope[0, 3:] != 0).all()
 
 
 @settings(max_examples=4, deadline=None)
