@@ -270,7 +270,7 @@ class RunConfig:
                      "use continuous or discrete:T")
         if objective == "discrete":
             _require(not self.process.schedule.startswith("geometric"), "process.schedule", self.process.schedule,
-                     f"leaves noise at t=0, which train.objective={self.train.objective} cannot measure; choose another")
+                     f"leaves noise at t=0, which train.objective={self.train.objective} cannot measure")
         if objective == "genmd4":
             _require((self.process.schedule, self.process.eps) == (ProcessConfig.schedule, ProcessConfig.eps),
                      "process.schedule", self.process.schedule,

@@ -140,7 +140,8 @@ def large(request):
 @pytest.mark.parametrize("index", range(4), ids=lambda i: f"mixing{[0.001, 0.1, 0.5, 1.0][i]}")
 def test_vocabulary_of_50258(large, index):
     """Weight-1 loss at six alphas from 0.999 to 1e-5, where the reference's float32 run is 0.03 off."""
-    process = Process(int(large["vocab_size"]), int(large["mask_id"]), float(large["k"][index]), GivenAlpha(eps_noise=0.0))
+    size, mask = int(large["vocab_size"]), int(large["mask_id"])
+    process = Process(size, mask, float(large["k"][index]), GivenAlpha(eps_noise=0.0))
     alpha = jnp.asarray(large["alpha_t"])
     x0, xt = (np.repeat(large[key], len(alpha), 0) for key in ("x0", "xt"))
     logits = jnp.asarray(large["logits_f16"])
