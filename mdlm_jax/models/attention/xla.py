@@ -5,17 +5,17 @@ import jax.numpy as jnp
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v, bidirectional, with grouped key/value heads.
+    """softmax(q k^T / sqrt(H)) v with grouped key/value heads.
 
     Heads come before positions in every product, so each is a plain batched matmul. Scores and softmax are float32.
 
     Args:
-      query: [B, L, N, H].
-      key, value: [B, L, K, H], K divides N.
-      mask: [B, 1, L, L] bool, True where a query may see a key; None: everywhere. A query that sees nothing gets the
-        mean of all values, finite and meaningless.
+      query: [B, Lq, N, H].
+      key, value: [B, Lk, K, H], K divides N.
+      mask: [B or 1, 1, Lq, Lk] bool, True where a query sees a key; None: everywhere. A query that sees nothing gets
+        zeros.
     Returns:
-      [B, L, N, H] in the dtype of ``query``.
+      [B, Lq, N, H] in the dtype of ``query``.
     """
     rows, length, heads, size = query.shape
     groups = heads // key.shape[2]
@@ -25,6 +25,9 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     scores = jnp.einsum("bkglh,bkmh->bkglm", q, k, preferred_element_type=wide) * size**-0.5
     if mask is not None:
         scores = jnp.where(mask[:, :, None], scores, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if mask is not None:
+        weights = jnp.where(mask[:, :, None], weights, 0.0)  # of a query that sees nothing too
+    weights = weights.astype(query.dtype)
     context = jnp.einsum("bkglm,bkmh->bkglh", weights, v)
     return jnp.moveaxis(context, 3, 1).reshape(rows, length, heads, size)

@@ -1,0 +1,1 @@
+"""Attention: who sees whom (`visibility`) and how it is computed (`attend`, by backend name)."""

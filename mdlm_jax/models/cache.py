@@ -1,0 +1,59 @@
+"""Key/value caches: a pytree that `api.forward` reads and returns, never changes in place.
+
+A window of tokens is run against the cache: its keys and values are written at slots [start, start + L) of a new cache,
+and each query sees every filled slot that its attention contract allows, its own window included. Keeping the returned
+cache commits the window; dropping it leaves the window a draft. That gives block decoding (commit a finished block),
+prefix caches (clear what lies behind the prefix, run the rest) and dual caches (overwrite a block among stale keys).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.models.config import TransformerConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Keys after rotation and values of all layers.
+
+    Attributes:
+      key, value: [layers, B, S, K, H] in the compute dtype.
+      segment: [B, S] int32; 0: the slot is empty, nothing sees it.
+      order: [B, S] int32, what causal contracts compare: the index of the slot's token in its row.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    segment: jax.Array
+    order: jax.Array
+
+    @property
+    def slots(self) -> int:
+        return self.segment.shape[1]
+
+    def keep(self, filled: jax.Array) -> "Cache":
+        """The same cache with the slots emptied where ``filled`` [B, S] or [S] is False."""
+        return dataclasses.replace(self, segment=jnp.where(filled, self.segment, 0))
+
+
+def empty(config: TransformerConfig, rows: int, slots: int) -> Cache:
+    """A cache for ``rows`` rows of at most ``slots`` tokens, with nothing in it."""
+    shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
+    nothing = jnp.zeros((rows, slots), jnp.int32)
+    zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+    return Cache(zeros, zeros, nothing, nothing)
+
+
+def write(slots: jax.Array, window: jax.Array, start: jax.Array) -> jax.Array:
+    """``window`` [B, L, ...] put at [start, start + L) of ``slots`` [B, S, ...]; start [] or [B], one a row."""
+    if start.ndim == 0:
+        index = (0, start) + (0,) * (slots.ndim - 2)
+        return jax.lax.dynamic_update_slice(slots, window.astype(slots.dtype), index)
+    return jax.vmap(write_row)(slots, window.astype(slots.dtype), start)
+
+
+def write_row(slots: jax.Array, window: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(slots, window, (start,) + (0,) * (slots.ndim - 1))

@@ -1,0 +1,41 @@
+"""What a network costs: matmul parameters and FLOPs by formula (a multiply-add counts two)."""
+
+from mdlm_jax.models.config import TransformerConfig
+
+
+def matmul_parameters(config: TransformerConfig) -> int:
+    """Weights that multiply every token in all layers; of an expert layer those it visits. No embedding, no head."""
+    c = config
+    attention = c.d_model * c.head_dim * (2 * c.heads + 2 * c.kv_heads)
+    dense = (3 if c.activation == "swiglu" else 2) * c.d_model * c.d_ff
+    total = c.layers * attention + c.dense_layers * dense
+    if c.moe is not None:
+        visited = 3 * c.d_model * (c.moe.per_token * c.moe.d_ff + c.moe.shared_d_ff) + c.d_model * c.moe.experts
+        total += (c.layers - c.dense_layers) * visited
+    return total
+
+
+def attention_flops(config: TransformerConfig, tokens: int, seen: float) -> float:
+    """Of the two products with the scores, forward, all layers; ``seen``: keys a query sees on average."""
+    return config.layers * tokens * 4 * seen * config.heads * config.head_dim
+
+
+def forward_flops(config: TransformerConfig, tokens: int, length: int, head_tokens: int) -> int:
+    """Of one forward pass.
+
+    Args:
+      tokens: positions that pass through the layers.
+      length: positions of a row, all of which a query is taken to see.
+      head_tokens: positions that pass through the head.
+    """
+    c = config
+    head = 2 * c.d_model * c.head_size * head_tokens
+    condition = 0
+    if c.conditioning != "none":
+        condition = tokens // length * 2 * c.condition_dim * c.d_model * (6 * c.layers + 2)
+    return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition)
+
+
+def train_flops(config: TransformerConfig, tokens: int, length: int, head_tokens: int) -> int:
+    """Forward plus backward at twice the forward; recomputation is not counted (model FLOPs)."""
+    return 3 * forward_flops(config, tokens, length, head_tokens)
