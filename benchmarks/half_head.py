@@ -18,6 +18,7 @@ from benchmarks import hlo
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.process import Process
 from mdlm_jax.data.languages.registry import make
+from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.training import schedules
@@ -186,7 +187,7 @@ def main() -> None:
                   flush=True)
     tokens = options.rows * options.length
     for name, head in (("full", tokens), ("half", options.rows // 2 * (options.length + 1))):
-        print(f"  formula, {name} head: {network.train_flops(tokens, options.length, head) / 1e9:.2f} GFLOP")
+        print(f"  formula, {name} head: {flops.train_flops(network, tokens, options.length, head) / 1e9:.2f} GFLOP")
     table = spread_table(options) if options.batches else []
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

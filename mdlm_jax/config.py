@@ -14,7 +14,7 @@ SCHEDULES = ("linear", "cosine", "cosine_mask", "polynomial", "geometric")
 OBJECTIVES = ("nelbo", "count", "continuous", "discrete", "genmd4")
 TIME_SAMPLINGS = ("auto", "iid", "stratified", "antithetic")
 LEVEL_LAWS = ("uniform", "cosine", "band", "fixed")
-MESH_AXES = ("replica", "fsdp", "tensor")
+MESH_AXES = ("replica", "fsdp", "expert", "context", "tensor")
 
 
 class ConfigError(ValueError):
@@ -47,7 +47,7 @@ def _require_numbers(field: str, spec: str, numbers: tuple[float, ...], count: i
 
 
 def parse_mesh(spec: str) -> dict[str, int]:
-    """``"fsdp:-1,tensor:2"`` as ``{"replica": 1, "fsdp": -1, "tensor": 2}``; one -1 takes the devices left over."""
+    """``"fsdp:-1,tensor:2"`` as a size for each of `MESH_AXES`; one -1 takes the devices left over."""
     sizes = dict.fromkeys(MESH_AXES, 1)
     for part in spec.split(","):
         axis, _, size = part.partition(":")
@@ -172,7 +172,7 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps; the last step is always kept
     keep_checkpoints: int = 2  # the newest so many
     log_every: int = 10  # steps between records in metrics.jsonl
-    mesh: str = "fsdp:-1"  # axis:size,... over replica, fsdp, tensor; one -1 takes the devices left over
+    mesh: str = "fsdp:-1"  # axis:size,... over replica, fsdp, expert, context, tensor; one may be -1
     head_chunk: int = 1 << 22  # logits alive at once per device in the loss
     seed: int = 0  # weights and noise
 

@@ -1,6 +1,6 @@
 """The networks as functions: ``init(config, key) -> params``, ``apply(config, params, tokens) -> Prediction``.
 
-Parameters are plain nested dicts of float32 arrays. `abstract` and `shardings` come from the same declarations as
+Parameters are plain nested dicts, float32 when fresh. `abstract` and `shardings` come from the same declarations as
 `init`, without running anything.
 """
 
@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.models.attention.visibility import Places
+from mdlm_jax.models.cache import Cache
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import weight_sharding
-from mdlm_jax.models.transformer import Transformer
+from mdlm_jax.models.transformer import Inputs, Output, Transformer
 
 
 def init(config: TransformerConfig, key: jax.Array) -> dict:
@@ -45,42 +47,99 @@ def num_parameters(config: TransformerConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(abstract(config)))
 
 
-def apply(
+def apply(config: TransformerConfig, params: dict, tokens: jax.Array | None, **inputs) -> Prediction:
+    """Runs the network; `forward` lists the arguments and returns more."""
+    return forward(config, params, tokens, **inputs).prediction
+
+
+def forward(
     config: TransformerConfig,
     params: dict,
-    tokens: jax.Array,
+    tokens: jax.Array | None,
     *,
     time: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
     positions: jax.Array | None = None,
+    order: jax.Array | None = None,
+    embeddings: jax.Array | None = None,
+    cache: Cache | None = None,
+    start: jax.Array | int | None = None,
     dropout_key: jax.Array | None = None,
-) -> Prediction:
+    raw: bool = False,
+    keep_layers: bool = False,
+) -> Output:
     """Runs the network.
 
     Args:
-      tokens: [B, L] int32, noisy ids.
+      tokens: [B, L] int32, noisy ids; [noisy; clean] for the two-stream contract.
       time: [B] noise level in [0, 1]; required if, and only if, the network is conditioned on it.
-      attention_mask: [B, L] int32 or bool; positions see those with the same non-zero number. None: all see all.
-      positions: [B, L] int32 rotary positions; None: 0..L-1.
+      attention_mask: [B, L] int32 or bool segments; positions see those with the same non-zero number. None: all one.
+      positions: [B, L] int32 rotary positions; None: 0..L-1 (twice in the two-stream contract), from ``start`` on.
+      order: [B, L] int32, what contracts other than bidirectional compare; None: the index in the row, from ``start``
+        on. Required by the permutation contract.
+      embeddings: [B, L, D] in place of ``tokens`` (which may then be None).
+      cache, start: run the tokens as a window at slots [start, start + L) of a `Cache`; start is [] or [B].
       dropout_key: turns dropout on.
+      raw: with ``logit_shift``: the network's own output, row i scoring token i+1. Else rows are aligned: row i scores
+        token i, row 0 keeps its own output.
+      keep_layers: also return every layer's input.
     Returns:
-      `Prediction` with hidden [B, L, D] in the compute dtype.
+      `Output`, hidden states in the compute dtype.
     Raises:
-      ValueError: ``time`` missing or superfluous.
+      ValueError: ``time`` or ``order`` missing or superfluous, a cache without ``start``, two streams of odd length.
     """
+    source = tokens if embeddings is None else embeddings
+    _check(config, source.shape, time, order, cache, start)
+    rows, length = source.shape[:2]
+    offset = None if start is None else jnp.asarray(start)
+    index = _index(config, rows, length, offset)
+    segment = None if attention_mask is None else attention_mask.astype(jnp.int32)
+    if cache is not None:
+        segment = jnp.ones((rows, length), jnp.int32) if segment is None else segment
+        order = index if order is None else order
+    inputs = Inputs(
+        tokens, index if positions is None else positions, Places(segment, order), time, embeddings, cache, offset
+    )
+    deterministic = dropout_key is None or config.dropout == 0.0
+    output = Transformer(config, deterministic, keep_layers).apply(
+        {"params": params}, inputs, rngs={} if deterministic else {"dropout": dropout_key}
+    )
+    return output if raw or not config.logit_shift else _aligned(output)
+
+
+def _aligned(output: Output) -> Output:
+    """Hidden states one to the right; logits follow, being a function of each position's own."""
+    hidden = output.prediction.hidden
+    shifted = jnp.concatenate([hidden[:, :1], hidden[:, :-1]], axis=1)
+    return Output(Prediction(shifted, output.prediction.head), output.cache, output.layers, output.router)
+
+
+def _index(config, rows, length, offset) -> jax.Array:
+    """[B, L]: each token's place in its row."""
+    index = jnp.arange(length)
+    if config.attention == "two_stream":
+        index = index % (length // 2)
+    if offset is not None:
+        index = index + offset[..., None]
+    return jnp.broadcast_to(index, (rows, length))
+
+
+def _check(config, shape, time, order, cache, start) -> None:
     if config.time_conditioning != (time is not None):
         state = "is conditioned on time and got none" if config.time_conditioning else "takes no time and got one"
         raise ValueError(f"time: the network {state}")
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    deterministic = dropout_key is None or config.dropout == 0.0
-    rngs = {} if deterministic else {"dropout": dropout_key}
-    return Transformer(config, deterministic).apply(
-        {"params": params}, tokens, time, attention_mask, positions, rngs=rngs
-    )
+    if config.attention == "permutation" and order is None:
+        raise ValueError("order: the permutation contract needs one; give order=[B, L]")
+    if config.attention == "bidirectional" and order is not None:
+        raise ValueError("order: the bidirectional contract compares none; leave it out")
+    if config.attention == "two_stream" and (shape[1] % 2 or cache is not None):
+        raise ValueError(f"tokens: the two-stream contract takes [noisy; clean] and no cache, got length {shape[1]}")
+    if (cache is None) != (start is None):
+        raise ValueError("start: goes with a cache, and a cache with a start")
 
 
 def _boxed_init(config: TransformerConfig, key: jax.Array):
     tokens = jnp.zeros((1, 2), jnp.int32)
     time = jnp.zeros((1,), jnp.float32) if config.time_conditioning else None
-    return Transformer(config).init(key, tokens, time, None, tokens)["params"]
+    order = tokens if config.attention == "permutation" else None
+    return Transformer(config).init(key, Inputs(tokens, tokens, Places(None, order), time))["params"]

@@ -115,7 +115,7 @@ class MoEConfig:
         if self.groups > 1:
             _require(self.experts // self.groups >= 2, "moe.groups", self.groups, "leaves fewer than 2 experts a group")
         available = self.experts // self.groups * self.top_groups
-        _require(self.per_token <= available, "moe.per_token", self.per_token, f"only {available} experts can be chosen")
+        _require(self.per_token <= available, "moe.per_token", self.per_token, f"only {available} can be chosen")
         _require((self.block > 0) == (self.block_pool > 0), "moe.block_pool", self.block_pool,
                  "set both moe.block and moe.block_pool, or neither")
         if self.block:

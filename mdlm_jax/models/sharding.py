@@ -1,11 +1,14 @@
 """Logical axes of weights to mesh axes: one table, checked."""
 
+import math
+
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mdlm_jax.config import MESH_AXES, ConfigError
 
-# FSDP splits the model axis of every weight; tensor parallelism splits heads, feed-forward and vocabulary.
+# FSDP splits the model axis of every weight, tensor parallelism heads, feed-forward and vocabulary, expert parallelism
+# the experts. Rows run over replica, fsdp and expert, positions over context.
 WEIGHT_RULES = {
     "layers": None,
     "vocab": "tensor",
@@ -14,27 +17,26 @@ WEIGHT_RULES = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "expert",
     "norm": None,
     "condition": None,
     None: None,
 }
-BATCH_AXES = ("replica", "fsdp")
+BATCH_AXES = ("replica", "fsdp", "expert")
+LENGTH_AXIS = "context"
 
 
 def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
-    """A mesh over replica, fsdp and tensor (`config.parse_mesh`); a size of -1 takes the devices left over.
+    """A mesh over `MESH_AXES` with the sizes of `config.parse_mesh`; a size of -1 takes the devices left over.
 
     Raises:
       ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    fixed = 1
-    for size in sizes.values():
-        fixed *= size if size > 0 else 1
+    sizes = dict.fromkeys(MESH_AXES, 1) | sizes
+    fixed = math.prod(size for size in sizes.values() if size > 0)
     filled = {axis: len(devices) // fixed if size == -1 else size for axis, size in sizes.items()}
-    total = 1
-    for size in filled.values():
-        total *= size
+    total = math.prod(filled.values())
     if total != len(devices):
         raise ConfigError(f"train.mesh={sizes} makes {total} devices and there are {len(devices)}; change train.mesh")
     shape = tuple(filled[axis] for axis in MESH_AXES)
@@ -43,23 +45,28 @@ def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over replica and fsdp, everything else whole."""
+    """Rows over replica, fsdp and expert, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def data_shards(mesh: Mesh) -> int:
+    """Devices that share the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain_rows(x: jax.Array) -> jax.Array:
-    """Keeps the rows of an activation [B, ...] on their devices where a mesh is set (``use_abstract_mesh``).
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """Keeps rows and positions of an activation [B, L, ...] on their devices where a mesh is set.
 
     Left alone, the partitioner follows the weights: every device computes all rows with its slice of D, and sums even
     the logits over the devices.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, LENGTH_AXIS))
 
 
 def gather_weight(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -1,189 +1,187 @@
-"""A bidirectional Llama-style Transformer in Flax Linen: pre-norm, rotary, SwiGLU, grouped heads, optional AdaLN.
+"""The Transformer of every backbone here, in Flax Linen: pre-norm blocks in scanned stacks.
 
-Every weight is declared once, by `_weight`, with its logical axes beside its shape; abstract tree, shardings and init
-follow from that declaration (`models.api`). Layers are scanned: their weights carry a leading axis ``layers``.
+Use it through `models.api`; the parameter tree is listed in this package's README.
 """
+
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from mdlm_jax.core.linear import project
 from mdlm_jax.core.prediction import Head, Prediction
-from mdlm_jax.models.attention import attend
+from mdlm_jax.models import rotary
+from mdlm_jax.models.attention.visibility import Places, Visibility
+from mdlm_jax.models.attention_layer import Attention, KeyValue, Surroundings
+from mdlm_jax.models.cache import Cache, write
+from mdlm_jax.models.conditioning import Modulation, TimeEmbedding, modulate
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.sharding import constrain_rows, gather_weight
+from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
+from mdlm_jax.models.remat import rematerialised
+from mdlm_jax.models.sharding import constrain_tokens, gather_weight
 
 
-def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init) -> jax.Array:
-    """Declares a float32 parameter with one logical axis name a dimension."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What one call feeds the network; None where it has none.
+
+    Attributes:
+      tokens: [B, L] int32.
+      positions: [B, L] int32 rotary or learned positions.
+      places: segments and orders of these tokens.
+      time: [B].
+      embeddings: [B, L, D], in place of the table's rows.
+      cache, start: slots to read and where the window goes.
+    """
+
+    tokens: jax.Array | None
+    positions: jax.Array
+    places: Places
+    time: jax.Array | None = None
+    embeddings: jax.Array | None = None
+    cache: Cache | None = None
+    start: jax.Array | None = None
 
 
-def _fan_in(fan: int, scale: float = 1.0):
-    return nn.initializers.normal(scale * fan**-0.5)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What `api.forward` returns.
+
+    Attributes:
+      prediction: hidden [B, L, D] and head.
+      cache: with the window written, where one was given.
+      layers: [layers + 1, B, L, D], each layer's input and the final hidden states, where asked for.
+      router: sums over tokens for each expert layer, where there are experts.
+    """
+
+    prediction: Prediction
+    cache: Cache | None = None
+    layers: jax.Array | None = None
+    router: Any = None
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * scale, computed in float32."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = _weight(self, "scale", x.shape[-1:], ("norm",), nn.initializers.ones)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        rms = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * rms * scale.astype(wide.dtype)).astype(x.dtype)
-
-
-def rotary_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, [B, L, 1, H/2] float32 each."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary embedding of x [B, L, N, H] in half-split layout (Llama, GPT-NeoX), in float32."""
-    cos, sin = tables
-    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
-
-
-class Attention(nn.Module):
-    """Bidirectional attention with grouped key/value heads. ``mask``: [B, 1, L, L] bool or None."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x, tables, mask):
-        c = self.config
-        d, h = c.d_model, c.head_dim
-        q = _weight(self, "query", (d, c.heads, h), ("embed", "heads", "head_dim"), _fan_in(d))
-        k = _weight(self, "key", (d, c.kv_heads, h), ("embed", "kv_heads", "head_dim"), _fan_in(d))
-        v = _weight(self, "value", (d, c.kv_heads, h), ("embed", "kv_heads", "head_dim"), _fan_in(d))
-        out_scale = (2 * c.layers) ** -0.5
-        out = _weight(self, "out", (c.heads, h, d), ("heads", "head_dim", "embed"), _fan_in(d, out_scale))
-        query, key, value = (_to_heads(x, weight) for weight in (q, k, v))
-        query, key = rotate(query, tables), rotate(key, tables)
-        context = attend(query, key, value, mask)
-        return project(context.reshape(*x.shape[:2], c.heads * h), out.reshape(c.heads * h, d))
-
-
-def _to_heads(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """[B, L, D], [D, N, H] -> [B, L, N, H]."""
-    d, heads, h = weight.shape
-    return project(x, weight.reshape(d, heads * h)).reshape(*x.shape[:2], heads, h)
-
-
-class FeedForward(nn.Module):
-    """SwiGLU: (silu(x gate) * (x up)) down."""
+class Block(nn.Module):
+    """One layer in the (carry, per-layer input) -> (carry, per-layer output) form of `nn.scan`."""
 
     config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x):
-        c = self.config
-        gate = _weight(self, "gate", (c.d_model, c.d_ff), ("embed", "mlp"), _fan_in(c.d_model))
-        up = _weight(self, "up", (c.d_model, c.d_ff), ("embed", "mlp"), _fan_in(c.d_model))
-        down = _weight(self, "down", (c.d_ff, c.d_model), ("mlp", "embed"), _fan_in(c.d_ff, (2 * c.layers) ** -0.5))
-        return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
-
-
-class Modulation(nn.Module):
-    """AdaLN-zero (DiT, arXiv 2212.09748): shift, scale and gate for the two halves of a layer, zero at the start."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, condition):
-        c = self.config
-        shape, axes = (c.condition_dim, 6, c.d_model), ("condition", None, "norm")
-        kernel = _weight(self, "kernel", shape, axes, nn.initializers.zeros)
-        parts = jnp.einsum("bc,csd->sbd", condition, kernel.astype(condition.dtype))[:, :, None, :]
-        return tuple(parts[:3]), tuple(parts[3:])
-
-
-class Layer(nn.Module):
-    """One block, in the (carry, out) form of `nn.scan`."""
-
-    config: TransformerConfig
+    expert: bool
     deterministic: bool
+    keep_input: bool
 
     @nn.compact
-    def __call__(self, x, tables, mask, condition):
+    def __call__(self, x, cached: KeyValue | None, around: Surroundings, condition):
         c = self.config
-        parts = Modulation(c, name="modulation")(condition) if c.time_conditioning else (None, None)
-        x = self._residual(x, "attention", lambda y: Attention(c, name="attention")(y, tables, mask), parts[0])
-        x = self._residual(x, "mlp", FeedForward(c, name="mlp"), parts[1])
-        return constrain_rows(x), None
+        before = x if self.keep_input else None
+        x = checkpoint_name(x, "layer_input")
+        parts = Modulation(c, 6, name="modulation")(condition) if c.conditioning != "none" else None
+        y = self._normalised("attention_norm", x, parts and parts[:2])
+        y, cached = Attention(c, name="attention")(y, around, cached)
+        x = x + self._branch("attention", y, parts and parts[2])
+        y, stats = self._normalised("mlp_norm", x, parts and parts[3:5]), None
+        if self.expert:
+            from mdlm_jax.models.moe.experts import MixtureOfExperts
 
-    def _residual(self, x, name, branch, modulation):
-        y = RMSNorm(self.config.norm_eps, name=f"{name}_norm")(x)
-        if modulation is not None:
-            shift, scale, _ = modulation
-            y = y * (1 + scale) + shift
-        y = branch(y)
+            y, stats = MixtureOfExperts(c, name="moe")(y, around.visibility.query.segment)
+        else:
+            y = FeedForward(c, name="mlp")(y)
+        x = x + self._branch("mlp", y, parts and parts[5])
+        return constrain_tokens(x), (cached, before, stats)
+
+    def _normalised(self, name, x, shift_scale):
+        y = Norm(self.config, name=name)(x)
+        return y if shift_scale is None else modulate(y, *shift_scale)
+
+    def _branch(self, name, y, gate):
         y = nn.Dropout(self.config.dropout, deterministic=self.deterministic, name=f"{name}_dropout")(y)
-        return x + (y if modulation is None else modulation[2] * y)
-
-
-class TimeEmbedding(nn.Module):
-    """Sinusoids of the noise level through a two-layer perceptron: [B] in [0, 1] -> [B, C]."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, time):
-        c = self.config.condition_dim
-        frequency = 1000.0 * 10000.0 ** (-jnp.arange(c // 2, dtype=jnp.float32) / (c // 2))
-        angle = time.astype(jnp.float32)[:, None] * frequency
-        features = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        first = _weight(self, "first", (features.shape[-1], c), (None, "condition"), _fan_in(c))
-        second = _weight(self, "second", (c, c), (None, "condition"), _fan_in(c))
-        hidden = jax.nn.silu(features @ first) @ second
-        return jax.nn.silu(hidden).astype(jnp.dtype(self.config.dtype))
+        return y if gate is None else gate * y
 
 
 class Transformer(nn.Module):
-    """tokens [B, L] -> Prediction(hidden [B, L, D], head)."""
+    """`Inputs` -> `Output`."""
 
     config: TransformerConfig
     deterministic: bool = True
+    keep_layers: bool = False
 
     @nn.compact
-    def __call__(self, tokens, time, attention_mask, positions):
+    def __call__(self, inputs: Inputs) -> Output:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
+        x, table = self._embed(inputs)
+        around, cache = self._surroundings(inputs, x.shape)
+        condition = TimeEmbedding(c, name="time")(inputs.time) if c.conditioning != "none" else None
+        keys_values = None if cache is None else (cache.key, cache.value)
+        outputs, stats = [], None
+        for name, expert, first, last in _stacks(c):
+            of_stack = jax.tree.map(lambda slots, a=first, b=last: slots[a:b], keys_values)
+            x, (written, before, stats) = self._stack(name, expert, last - first)(x, of_stack, around, condition)
+            outputs.append((written, before))
+        written, before = jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
+        x = Norm(c, name="final_norm")(x)
+        if condition is not None:
+            x = modulate(x, *Modulation(c, 2, name="final_modulation")(condition))
+        hidden = constrain_tokens(x)
+        if cache is not None:
+            cache = dataclasses.replace(cache, key=written[0], value=written[1])
+        layers = jnp.concatenate([before, hidden[None]]) if self.keep_layers else None
+        return Output(Prediction(hidden, self._head(table)), cache, layers, stats)
+
+    def _embed(self, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
         # Unit scale keeps the token visible beside what the layers add; a tied table is also the head and starts small.
-        embedding_init = nn.initializers.normal(0.02 if c.tied else 1.0)
-        table = _weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), embedding_init)
-        x = constrain_rows(jnp.take(gather_weight(table, ("vocab", "embed")).astype(dtype), tokens, axis=0))
-        tables = rotary_tables(positions, c.head_dim, c.rope_theta)
-        condition = TimeEmbedding(c, name="time")(time) if c.time_conditioning else None
-        layer = nn.remat(Layer, prevent_cse=False) if c.remat else Layer
-        stack = nn.scan(
-            layer,
+        init = nn.initializers.normal(0.02 if c.tied else 1.0)
+        table = weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), init)
+        if inputs.embeddings is None:
+            x = jnp.take(gather_weight(table.astype(dtype), ("vocab", "embed")), inputs.tokens, axis=0)
+        else:
+            x = inputs.embeddings.astype(dtype)
+        if c.learned_positions:
+            shape, axes = (c.learned_positions, c.d_model), (None, "embed")
+            learned = weight(self, "positions", shape, axes, nn.initializers.normal(0.02))
+            x = x + jnp.take(gather_weight(learned.astype(dtype), axes), inputs.positions, axis=0)
+        return constrain_tokens(x), table
+
+    def _surroundings(self, inputs: Inputs, shape) -> tuple[Surroundings, Cache | None]:
+        c, cache, places = self.config, inputs.cache, inputs.places
+        tables = rotary.tables(c.rope, c.rotary_dim, inputs.positions) if c.rope.theta else None
+        key_places = places
+        if cache is not None:
+            segment = write(cache.segment, places.segment, inputs.start)
+            order = write(cache.order, places.order, inputs.start)
+            cache, key_places = dataclasses.replace(cache, segment=segment, order=order), Places(segment, order)
+        visibility = Visibility(places, key_places, c.attention, c.block_length)
+        return Surroundings(tables, visibility, inputs.start), cache
+
+    def _stack(self, name: str, expert: bool, length: int):
+        c = self.config
+        scanned = nn.scan(
+            rematerialised(Block, c.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
-            length=c.layers,
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=length,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.deterministic, name="layers")
-        x, _ = stack(x, tables, pairwise_mask(attention_mask), condition)
-        hidden = constrain_rows(RMSNorm(c.norm_eps, name="final_norm")(x))
+        )
+        return scanned(c, expert, self.deterministic, self.keep_layers, name=name)
+
+    def _head(self, table: jax.Array) -> Head:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
         if c.tied:
-            return Prediction(hidden, Head(gather_weight(table[: c.head_size].T, ("embed", "vocab"))))
-        kernel = _weight(self, "head", (c.d_model, c.head_size), ("embed", "vocab"), nn.initializers.normal(0.02))
-        return Prediction(hidden, Head(gather_weight(kernel, ("embed", "vocab"))))
+            kernel = table[: c.head_size].T
+        else:
+            init = nn.initializers.normal(0.02)
+            kernel = weight(self, "head", (c.d_model, c.head_size), ("embed", "vocab"), init)
+        offset = bias(self, "head_bias", (c.head_size,), ("vocab",), jnp.float32) if c.head_bias else None
+        return Head(gather_weight(kernel.astype(dtype), ("embed", "vocab")), offset)
 
 
-def pairwise_mask(attention_mask: jax.Array | None) -> jax.Array | None:
-    """[B, L] numbers -> [B, 1, L, L] bool: equal numbers see each other, 0 is seen by nothing."""
-    if attention_mask is None:
-        return None
-    seen = attention_mask != 0
-    same = attention_mask[:, :, None] == attention_mask[:, None, :]
-    return (same & seen[:, None, :])[:, None]
+def _stacks(config: TransformerConfig) -> list[tuple[str, bool, int, int]]:
+    """Name, whether its layers are experts, first and last layer, of each stack of equal layers."""
+    if config.moe is None:
+        return [("layers", False, 0, config.layers)]
+    dense = config.dense_layers
+    leading = [("dense_layers", False, 0, dense)] if dense else []
+    return [*leading, ("layers", True, dense, config.layers)]

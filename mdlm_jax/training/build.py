@@ -5,7 +5,8 @@ import dataclasses
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_spec
 from mdlm_jax.core import levels, schedules
 from mdlm_jax.core.process import Process
-from mdlm_jax.models.config import TransformerConfig, from_run
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.run_config import from_run
 from mdlm_jax.training.objectives import (
     ContinuousObjective,
     CountObjective,

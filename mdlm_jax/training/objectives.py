@@ -18,7 +18,7 @@ from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import Reduced, chunk_length, reduce
 from mdlm_jax.core.schedules import SigmaSchedule
-from mdlm_jax.models import api
+from mdlm_jax.models import api, flops
 from mdlm_jax.models.config import TransformerConfig
 
 _LEVEL, _NOISE, _TIME, _DROPOUT, _SECOND = range(5)  # streams folded into the step's key
@@ -55,7 +55,7 @@ class Objective(abc.ABC):
 
     def train_flops(self, rows: int, length: int) -> int:
         """Model FLOPs of one step on ``rows`` rows, forward and backward."""
-        return self.network.train_flops(rows * length, length, self.head_positions(rows, length))
+        return flops.train_flops(self.network, rows * length, length, self.head_positions(rows, length))
 
     def loss(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, total_rows: int) -> LossParts:
         """The loss of some rows of a step's batch.

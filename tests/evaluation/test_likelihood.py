@@ -24,7 +24,7 @@ LENGTH = 3
 TOY = Toy(Process(SIZE, MASK), LENGTH)
 STATES, JOINT = TOY.states[TOY.joint > 0], TOY.joint[TOY.joint > 0]
 ENTROPY = -(JOINT * np.log(JOINT)).sum()
-NETWORK = TransformerConfig(SIZE, SIZE, 1, 16, 2, 2, 32, time_conditioning=True)
+NETWORK = TransformerConfig(SIZE, SIZE, 1, 16, 2, 2, 32, conditioning="time")
 
 
 def process(mixing):

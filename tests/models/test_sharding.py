@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from mdlm_jax.config import MESH_AXES
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated, weight_sharding
 
 CONFIG = TransformerConfig(vocab_size=24, head_size=24, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48,
-                           time_conditioning=True)
+                           conditioning="time")
 TOKENS = jax.random.randint(jax.random.key(0), (8, 10), 0, 24)
 SEGMENTS = jnp.broadcast_to(jnp.asarray([1] * 4 + [2] * 5 + [0]), (8, 10))
 TIME = jnp.linspace(0, 0.01, 8)  # larger ones meet sinusoids of frequency 1000, which turn rounding into 1e-5
@@ -81,9 +82,9 @@ def test_an_axis_that_does_not_divide_stays_whole():
 
 
 def test_meshes():
-    assert dict(make_mesh({"replica": 1, "fsdp": -1, "tensor": 2}).shape) == {"replica": 1, "fsdp": 4, "tensor": 2}
-    one = make_mesh({"replica": 1, "fsdp": -1, "tensor": 1}, jax.devices()[:1])
-    assert dict(one.shape) == {"replica": 1, "fsdp": 1, "tensor": 1}
+    ones = dict.fromkeys(MESH_AXES, 1)
+    assert dict(make_mesh({"replica": 1, "fsdp": -1, "tensor": 2}).shape) == ones | {"fsdp": 4, "tensor": 2}
+    assert dict(make_mesh({"fsdp": -1}, jax.devices()[:1]).shape) == ones
     with pytest.raises(ValueError, match="makes 6 devices and there are 8; change train.mesh"):
         make_mesh({"replica": 3, "fsdp": 2, "tensor": 1})
     with pytest.raises(ValueError, match="change train.mesh"):
@@ -92,7 +93,7 @@ def test_meshes():
 
 def test_unknown_and_colliding_axes_are_refused():
     mesh = make_mesh(MESHES["fsdp, tensor"])
-    with pytest.raises(ValueError, match="logical axis 'experts' is not in WEIGHT_RULES"):
-        weight_sharding(mesh, ("experts", "embed"), (8, 32))
+    with pytest.raises(ValueError, match="logical axis 'colour' is not in WEIGHT_RULES"):
+        weight_sharding(mesh, ("colour", "embed"), (8, 32))
     with pytest.raises(ValueError, match="two of them map to one mesh axis"):
         weight_sharding(mesh, ("heads", "mlp"), (8, 32))

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from mdlm_jax.config import ModelConfig
-from mdlm_jax.models import api
-from mdlm_jax.models.config import TransformerConfig, from_run
+from mdlm_jax.models import api, flops
+from mdlm_jax.models.config import RopeConfig, TransformerConfig
+from mdlm_jax.models.run_config import from_run
+from tests.models import twin
 
 PLAIN = TransformerConfig(vocab_size=23, head_size=23, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
-TIMED = dataclasses.replace(PLAIN, time_conditioning=True, tied=True, head_size=22)
+TIMED = dataclasses.replace(PLAIN, conditioning="time", tied=True, head_size=22)
 LENGTH = 9
 SEGMENTS = jnp.asarray([[1, 1, 1, 1, 2, 2, 2, 0, 0], [1] * 9, [1, 2, 2, 2, 2, 2, 3, 3, 3]])
 POSITIONS = jnp.asarray([[0, 1, 2, 3, 0, 1, 2, 0, 1], list(range(9)), [0, 0, 1, 2, 3, 4, 0, 1, 2]])
@@ -40,74 +42,44 @@ def logits(config, params, tokens=TOKENS, time=None, **options):
 
 # The twin -------------------------------------------------------------------------------------------------------------
 
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def norm(x, scale, eps=1e-5):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * scale
-
-
-def rotate(x, positions, theta=10000.0):
-    """Pairs (i, i + H/2) turn by position * theta^(-2i/H); x [B, L, N, H]."""
-    half = x.shape[-1] // 2
-    angle = positions[:, :, None, None] * theta ** (-np.arange(half) / half)
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
-    return np.concatenate([turned.real, turned.imag], -1)
-
-
-def attention(w, x, positions, segments):
-    """Query head n uses key/value head n // (heads / kv_heads)."""
-    q, k, v = (np.einsum("bld,dnh->blnh", x, w[name]) for name in ("query", "key", "value"))
-    q, k = rotate(q, positions), rotate(k, positions)
-    out = np.zeros_like(x)
-    for head in range(q.shape[2]):
-        shared = head // (q.shape[2] // k.shape[2])
-        score = np.einsum("blh,bmh->blm", q[:, :, head], k[:, :, shared]) / np.sqrt(q.shape[-1])
-        seen = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] != 0)
-        score = np.where(seen, score, -1e30)
-        weight = np.exp(score - score.max(-1, keepdims=True))
-        weight /= weight.sum(-1, keepdims=True)
-        out += np.einsum("blm,bmh,hd->bld", weight, v[:, :, shared], w["out"][head])
-    return out
+ORDER = jnp.asarray([[3, 1, 2, 0, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1, 0], [0, 0, 0, 1, 2, 5, 4, 3, 3]])
+INDEX = jnp.broadcast_to(jnp.arange(LENGTH), TOKENS.shape)
+CHANGES = {
+    "plain": {},
+    "timed": {"conditioning": "time", "tied": True, "head_size": 22},
+    "constant condition": {"conditioning": "constant", "time_features": 256, "condition_dim": 16, "norm": "layer",
+                           "activation": "gelu_tanh", "mlp_bias": True, "head_bias": True},
+    "causal": {"attention": "causal", "qkv_bias": True, "head_dim": 12},
+    "block_causal": {"attention": "block_causal", "block_length": 4, "qk_norm": True,
+                     "rope": RopeConfig(theta=600000.0, fraction=0.5)},
+    "two_stream": {"attention": "two_stream", "block_length": 2},
+    "permutation": {"attention": "permutation", "kv_heads": 1},
+    "interleaved": {"rope": RopeConfig(interleaved=True), "out_bias": True, "activation": "gelu", "mlp_bias": True},
+    "learned positions": {"rope": RopeConfig(theta=0.0), "learned_positions": 16, "norm": "layer", "norm_bias": True,
+                          "activation": "gelu_tanh", "kv_heads": 4, "attention": "causal", "tied": True},
+}
 
 
-def twin(config, params, tokens, time, positions, segments):
-    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    x = p["embedding"][tokens]
-    if config.time_conditioning:
-        half = min(128, config.d_model) // 2
-        angle = time[:, None] * 1000.0 * 10000.0 ** (-np.arange(half) / half)
-        features = np.concatenate([np.cos(angle), np.sin(angle)], -1)
-        condition = silu(silu(features @ p["time"]["first"]) @ p["time"]["second"])
-    for layer in range(config.layers):
-        w = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["layers"])
-        shift = scale = [0.0, 0.0]
-        gate = [1.0, 1.0]
-        if config.time_conditioning:
-            parts = np.einsum("bc,csd->sbd", condition, w["modulation"]["kernel"])[:, :, None]
-            shift, scale, gate = parts[[0, 3]], parts[[1, 4]], parts[[2, 5]]
-        y = norm(x, w["attention_norm"]["scale"]) * (1 + scale[0]) + shift[0]
-        x = x + gate[0] * attention(w["attention"], y, positions, segments)
-        y = norm(x, w["mlp_norm"]["scale"]) * (1 + scale[1]) + shift[1]
-        mlp = w["mlp"]
-        x = x + gate[1] * ((silu(y @ mlp["gate"]) * (y @ mlp["up"])) @ mlp["down"])
-    x = norm(x, p["final_norm"]["scale"])
-    return x @ (p["embedding"][: config.head_size].T if config.tied else p["head"])
-
-
-@pytest.mark.parametrize("config", [PLAIN, TIMED], ids=["plain", "timed"])
-def test_matches_the_numpy_twin(config):
-    time = TIME if config.time_conditioning else None
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_matches_the_numpy_twin(changes):
+    config = dataclasses.replace(PLAIN, **changes)
+    tokens, segments, positions, order = TOKENS, SEGMENTS, POSITIONS, INDEX
+    given = {"time": TIME} if config.time_conditioning else {}
+    if config.attention == "permutation":
+        given["order"] = order = ORDER
+    if config.attention == "two_stream":
+        tokens, segments, positions, order = (
+            jnp.concatenate([x[:, :8], y[:, :8]], 1)
+            for x, y in ((TOKENS, TOKENS[::-1]), (SEGMENTS, SEGMENTS), (POSITIONS, POSITIONS), (INDEX, INDEX))
+        )
     params = parameters(config)
-    ours = logits(config, params, TOKENS, time, attention_mask=SEGMENTS, positions=POSITIONS)
-    theirs = twin(config, params, np.asarray(TOKENS), None if time is None else np.asarray(time, np.float64),
-                  np.asarray(POSITIONS), np.asarray(SEGMENTS))
-    assert ours.shape == (3, LENGTH, config.head_size) and ours.dtype == jnp.float32
-    valid = np.asarray(SEGMENTS) != 0
+    ours = logits(config, params, tokens, attention_mask=segments, positions=positions, **given)
+    theirs = twin.logits(config, params, np.asarray(tokens), time=np.asarray(TIME, np.float64),
+                         positions=np.asarray(positions), segments=np.asarray(segments), order=np.asarray(order),
+                         tree_map=jax.tree.map)
+    assert ours.shape == (*tokens.shape, config.head_size) and ours.dtype == jnp.float32
     assert np.isfinite(np.asarray(ours)).all() and np.abs(theirs).max() > 0.2
-    np.testing.assert_allclose(np.asarray(ours)[valid], theirs[valid], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-4, atol=2e-4)
 
 
 def test_defaults_are_one_segment_and_counting_positions():
@@ -159,7 +131,7 @@ def test_remat_changes_nothing():
         return jax.value_and_grad(lambda p: jnp.square(api.apply(config, p, TOKENS, time=TIME).logits()).mean())(params)
 
     loss, grads = run(TIMED, parameters(TIMED))
-    again, others = run(dataclasses.replace(TIMED, remat=True), parameters(TIMED))
+    again, others = run(dataclasses.replace(TIMED, remat="full"), parameters(TIMED))
     np.testing.assert_allclose(float(again), float(loss), rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-7),
                  others, grads)
@@ -180,7 +152,7 @@ def test_fresh_time_conditioning_is_the_identity():
     params = jax.jit(api.init, static_argnums=0)(TIMED, jax.random.key(1))
     found = np.asarray(logits(TIMED, params, TOKENS, TIME))
     embedded = np.asarray(params["embedding"], np.float64)[np.asarray(TOKENS)]
-    expected = norm(embedded, 1.0) @ np.asarray(params["embedding"], np.float64)[:22].T
+    expected = twin.rms(embedded, 1.0, 1e-5) @ np.asarray(params["embedding"], np.float64)[:22].T
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -196,10 +168,10 @@ def test_time_must_be_given_if_and_only_if_the_network_takes_it():
 
 @pytest.mark.parametrize("config", [PLAIN, TIMED], ids=["plain", "timed"])
 def test_number_of_parameters(config):
-    c, d, f = min(128, config.d_model), config.d_model, config.d_ff
+    c, d, f = config.condition_dim, config.d_model, config.d_ff
     layer = 2 * d * d + 2 * d * d * config.kv_heads // config.heads + 3 * d * f + 2 * d
-    assert layer - 2 * d == config.matmul_parameters() // config.layers
-    timed = c * c * 2 + config.layers * c * 6 * d if config.time_conditioning else 0
+    assert layer - 2 * d == flops.matmul_parameters(config) // config.layers
+    timed = 2 * (c * c + c) + (6 * config.layers + 2) * (c + 1) * d if config.time_conditioning else 0
     head = 0 if config.tied else d * config.head_size
     assert api.num_parameters(config) == config.vocab_size * d + config.layers * layer + timed + d + head
 
@@ -212,7 +184,7 @@ def test_defaults_of_the_run_configuration():
 @pytest.mark.parametrize("timed", [False, True])
 def test_flops_agree_with_the_compiler(timed):
     """One layer, since XLA counts the body of a scan once."""
-    config = TransformerConfig(512, 512, 1, 128, 4, 2, 320, time_conditioning=timed)
+    config = TransformerConfig(512, 512, 1, 128, 4, 2, 320, conditioning="time" if timed else "none")
     tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
     time = jax.ShapeDtypeStruct((4,), jnp.float32) if timed else None
 
@@ -220,6 +192,6 @@ def test_flops_agree_with_the_compiler(timed):
         return api.apply(config, params, tokens, time=time).logits()
 
     counted = jax.jit(forward).lower(api.abstract(config), tokens, time).compile().cost_analysis()["flops"]
-    assert config.forward_flops(256, 64, 256) == pytest.approx(counted, rel=0.1)
-    assert config.train_flops(256, 64, 100) == 3 * config.forward_flops(256, 64, 100)
-    assert config.forward_flops(256, 64, 256) - config.forward_flops(256, 64, 128) == 128 * 2 * 128 * 512
+    assert flops.forward_flops(config, 256, 64, 256) == pytest.approx(counted, rel=0.1)
+    assert flops.train_flops(config, 256, 64, 100) == 3 * flops.forward_flops(config, 256, 64, 100)
+    assert flops.forward_flops(config, 256, 64, 256) - flops.forward_flops(config, 256, 64, 128) == 128 * 2 * 128 * 512

@@ -15,7 +15,7 @@ from mdlm_jax.training.state import TrainState, state_shardings
 
 VOCAB, MASK, LENGTH = 13, 12, 8
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32)
-TIMED = dataclasses.replace(NETWORK, time_conditioning=True)
+TIMED = dataclasses.replace(NETWORK, conditioning="time")
 
 
 def process(mixing=0.0, eps=1e-3):

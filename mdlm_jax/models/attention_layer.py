@@ -1,0 +1,68 @@
+"""The attention branch: projections, norms of heads, rotation, cache, and the backend that attends."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from mdlm_jax.core.linear import project
+from mdlm_jax.models import cache as caches
+from mdlm_jax.models import rotary
+from mdlm_jax.models.attention.dispatch import attend
+from mdlm_jax.models.attention.visibility import Visibility
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.layers import bias, fan_in, matrix, rms_normalise, weight
+
+KeyValue = tuple[jax.Array, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What all layers share: rotary tables (None without), who sees whom, where a window starts in the cache."""
+
+    tables: rotary.Tables | None
+    visibility: Visibility
+    start: jax.Array | None
+
+
+class Attention(nn.Module):
+    """x [B, L, D], cached (keys, values) [B, S, K, H] or None -> ([B, L, D], the new keys and values or None)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, around: Surroundings, cached: KeyValue | None):
+        c = self.config
+        query, key = self._heads("query", x, c.heads), self._heads("key", x, c.kv_heads)
+        value = self._heads("value", x, c.kv_heads)
+        if c.qk_norm:
+            query, key = self._head_norm("query_norm", query), self._head_norm("key_norm", key)
+        if around.tables is not None:
+            query, key = (rotary.rotate(y, around.tables, c.rope.interleaved) for y in (query, key))
+        if cached is not None:
+            key, value = (caches.write(slots, y, around.start) for slots, y in zip(cached, (key, value), strict=True))
+            cached = key, value
+            key, value = key.astype(x.dtype), value.astype(x.dtype)
+        context = checkpoint_name(attend(c.backend, query, key, value, around.visibility), "context")
+        shape, axes = (c.heads, c.head_dim, c.d_model), ("heads", "head_dim", "embed")
+        out = matrix(self, "out", shape, axes, fan_in(c.heads * c.head_dim, (2 * c.layers) ** -0.5), x.dtype)
+        y = project(context.reshape(*x.shape[:2], -1), out.reshape(-1, c.d_model))
+        if c.out_bias:
+            y = y + bias(self, "out_bias", (c.d_model,), ("norm",), x.dtype)
+        return y, cached
+
+    def _heads(self, name: str, x: jax.Array, heads: int) -> jax.Array:
+        """[B, L, D] -> [B, L, heads, H]."""
+        c = self.config
+        axis = "heads" if name == "query" else "kv_heads"
+        shape = (c.d_model, heads, c.head_dim)
+        kernel = matrix(self, name, shape, ("embed", axis, "head_dim"), fan_in(c.d_model), x.dtype)
+        y = project(x, kernel.reshape(c.d_model, -1)).reshape(*x.shape[:2], heads, c.head_dim)
+        return y + bias(self, f"{name}_bias", shape[1:], (axis, "head_dim"), x.dtype) if c.qkv_bias else y
+
+    def _head_norm(self, name: str, x: jax.Array) -> jax.Array:
+        scale = weight(self, name, x.shape[-1:], ("head_dim",), nn.initializers.ones)
+        normal = rms_normalise(x, self.config.norm_eps)
+        return (normal * scale.astype(normal.dtype)).astype(x.dtype)

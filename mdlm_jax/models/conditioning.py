@@ -1,0 +1,51 @@
+"""AdaLN conditioning on the noise level (DiT, arXiv 2212.09748), as in MDLM.
+
+Everything a modulation makes is zero at the start, so a fresh conditioned network is a fresh plain one with closed
+branches.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.layers import bias, fan_in, weight
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the noise level through a two-layer perceptron: [B] -> silu(...) [B, C]; None is one row at 0."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, time: jax.Array | None) -> jax.Array:
+        c, features = self.config.condition_dim, self.config.time_features
+        time = jnp.zeros((1,), jnp.float32) if time is None else time
+        frequency = 10000.0 ** (-jnp.arange(features // 2, dtype=jnp.float32) / (features // 2))
+        angle = self.config.time_scale * time.astype(jnp.float32)[:, None] * frequency
+        waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+        first = weight(self, "first", (features, c), (None, "condition"), fan_in(features))
+        second = weight(self, "second", (c, c), (None, "condition"), fan_in(c))
+        hidden = waves @ first + bias(self, "first_bias", (c,), ("condition",), first.dtype)
+        hidden = jax.nn.silu(hidden) @ second + bias(self, "second_bias", (c,), ("condition",), first.dtype)
+        return jax.nn.silu(hidden).astype(jnp.dtype(self.config.dtype))
+
+
+class Modulation(nn.Module):
+    """``parts`` vectors of size D from the condition: [B, C] -> tuple of [B, 1, D]."""
+
+    config: TransformerConfig
+    parts: int
+
+    @nn.compact
+    def __call__(self, condition: jax.Array) -> tuple[jax.Array, ...]:
+        c = self.config
+        shape, axes = (c.condition_dim, self.parts, c.d_model), ("condition", None, "norm")
+        kernel = weight(self, "kernel", shape, axes, nn.initializers.zeros).astype(condition.dtype)
+        made = jnp.einsum("bc,csd->sbd", condition, kernel)
+        made = made + bias(self, "bias", shape[1:], axes[1:], condition.dtype)[:, None]
+        return tuple(made[:, :, None, :])
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    return x * (1 + scale) + shift
