@@ -9,7 +9,6 @@ import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_jax import config as config_module
 from mdlm_jax.config import RunConfig
 
 from ._cli import Flag
@@ -29,16 +28,17 @@ def program(module: str) -> str:
 
 def field_docs() -> dict[str, str]:
     """``section`` -> its docstring, and ``section.field`` -> its comment, read from the source of the dataclasses."""
-    source = Path(config_module.__file__).read_text(encoding="utf-8")
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
     docs = {}
     for section in dataclasses.fields(RunConfig):
-        node = classes[type(section.default).__name__]
+        kind = type(section.default)
+        source = Path(sys.modules[kind.__module__].__file__).read_text(encoding="utf-8")
+        comments = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+        classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+        node = classes[kind.__name__]
         docs[section.name] = ast.get_docstring(node) or ""
         for item in node.body:
             if isinstance(item, ast.AnnAssign):

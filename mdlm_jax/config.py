@@ -8,22 +8,16 @@ remedy.
 
 import dataclasses
 import math
-from typing import Any
+
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.errors import require as _require
+from mdlm_jax.model_config import ModelConfig
 
 SCHEDULES = ("linear", "cosine", "cosine_mask", "polynomial", "geometric")
 OBJECTIVES = ("nelbo", "count", "continuous", "discrete", "genmd4")
 TIME_SAMPLINGS = ("auto", "iid", "stratified", "antithetic")
 LEVEL_LAWS = ("uniform", "cosine", "band", "fixed")
 MESH_AXES = ("replica", "fsdp", "expert", "context", "tensor")
-
-
-class ConfigError(ValueError):
-    """A configuration value that cannot work. The message names the field, the value and the remedy."""
-
-
-def _require(condition: bool, field: str, value: Any, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(f"{field}={value!r}: {remedy}")
 
 
 def _require_seed(field: str, seed: int) -> None:
@@ -80,39 +74,6 @@ class ProcessConfig:
                      "needs 0 < sigma_min < sigma_max <= 80, beyond which float32 knows no exp(-sigma)")
             _require(self.eps == ProcessConfig.eps, "process.eps", self.eps,
                      "has no meaning with the geometric schedule, whose ends are its two sigmas; leave it out")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The denoiser: a bidirectional Llama-style Transformer. The vocabulary comes from the tokenizer."""
-
-    layers: int = 4  # Transformer blocks
-    d_model: int = 256  # width of the residual stream
-    heads: int = 4  # query heads; each is d_model / heads wide, an even number
-    kv_heads: int = 0  # 0: as many as heads
-    d_ff: int = 0  # 0: 8/3 d_model rounded up to a multiple of 64
-    dropout: float = 0.0  # on the residual branches, in training only
-    time_conditioning: bool = False  # AdaLN on the noise level
-    tied: bool = False  # share embedding and head
-    rope_theta: float = 10000.0  # base of the rotary position angles
-    dtype: str = "float32"  # activations and matmuls: float32 | bfloat16; parameters are always float32
-    remat: bool = False  # recompute each layer in the backward pass
-
-    def __post_init__(self):
-        for name in ("layers", "d_model", "heads"):
-            _require(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "must be positive")
-        for name in ("kv_heads", "d_ff"):
-            value = getattr(self, name)
-            _require(value >= 0, f"model.{name}", value, "must be positive, or 0 for the default")
-        _require(self.d_model % self.heads == 0, "model.heads", self.heads, f"must divide model.d_model={self.d_model}")
-        _require((self.d_model // self.heads) % 2 == 0, "model.heads", self.heads,
-                 f"gives heads of odd size {self.d_model // self.heads}; rotary embeddings need an even one")
-        if self.kv_heads:
-            _require(self.heads % self.kv_heads == 0, "model.kv_heads", self.kv_heads,
-                     f"must divide model.heads={self.heads}")
-        _require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "must lie in [0, 1)")
-        _require(self.rope_theta > 0, "model.rope_theta", self.rope_theta, "must be positive")
-        _require(self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "choose float32 or bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, par
 from mdlm_jax.core import levels, schedules
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.run_config import from_run
 from mdlm_jax.training.objectives import (
     ContinuousObjective,
     CountObjective,
@@ -23,7 +22,7 @@ def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
 
 
 def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
-    return from_run(config.model, vocab_size)
+    return config.model.transformer(vocab_size)
 
 
 def build_objective(

@@ -11,7 +11,6 @@ import pytest
 from mdlm_jax.config import ModelConfig
 from mdlm_jax.models import api, flops
 from mdlm_jax.models.config import RopeConfig, TransformerConfig
-from mdlm_jax.models.run_config import from_run
 from tests.models import twin
 
 PLAIN = TransformerConfig(vocab_size=23, head_size=23, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
@@ -177,7 +176,7 @@ def test_number_of_parameters(config):
 
 
 def test_defaults_of_the_run_configuration():
-    config = from_run(ModelConfig(layers=3, d_model=192, heads=4), 259)
+    config = ModelConfig(layers=3, d_model=192, heads=4).transformer(259)
     assert (config.vocab_size, config.head_size, config.kv_heads, config.d_ff) == (259, 259, 4, 512)
 
 

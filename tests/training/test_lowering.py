@@ -33,7 +33,7 @@ def test_train_step_lowers(mixing, objective):
     mesh = make_mesh(parse_mesh(run.train.mesh))
     process, network = build_process(run, 40, 39), build_network(run, 40)
     if objective.startswith("genmd4"):
-        network = build_network(freeze(SMALL | {"model": SMALL["model"] | {"time_conditioning": True}}), 40)
+        network = build_network(freeze(SMALL | {"model": SMALL["model"] | {"conditioning": "time"}}), 40)
     built, _ = build_objective(run, network, process, data_shards=4)
     optimizer = schedules.optimizer(run.train)
     step = make_train_step(built, optimizer, run.train, mesh)

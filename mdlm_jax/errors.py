@@ -1,0 +1,12 @@
+"""The one error a user can cause by a setting."""
+
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot work. The message names the field, the value and the remedy."""
+
+
+def require(condition: bool, field: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field}={value!r}: {remedy}")
