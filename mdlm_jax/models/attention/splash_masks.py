@@ -3,11 +3,11 @@
 The kernel gives a mask one int32 number a query and asks, tile by tile, rule(number, index of the key) -> bool. All
 that depends on the query alone is put into the number here, so a tile costs comparisons and no division:
 
-    contract       number of a query                                        sees key j if
-    causal         i + 1                                                    j < number
-    block_causal   end of its block                                         j < number
-    two_stream     noisy: start s of its block in its half; clean: -(end    clean half: j - half < |number|
-                   of its block in its half)                                noisy half: number <= j < number + block_length
+    contract       number of a query                        sees key j if
+    causal         i + 1                                    j < number
+    block_causal   end of its block                         j < number
+    two_stream     noisy: start of its block in its half    number <= j < number + block_length, noisy half, or
+                   clean: -(end of its block in its half)   j - half < |number|, clean half
 
 This file is all that leans on how `jax.experimental.pallas` reads a mask: it takes any `Mask` with the attributes
 ``q_sequence`` and ``mask_function`` as computable. tests/models/attention/test_splash_masks.py fails where that ends.
