@@ -1,0 +1,99 @@
+"""Which family a ``config.json`` is of, and which ``config.json`` says a network. The only list of families."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.hf import gpt2, llada, llada2, llada_moe, llama, mdlm, smdm
+from mdlm_jax.models.hf.rules import Description, Family, differences
+
+FAMILIES = {
+    module.FAMILY.name: module.FAMILY for module in (llada, llama, llada_moe, llada2, gpt2, smdm, mdlm)
+}
+
+
+def describe(directory: Path | str) -> Description:
+    """What the ``config.json`` of a directory says, with the ids of its ``generation_config.json`` where that has more.
+
+    Raises:
+      ConfigError: no such file, no known family, or a field that asks for what is not computed here.
+    """
+    raw = read_json(Path(directory) / "config.json")
+    description = identify(raw).read(raw)
+    generation = Path(directory) / "generation_config.json"
+    if not generation.is_file():
+        return description
+    more = read_json(generation)
+    found = {}
+    for name in ("mask", "bos", "eos", "pad"):
+        value = more.get(f"{name}_token_id")
+        value = value[0] if isinstance(value, list) and value else value
+        if getattr(description, f"{name}_id") is None and isinstance(value, int):
+            found[f"{name}_id"] = value
+    return dataclasses.replace(description, **found)
+
+
+def identify(raw: dict) -> Family:
+    """The family whose ``config.json`` this is."""
+    for family in FAMILIES.values():
+        if family.matches(raw):
+            return family
+    raise ConfigError(f"config.json: model_type={raw.get('model_type')!r} is of no family known here; they are "
+                      f"{', '.join(FAMILIES)}")
+
+
+def write_fields(description: Description) -> dict:
+    """The ``config.json`` of a description, checked: reading it must give the same network.
+
+    Raises:
+      ConfigError: its family cannot say this network; the message names the fields.
+    """
+    differing = _lost(description)
+    if differing:
+        raise ConfigError(f"family {description.family} cannot say this network: {'; '.join(differing)}")
+    return FAMILIES[description.family].write(description)
+
+
+def family_of(config: TransformerConfig, ids: dict[str, int | None]) -> Description:
+    """The description of a network in the first family that can say it.
+
+    Raises:
+      ConfigError: none can; the message says what the nearest would lose.
+    """
+    descriptions = [Description(config, name, **ids) for name in FAMILIES]
+    losses = [_lost(description) for description in descriptions]
+    nearest = min(range(len(losses)), key=lambda i: len(losses[i]))
+    if losses[nearest]:
+        raise ConfigError("no family of Hugging Face checkpoints can say this network; in the nearest, "
+                          f"{descriptions[nearest].family}, {'; '.join(losses[nearest])}")
+    return descriptions[nearest]
+
+
+def _lost(description: Description) -> list[str]:
+    """What of a network its family's ``config.json`` does not say."""
+    family = FAMILIES[description.family]
+    if family.experts != (description.config.moe is not None):
+        return [f"moe would be {'there' if family.experts else None} and not {description.config.moe!r}"] 
+    raw = family.write(description)
+    return differences(identify(raw).read(raw).config, architecture(description.config))
+
+
+def architecture(config: TransformerConfig) -> TransformerConfig:
+    """The configuration without what a run chooses: dtype, remat, backend, dropout and loss coefficients."""
+    plain = dataclasses.replace(config, dtype="float32", remat="none", backend="xla", dropout=0.0)
+    if config.moe is None:
+        return plain
+    return dataclasses.replace(plain, moe=dataclasses.replace(config.moe, z_loss=0.0))
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return raw

@@ -1,0 +1,145 @@
+"""Logits of loaded checkpoints against the published model code (see golden/llada/README.md)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdlm_jax.models import api
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.hf import families, reader
+from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.models.layers import rms_normalise
+
+from .support import GOLDEN, save
+
+TOLERANCE = {"float32": 1e-3, "float64": 2e-4}  # the references ran in float32; their logits' std is about 4
+both = pytest.mark.parametrize("dtype", sorted(TOLERANCE))
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def _load(name, dtype, **changes):
+    folder = GOLDEN / f"{name}_ckpt"
+    description = families.describe(folder)
+    params = reader.read(folder, description, dtype=dtype)
+    return dataclasses.replace(description.config, dtype=dtype, **changes), params
+
+
+def _logits(config, params, tokens, **inputs):
+    return np.asarray(api.apply(config, params, jnp.asarray(tokens, jnp.int32), **inputs).logits())
+
+
+def _close(ours, theirs, dtype):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
+
+
+@both
+@pytest.mark.parametrize("case", ["full", "len1", "long"])
+def test_llada(dtype, case):
+    golden = np.load(GOLDEN / "llada_logits.npz")
+    config, params = _load("llada", dtype)
+    _close(_logits(config, params, golden[f"{case}_input_ids"]), golden[f"{case}_logits"], dtype)
+
+
+@both
+@pytest.mark.parametrize("case", ["leftpad", "rightpad"])
+def test_llada_padded(dtype, case):
+    golden = np.load(GOLDEN / "llada_logits.npz")
+    config, params = _load("llada", dtype)
+    mask = golden[f"{case}_attention_mask"]
+    logits = _logits(config, params, golden[f"{case}_input_ids"], attention_mask=jnp.asarray(mask))
+    _close(logits[mask == 1], golden[f"{case}_logits"][mask == 1], dtype)
+
+
+@both
+def test_llada_hidden_states(dtype):
+    golden = np.load(GOLDEN / "llada_logits.npz")
+    config, params = _load("llada", dtype)
+    output = api.forward(config, params, jnp.asarray(golden["full_input_ids"], jnp.int32), keep_layers=True)
+    _close(output.layers, golden["full_hidden_states"], dtype)
+
+
+@both
+def test_grouped_heads_and_a_tied_table(dtype):
+    golden = np.load(GOLDEN / "llada_gqa_tied_logits.npz")
+    config, params = _load("llada_gqa_tied", dtype)
+    assert config.tied and config.kv_heads == 2
+    _close(_logits(config, params, golden["input_ids"]), golden["logits"], dtype)
+
+
+@both
+@pytest.mark.parametrize("case", ["full", "long"])
+def test_dream_raw_and_aligned(dtype, case):
+    golden = np.load(GOLDEN / "dream_logits.npz")
+    config, params = _load("dream", dtype)
+    tokens, theirs = golden[f"{case}_input_ids"], golden[f"{case}_logits"]
+    _close(_logits(config, params, tokens, raw=True), theirs, dtype)
+    aligned = np.concatenate([theirs[:, :1], theirs[:, :-1]], axis=1)
+    _close(_logits(config, params, tokens), aligned, dtype)
+
+
+@both
+def test_dream_padded(dtype):
+    golden = np.load(GOLDEN / "dream_logits.npz")
+    config, params = _load("dream", dtype)
+    mask, positions = golden["leftpad_attention_mask"], golden["leftpad_position_ids"]
+    logits = _logits(config, params, golden["leftpad_input_ids"], raw=True, attention_mask=jnp.asarray(mask),
+                     positions=jnp.asarray(positions, jnp.int32))
+    _close(logits[mask == 1], golden["leftpad_logits"][mask == 1], dtype)
+
+
+@both
+def test_lladamoe_layer(dtype):
+    """One layer of experts: its output, seen through the final norm."""
+    golden = np.load(GOLDEN / "lladamoe_layer0.npz")
+    config, params = _load("lladamoe_layer0", dtype)
+    output = api.forward(config, params, jnp.asarray(golden["input_ids"], jnp.int32), keep_layers=True)
+    _close(output.layers[0], golden["hidden_states"][0], dtype)
+    expected = rms_normalise(jnp.asarray(golden["hidden_states"][1]), config.norm_eps) * params["final_norm"]["scale"]
+    _close(output.layers[1], expected, dtype)
+
+
+@both
+def test_llada2_bidirectional(dtype):
+    golden = np.load(GOLDEN / "llada2_logits.npz")
+    config, params = _load("llada2", dtype, attention="bidirectional", block_length=1)
+    _close(_logits(config, params, golden["full_input_ids"]), golden["full_logits"], dtype)
+
+
+@both
+def test_llada2_block_causal(dtype):
+    golden = np.load(GOLDEN / "llada2_logits.npz")
+    config, params = _load("llada2", dtype, block_length=int(golden["bc_block_length"]))
+    output = api.forward(config, params, jnp.asarray(golden["bc_input_ids"], jnp.int32), keep_layers=True)
+    _close(output.prediction.logits(), golden["bc_logits"], dtype)
+    _close(output.layers, golden["bc_hidden_states"], dtype)
+
+
+@both
+def test_llada2_two_streams(dtype):
+    golden = np.load(GOLDEN / "llada2_logits.npz")
+    config, params = _load("llada2", dtype, attention="two_stream", block_length=int(golden["bd_block_size"]))
+    tokens = np.concatenate([golden["bd_noisy_ids"], golden["bd_clean_ids"]], axis=1)
+    logits = _logits(config, params, tokens)
+    half = tokens.shape[1] // 2
+    _close(logits[:, :half], golden["bd_logits_noisy"], dtype)
+    _close(logits[:, half:], golden["bd_logits_clean"], dtype)
+
+
+@both
+def test_smdm(tmp_path, dtype):
+    golden = np.load(GOLDEN / "smdm_backbone.npz")
+    layers, heads, d_model, d_ff, columns, groups = (int(n) for n in golden["cfg"])
+    config = TransformerConfig(columns + 1, columns, layers, d_model, heads, groups, d_ff)
+    description = Description(config, "smdm", mask_id=columns)
+    tensors = {key[2:]: golden[key] for key in golden if key.startswith("w.")}
+    params = reader.read(save(tmp_path / "smdm", description, tensors), description, dtype=dtype)
+    config = dataclasses.replace(config, dtype=dtype)
+    _close(_logits(config, params, golden["x"]), golden["logits_fp32_rope"], dtype)
