@@ -4,7 +4,6 @@ Use it through `models.api`; the parameter tree is listed in this package's READ
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +18,8 @@ from mdlm_jax.models.cache import Cache, write
 from mdlm_jax.models.conditioning import Modulation, TimeEmbedding, modulate
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
+from mdlm_jax.models.moe.experts import MixtureOfExperts
+from mdlm_jax.models.moe.routing import RouterStats
 from mdlm_jax.models.remat import rematerialised
 from mdlm_jax.models.sharding import constrain_tokens, gather_weight
 
@@ -61,7 +62,7 @@ class Output:
     prediction: Prediction
     cache: Cache | None = None
     layers: jax.Array | None = None
-    router: Any = None
+    router: RouterStats | None = None
 
 
 class Block(nn.Module):
@@ -83,9 +84,7 @@ class Block(nn.Module):
         x = x + self._branch("attention", y, parts and parts[2])
         y, stats = self._normalised("mlp_norm", x, parts and parts[3:5]), None
         if self.expert:
-            from mdlm_jax.models.moe.experts import MixtureOfExperts
-
-            y, stats = MixtureOfExperts(c, name="moe")(y, around.visibility.query.segment)
+            y, stats = MixtureOfExperts(c, name="moe")(y, around.visibility.query.segment, around.visibility.query.order)
         else:
             y = FeedForward(c, name="mlp")(y)
         x = x + self._branch("mlp", y, parts and parts[5])
