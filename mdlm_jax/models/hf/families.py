@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import gpt2, llada, llada2, llada_moe, llama, mdlm, smdm
 from mdlm_jax.models.hf.rules import Description, Family, differences
@@ -75,9 +75,12 @@ def _lost(description: Description) -> list[str]:
     """What of a network its family's ``config.json`` does not say."""
     family = FAMILIES[description.family]
     if family.experts != (description.config.moe is not None):
-        return [f"moe would be {'there' if family.experts else None} and not {description.config.moe!r}"] 
+        return ["it has experts and this network has none, or the other way round"] * 99  # farther than any other
     raw = family.write(description)
-    return differences(identify(raw).read(raw).config, architecture(description.config))
+    try:
+        return differences(identify(raw).read(raw).config, architecture(description.config))
+    except ConfigError as error:
+        return [str(error)]
 
 
 def architecture(config: TransformerConfig) -> TransformerConfig:

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import RopeConfig
 
 _MISSING = object()

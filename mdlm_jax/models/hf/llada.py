@@ -1,6 +1,6 @@
 """LLaDA-8B, LLaDA-1.5 and iLLaDA-8B: names and fields of OLMo (spec: arXiv 2502.09992 and its model code)."""
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import RopeConfig, TransformerConfig
 from mdlm_jax.models.hf.fields import Fields, id_fields
 from mdlm_jax.models.hf.rules import Description, Family, Rule

@@ -1,6 +1,6 @@
 """LLaDA-MoE-7B-A1B. Its ``config.json`` says model_type ``llada`` too; the fields tell the two apart."""
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.hf import llama
 from mdlm_jax.models.hf.fields import Fields, id_fields

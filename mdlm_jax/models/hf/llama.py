@@ -4,7 +4,7 @@ A causal base that was made a diffusion model here (`models.adapt`) is written a
 so that no program takes it for a causal one; what differs stands in the section ``mdlm_jax`` of its ``config.json``.
 """
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf.fields import Fields, id_fields, rope_fields
 from mdlm_jax.models.hf.rules import Description, Family, Rule

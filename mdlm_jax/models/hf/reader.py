@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api
 from mdlm_jax.models.hf import files
 from mdlm_jax.models.hf.families import FAMILIES

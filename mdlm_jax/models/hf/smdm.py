@@ -4,7 +4,7 @@ The published files are bare safetensors; a ``config.json`` with the fields belo
 --preset`` writes one), since the number of heads cannot be told from shapes.
 """
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import RopeConfig, TransformerConfig
 from mdlm_jax.models.hf.fields import Fields, id_fields
 from mdlm_jax.models.hf.rules import Description, Family, Rule, fused

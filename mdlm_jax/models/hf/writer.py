@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.hf import files
 from mdlm_jax.models.hf.families import FAMILIES, write_fields
 from mdlm_jax.models.hf.reader import copy, get, numpy_dtype

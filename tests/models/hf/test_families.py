@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import RopeConfig
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.hf.rules import bind, tensor_shapes
