@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from mdlm_jax.core.linear import project
-from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.layers import fan_in, matrix, weight
 from mdlm_jax.models.moe.grouped import grouped_swiglu
-from mdlm_jax.models.moe.routing import Routing, RouterStats, route, router_logits, router_stats
+from mdlm_jax.models.moe.routing import RouterStats, Routing, route, router_logits, router_stats
 from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, gather_weight, weight_sharding
 
 _AXES = {"gate": ("experts", "embed", "mlp"), "up": ("experts", "embed", "mlp"), "down": ("experts", "mlp", "embed")}
+_TOKENS = PartitionSpec(BATCH_AXES, LENGTH_AXIS)
 
 
 class MixtureOfExperts(nn.Module):
@@ -41,15 +42,13 @@ class MixtureOfExperts(nn.Module):
         c, moe = self.config, self.config.moe
         d, f = c.d_model, moe.d_ff
         logits = router_logits(x, self._router())
-        if moe.block and order is None and c.attention == "two_stream":
-            order = jnp.arange(x.shape[1])[None] % (x.shape[1] // 2)
-        routing = route(moe, logits, self._bias(), order=order, segment=segment)
-        down_init = fan_in(f, (2 * c.layers) ** -0.5)
-        experts = [
-            weight(self, name, (moe.experts, *shape), _AXES[name], init).astype(x.dtype)
-            for name, shape, init in (("gate", (d, f), fan_in(d)), ("up", (d, f), fan_in(d)), ("down", (f, d), down_init))
-        ]
-        y = visit_experts(x, routing, *experts)
+        if moe.block and order is None:
+            half = x.shape[1] // 2 if c.attention == "two_stream" else x.shape[1]
+            order = jnp.broadcast_to(jnp.arange(x.shape[1]) % half, x.shape[:2])
+        routing = route_rows(moe, logits, self._bias(), order, segment)
+        gate, up = (self._experts(name, (d, f), fan_in(d), x.dtype) for name in ("gate", "up"))
+        down = self._experts("down", (f, d), fan_in(f, (2 * c.layers) ** -0.5), x.dtype)
+        y = visit_experts(x, routing, gate, up, down)
         if moe.shared_d_ff:
             y = y + self._shared(x)
         return y, router_stats(logits, routing, None if segment is None else segment != 0)
@@ -58,6 +57,9 @@ class MixtureOfExperts(nn.Module):
         shape = (self.config.d_model, self.config.moe.experts)
         # Whole on every device, so that no choice depends on the mesh by more than the order of one dot product.
         return gather_weight(weight(self, "router", shape, ("embed", None), fan_in(shape[0])), ("embed", None))
+
+    def _experts(self, name: str, shape: tuple[int, int], init, dtype) -> jax.Array:
+        return weight(self, name, (self.config.moe.experts, *shape), _AXES[name], init).astype(dtype)
 
     def _bias(self) -> jax.Array | None:
         moe = self.config.moe
@@ -75,16 +77,30 @@ class MixtureOfExperts(nn.Module):
         return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
 
 
+def route_rows(moe: MoEConfig, logits: jax.Array, bias, order, segment) -> Routing:
+    """`route`, on a mesh each device for its own tokens: the partitioner would gather all scores to choose among them.
+
+    It has to where the positions of a block may lie on several devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or (moe.block and mesh.shape[LENGTH_AXIS] > 1):
+        return route(moe, logits, bias, order=order, segment=segment)
+    run = jax.shard_map(
+        lambda logits, bias, order, segment: route(moe, logits, bias, order=order, segment=segment),
+        in_specs=(_TOKENS, PartitionSpec(), _TOKENS, _TOKENS), out_specs=_TOKENS, check_vma=False,
+    )
+    return run(logits, bias, order, segment)
+
+
 def visit_experts(x: jax.Array, routing: Routing, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
     """x [B, L, D], gate and up [X, D, F], down [X, F, D] -> [B, L, D], on the mesh that is set or on one device."""
     index, weights = routing.index, routing.weight.astype(x.dtype)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return _swiglu(x, index, weights, gate, up, down)
-    tokens = PartitionSpec(BATCH_AXES, LENGTH_AXIS)
     layout = [weight_sharding(mesh, _AXES[name], w.shape).spec for name, w in zip(_AXES, (gate, up, down), strict=True)]
     local = functools.partial(_on_one_device, layout)
-    run = jax.shard_map(local, in_specs=(tokens,) * 3 + tuple(layout), out_specs=tokens, check_vma=False)
+    run = jax.shard_map(local, in_specs=(_TOKENS,) * 3 + tuple(layout), out_specs=_TOKENS, check_vma=False)
     return run(x, index, weights, gate, up, down)
 
 

@@ -7,9 +7,9 @@ Two routers, both on float32 logits [..., X]:
     chosen: the k largest s (+ bias)              chosen: the k largest s + bias among the experts admitted
     weight = s (+ bias if bias_in_weight)         weight = scale * s / (sum of the chosen s + 1e-20)
 
-Every switch of `MoEConfig` works with either score. Admitted are the experts of the ``top_groups`` groups whose two best
-biased scores have the largest sum, or, with ``block``, the pool of the token's block (LLaDA2.2). Ties go to the lowest
-index.
+Every switch of `MoEConfig` works with either score. Admitted are the experts of the ``top_groups`` groups whose two
+best biased scores have the largest sum, or, with ``block``, the pool of the token's block (LLaDA2.2). Ties go to the
+lowest index.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def route(
     else:
         admitted = top_group_members(moe, fixed)
     _, index = jax.lax.top_k(jnp.where(admitted, fixed, -jnp.inf), moe.per_token)
-    weight = jnp.take_along_axis(biased if moe.bias_in_weight else scores, index, axis=-1)
+    weight = _pick(biased if moe.bias_in_weight else scores, index)
     if moe.normalize and moe.per_token > 1:  # alone, a normalised weight would be 1 and the router would not learn
         weight = weight / (weight.sum(-1, keepdims=True) + 1e-20)
     return Routing(index, weight * moe.scale, scores)
@@ -115,6 +115,11 @@ def _runs(block: int, order: jax.Array | None, segment: jax.Array | None, shape:
     if segment is not None:
         begins = begins | (segment[:, 1:] != segment[:, :-1])
     return jnp.pad(jnp.cumsum(begins, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
+
+
+def _pick(values: jax.Array, index: jax.Array) -> jax.Array:
+    """values [..., X], index [..., k] -> [..., k]. A masked sum: the gradient of a gather would be a scatter."""
+    return jnp.where(index[..., None] == jnp.arange(values.shape[-1]), values[..., None, :], 0).sum(-1)
 
 
 def _members(index: jax.Array, size: int) -> jax.Array:
