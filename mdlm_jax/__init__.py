@@ -1,3 +1,21 @@
-"""Diffusion language models in JAX: train, sample and measure them. Importing this costs next to nothing."""
+"""Diffusion language models in JAX: train, sample and measure them. Importing this costs next to nothing.
+
+    import mdlm_jax
+    model = mdlm_jax.load("path/to/LLaDA-8B-Base")   # a Hugging Face directory, or the workdir of a run
+    model.logits(tokens)                              # row i scores token i
+"""
 
 __version__ = "0.1.0"
+_LAZY = ("LanguageModel", "load")  # from language_model, which imports jax
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        from mdlm_jax import language_model
+
+        return getattr(language_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LAZY]

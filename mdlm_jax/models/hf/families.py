@@ -35,6 +35,18 @@ def describe(directory: Path | str) -> Description:
     return dataclasses.replace(description, **found)
 
 
+def is_hf(directory: Path) -> bool:
+    """Whether a directory is a Hugging Face checkpoint: its ``config.json`` names a model_type."""
+    config = Path(directory) / "config.json"
+    return config.is_file() and "model_type" in read_json(config)
+
+
+def of_preset(config: TransformerConfig) -> Description:
+    """The description of a published network whose files came without a ``config.json``, with the ids its family has."""
+    raw = write_fields(family_of(config, {}))
+    return identify(raw).read(raw)
+
+
 def identify(raw: dict) -> Family:
     """The family whose ``config.json`` this is."""
     for family in FAMILIES.values():

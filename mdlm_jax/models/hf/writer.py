@@ -38,11 +38,15 @@ class Tensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def leaves_of(description: Description) -> dict[str, Leaf]:
+    """The leaves of a network in the layout that is written."""
+    return bind(description.config, FAMILIES[description.family].tables(description.config)[0])
+
+
 def plan(description: Description, dtypes: Mapping[str, np.dtype]) -> list[Tensor]:
     """Every tensor that writing will make, in order. ``dtypes``: of each leaf, by path."""
-    config = description.config
     grouped: dict[str, list] = {}
-    for leaf in bind(config, FAMILIES[description.family].tables(config)[0]).values():
+    for leaf in leaves_of(description).values():
         for index in leaf.indices():
             grouped.setdefault(leaf.tensor(index), []).append((leaf, index))
     tensors = []
@@ -79,7 +83,7 @@ def write(
     if os.path.lexists(directory):
         raise FileExistsError(f"{directory} exists already; choose another name")
     wanted = numpy_dtype(dtype)
-    leaves = bind(description.config, FAMILIES[description.family].tables(description.config)[0])
+    leaves = leaves_of(description)
     _check_tree(params, leaves)
     tensors = plan(description, {path: wanted or np.dtype(get(params, path).dtype) for path in leaves})
     widest = max((tensor.dtype for tensor in tensors), key=lambda d: d.itemsize)

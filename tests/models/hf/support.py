@@ -3,19 +3,23 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from mdlm_jax.models.config import MoEConfig, RopeConfig, TransformerConfig
 from mdlm_jax.models.hf.families import FAMILIES
+from mdlm_jax.models.hf.reader import put
 from mdlm_jax.models.hf.rules import Description, bind, tensor_shapes
+from mdlm_jax.models.shapes import shapes
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "llada"
 
 _SMALL = dict(vocab_size=40, head_size=40, layers=3, d_model=32, heads=4, kv_heads=2, d_ff=48)
 _AR = dict(attention="causal", logit_shift=True)
-_GPT2 = dict(kv_heads=4, d_ff=128, attention="causal", norm="layer", norm_bias=True, activation="gelu_tanh", qkv_bias=True,
-             out_bias=True, mlp_bias=True, rope=RopeConfig(theta=0.0), learned_positions=24, tied=True, logit_shift=True)
+_GPT2 = dict(kv_heads=4, d_ff=128, attention="causal", norm="layer", norm_bias=True, activation="gelu_tanh",
+             qkv_bias=True, out_bias=True, mlp_bias=True, rope=RopeConfig(theta=0.0), learned_positions=24, tied=True,
+             logit_shift=True)
 _MDLM = dict(kv_heads=4, d_ff=128, norm="layer", activation="gelu_tanh", mlp_bias=True, head_bias=True,
              conditioning="constant", condition_dim=8, time_features=256)
 _MOE = dict(experts=6, per_token=2, d_ff=12)
@@ -61,8 +65,17 @@ def random_tensors(description: Description, layout: int = 0, dtype=np.float32) 
     """Distinct numbers under the names of a family."""
     table = FAMILIES[description.family].tables(description.config)[layout]
     rng = np.random.default_rng(0)
-    shapes = tensor_shapes(bind(description.config, table))
-    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    wanted = tensor_shapes(bind(description.config, table))
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in wanted.items()}
+
+
+def random_params(config: TransformerConfig) -> dict:
+    """A tree of distinct small numbers; quicker than compiling ``api.init``."""
+    rng, tree = np.random.default_rng(1), {}
+    for path, shape in shapes(config).items():
+        leaf = rng.standard_normal(shape).astype(np.float32) * 0.2 + (1.0 if path.endswith("scale") else 0.0)
+        put(tree, path, jnp.asarray(leaf))
+    return tree
 
 
 def save(folder: Path, description: Description, tensors: dict[str, np.ndarray]) -> Path:

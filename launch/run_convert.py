@@ -1,0 +1,101 @@
+"""What launch.convert does once its options are checked. It runs on the CPU: numbers are moved, none computed."""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mdlm_jax.language_model import LanguageModel, describe_run, ids_of, load, save_checkpoint
+from mdlm_jax.models.hf import families, reader, writer
+from mdlm_jax.training.progress import Progress
+
+_LINES = 60
+
+
+def main(options) -> None:
+    """Converts in the direction that the source asks for."""
+    jax.config.update("jax_platforms", "cpu")
+    if options.description is None:
+        _to_hf(options)
+    else:
+        _from_hf(options)
+
+
+def _from_hf(options) -> None:
+    description = options.description
+    if options.mask_id is not None:
+        description = dataclasses.replace(description, mask_id=options.mask_id)
+    stored, leaves = reader.check(options.source, description)
+    _announce(description, [(name, s.code, s.shape, s.size) for name, s in stored.items()], options.dry_run)
+    if options.dry_run:
+        return
+    with _Bar("reading") as bar:
+        params = reader.read(options.source, description, dtype=options.dtype, progress=bar)
+    tokenizer = options.source / "tokenizer.json"
+    model = LanguageModel(params, description, None)
+    print("writing ...", flush=True)
+    partial = options.target.with_name(options.target.name + ".unfinished")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_checkpoint(partial, model, tokenizer.read_bytes() if tokenizer.is_file() else None)
+    partial.rename(options.target)
+    print(f"wrote {options.target}; read it with mdlm_jax.load({str(options.target)!r})")
+
+
+def _to_hf(options) -> None:
+    folder, network, ids = describe_run(options.source)
+    if options.mask_id is not None:
+        ids = ids | {"mask_id": options.mask_id}
+    description = families.family_of(network, ids)
+    dtype = np.dtype(reader.numpy_dtype(options.dtype) or np.float32)
+    planned = writer.plan(description, dict.fromkeys(writer.leaves_of(description), dtype))
+    _announce(description, [(t.name, t.dtype.name, t.shape, t.size) for t in planned], options.dry_run)
+    if options.dry_run:
+        return
+    model = load(options.source)
+    with _Bar("writing") as bar:
+        writer.write(options.target, description, model.params, dtype=options.dtype, extra=_tokenizer(folder), progress=bar)
+    print(f"wrote {options.target}, family {description.family}")
+
+
+def _tokenizer(folder: Path) -> dict[str, bytes]:
+    """A ``tokenizer.json`` that other programs can read; those of bytes and languages are our own."""
+    path = folder / "tokenizer.json"
+    if not path.is_file() or not isinstance(json.loads(path.read_text(encoding="utf-8")).get("model"), dict):
+        return {}
+    return {"tokenizer.json": path.read_bytes()}
+
+
+def _announce(description, rows: list[tuple], whole: bool) -> None:
+    total, count = sum(row[3] for row in rows), sum(math.prod(row[2]) for row in rows)
+    if whole:
+        shown = rows if len(rows) <= _LINES else [*rows[: _LINES // 2], None, *rows[-_LINES // 2 :]]
+        for row in shown:
+            if row is None:
+                print(f"  ... {len(rows) - _LINES} more")
+                continue
+            print(f"  {row[0]:<64} {row[1]:>8} {'x'.join(map(str, row[2])):>18} {row[3] / 1e6:>10.2f} MB")
+    ids = ", ".join(f"{name} {value}" for name, value in ids_of(description).items() if value is not None)
+    print(f"family {description.family}: {len(rows)} tensors, {count:,} parameters, {total / 1e9:.3f} GB; "
+          f"{ids or 'no special ids'}", flush=True)
+
+
+class _Bar:
+    """(bytes done, bytes in all) as a progress bar in megabytes."""
+
+    def __init__(self, title: str):
+        self._title, self._progress = title, None
+
+    def __enter__(self):
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress = self._progress or Progress(total >> 20, desc=self._title, unit="MB")
+        self._progress.update(done >> 20)
+
+    def __exit__(self, *exception) -> None:
+        if self._progress:
+            self._progress.close()

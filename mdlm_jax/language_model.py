@@ -1,0 +1,244 @@
+"""What a Python user holds: a network with its parameters, its noise and its tokenizer. ``mdlm_jax.load`` makes one."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mdlm_jax.core.process import Process
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.models import api
+from mdlm_jax.models.config import DTYPES, TransformerConfig
+from mdlm_jax.models.hf import families, reader
+from mdlm_jax.models.hf.rules import Description
+
+_SMALL = 1 << 28  # bytes of parameters below which loading shows no progress
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model.
+
+    Attributes:
+      params: the tree of `models.api`.
+      description: the network, its token ids and where it came from.
+      process: its noise; None for an autoregressive model, which knows no mask.
+      tokenizer: `data.tokenizers.Tokenizer`, or None where the files hold none.
+    """
+
+    params: dict
+    description: Description
+    process: Process | None
+    tokenizer: Any = None
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The network."""
+        return self.description.config
+
+    def logits(self, tokens, attention_mask=None, *, time=None, raw: bool = False) -> jax.Array:
+        """Scores of every id at every position, [B, L, head_size] float32.
+
+        Args:
+          tokens: [B, L] integers.
+          attention_mask: [B, L], 1 where there is a token and 0 where there is padding; None: no padding.
+          time: [B] noise levels, for networks conditioned on them.
+          raw: the network's own rows. Otherwise row i scores token i, whatever the network was trained with.
+        Raises:
+          ValueError: another shape, or ids that the embedding has no row for.
+        """
+        tokens = _checked(tokens, self.config.vocab_size)
+        if attention_mask is not None and np.shape(attention_mask) != tokens.shape:
+            raise ValueError(f"attention_mask has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
+        mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
+        return _logits(self.config, raw, self.params, tokens, mask, time)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(config, raw, params, tokens, attention_mask, time):
+    return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+
+
+def _checked(tokens, vocab_size: int) -> np.ndarray:
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+        raise ValueError(f"tokens: {tokens.max() if tokens.min() >= 0 else tokens.min()} is outside 0..{vocab_size - 1}")
+    return tokens.astype(np.int32)
+
+
+def load(
+    path: Path | str, *, mesh: Mesh | None = None, dtype: str | None = None, mask_id: int | None = None,
+) -> LanguageModel:
+    """A model from a Hugging Face directory, or from a run of ours (its workdir, or one of its checkpoints).
+
+    Args:
+      mesh: where the parameters go, `models.sharding.make_mesh`; None: whole, on the first device.
+      dtype: float32 or bfloat16 (or float64), of parameters and computation; None: as stored.
+      mask_id: the mask token, where the files do not name one.
+    Raises:
+      ConfigError: nothing of either kind is there; tensors that do not fit; a diffusion model without a known mask.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such directory; give a Hugging Face directory or a run's workdir")
+    return _load_hf(path, mesh, dtype, mask_id) if families.is_hf(path) else _load_run(path, mesh, dtype, mask_id)
+
+
+def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
+    description = families.describe(path)
+    if mask_id is not None:
+        description = dataclasses.replace(description, mask_id=mask_id)
+    process = process_of(description, path)
+    with _progress(f"loading {path.name}", description) as progress:
+        params = reader.read(path, description, mesh=mesh, dtype=dtype, progress=progress)
+    return LanguageModel(params, _computing_in(description, params), process, _tokenizer(path, description))
+
+
+def process_of(description: Description, path: Path) -> Process | None:
+    """Masked noise over the ids of a network; None for a causal one without a mask."""
+    config = description.config
+    if description.mask_id is None:
+        if config.attention == "causal":
+            return None
+        raise ConfigError(f"{path}: its files name no mask token; give mask_id=")
+    if not 0 <= description.mask_id < config.vocab_size:
+        raise ConfigError(f"mask_id={description.mask_id}: must lie in [0, {config.vocab_size}), the embedding's rows")
+    columns = None if config.head_size == config.vocab_size else config.head_size
+    return Process(config.vocab_size, description.mask_id, head_size=columns)
+
+
+def _load_run(path: Path, mesh, dtype, mask_id) -> LanguageModel:
+    """A checkpoint as `training.checkpoints` writes it: averaged weights where there are some."""
+    from mdlm_jax.training import checkpoints
+    from mdlm_jax.training.build import build_process
+
+    folder, network, ids = describe_run(path)
+    ids |= {} if mask_id is None else {"mask_id": mask_id}
+    run, meta, tokenizer = _run_config(folder), checkpoints.read_meta(folder), _tokenizer(folder, None)
+    length = meta.get("max_length", run.data.length)
+    description = Description(network, meta.get("family", ""), **ids, max_length=length)
+    if "family" in meta:
+        process = process_of(description, path)
+        _give_ids(tokenizer, description)
+    else:
+        process = build_process(run, tokenizer.vocab_size, description.mask_id)
+    params = _restore(folder, network, mesh, dtype)
+    return LanguageModel(params, _computing_in(description, params, keep=dtype is None), process, tokenizer)
+
+
+def describe_run(path: Path) -> tuple[Path, TransformerConfig, dict[str, int | None]]:
+    """The step's folder, the network and the special ids of a checkpoint of ours, without its weights."""
+    from mdlm_jax.training import checkpoints
+
+    folder = checkpoints.find(path)
+    run, tokenizer = _run_config(folder), _tokenizer(folder, None)
+    ids = checkpoints.read_meta(folder).get("ids")  # of a converted checkpoint
+    if tokenizer is None and not (run.model.vocab_size and ids):
+        raise ConfigError(f"{folder}: has no tokenizer.json, and is not a converted checkpoint, which may do without")
+    network = run.model.transformer(run.model.vocab_size or tokenizer.vocab_size)
+    if ids is None:
+        ids = {name: getattr(tokenizer, name) for name in ("mask_id", "eos_id", "pad_id")}
+    return folder, network, ids
+
+
+def _run_config(folder: Path):
+    from mdlm_jax.config import freeze
+
+    try:
+        return freeze(families.read_json(folder / "config.json"))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from None
+
+
+def _restore(folder: Path, network: TransformerConfig, mesh, dtype) -> dict:
+    from mdlm_jax.training import checkpoints
+
+    saved = checkpoints.abstract(folder)
+    name = "ema" if "ema" in saved else "trainable"
+    tree = saved[name]["network"]
+    if mesh is not None:
+        layout = api.shardings(network, mesh)
+        tree = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout)
+    restored = checkpoints.restore_path(folder, {name: {"network": tree}}, partial=True).tree[name]["network"]
+    return restored if dtype is None else jax.tree.map(lambda x: x.astype(dtype), restored)
+
+
+def _computing_in(description: Description, params: dict, keep: bool = False) -> Description:
+    """The network computes in the dtype its matrices are in (``keep``: as its configuration says)."""
+    stored = params["embedding"].dtype.name
+    if keep:
+        return dataclasses.replace(description, dtype=stored)
+    if stored not in DTYPES:
+        raise ConfigError(f"dtype {stored}: nothing is computed in it here; load with dtype='bfloat16' or 'float32'")
+    return dataclasses.replace(description, config=dataclasses.replace(description.config, dtype=stored), dtype=stored)
+
+
+def _tokenizer(folder: Path, description: Description | None):
+    """The ``tokenizer.json`` of a folder; a Hugging Face description says which ids are special."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from mdlm_jax.data.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    if description is not None:
+        _give_ids(tokenizer, description)
+    return tokenizer
+
+
+def _give_ids(tokenizer, description: Description) -> None:
+    """The tokenizer guesses its special ids by name; the checkpoint knows."""
+    for name in ("mask_id", "eos_id", "pad_id"):
+        if tokenizer is not None and getattr(description, name) is not None:
+            setattr(tokenizer, name, getattr(description, name))
+
+
+class _progress:
+    """A bar in megabytes for models that take a while; nothing for small ones."""
+
+    def __init__(self, title: str, description: Description):
+        from mdlm_jax.models.shapes import parameter_count
+
+        self._title, self._shown, self._long = title, None, parameter_count(description.config) * 2 > _SMALL
+
+    def __enter__(self):
+        return self._update if self._long else None
+
+    def _update(self, done: int, total: int) -> None:
+        from mdlm_jax.training.progress import Progress
+
+        self._shown = self._shown or Progress(total >> 20, desc=self._title, unit="MB")
+        self._shown.update(done >> 20)
+
+    def __exit__(self, *exception) -> None:
+        if self._shown:
+            self._shown.close()
+
+
+def ids_of(description: Description) -> dict[str, int | None]:
+    """The special ids as a dict."""
+    return {name: getattr(description, name) for name in ("mask_id", "bos_id", "eos_id", "pad_id")}
+
+
+def save_checkpoint(directory: Path | str, model: LanguageModel, tokenizer_json: bytes | None = None) -> Path:
+    """Writes a model as a checkpoint of ours, which ``load`` reads and a run can start from: step 0 in ``directory``."""
+    from mdlm_jax.config import RunConfig, to_dict
+    from mdlm_jax.model_config import ModelConfig, from_transformer
+    from mdlm_jax.training.checkpoints import Checkpoints
+
+    run = dataclasses.replace(RunConfig(), model=ModelConfig(**from_transformer(model.config)))
+    description = model.description
+    meta = {"family": description.family, "ids": ids_of(description), "max_length": description.max_length}
+    files: dict[str, str | bytes] = {"config.json": json.dumps(to_dict(run), indent=2) + "\n"}
+    if tokenizer_json is not None:
+        files["tokenizer.json"] = tokenizer_json
+    return Checkpoints(directory).save(0, {"trainable": {"network": model.params}}, meta, files)
