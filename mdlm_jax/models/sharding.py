@@ -1,5 +1,6 @@
 """Logical axes of weights to mesh axes: one table, checked."""
 
+import functools
 import math
 
 import jax
@@ -70,12 +71,27 @@ def constrain_tokens(x: jax.Array) -> jax.Array:
 
 
 def gather_weight(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A weight gathered over fsdp, still split over tensor, where a mesh is set: before lookups and chunked loops."""
+    """A weight gathered over fsdp, still split over tensor, where a mesh is set; its gradient is split like itself.
+
+    A plain constraint would hold for the gradient too: summed whole on every device, many times the bytes.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return weight
-    spec = weight_sharding(mesh, axes, weight.shape).spec
-    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if a == "fsdp" else a for a in spec)))
+    split = weight_sharding(mesh, axes, weight.shape).spec
+    return _gathered(split, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gathered(split: PartitionSpec, weight: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec(*(None if a == "fsdp" else a for a in split)))
+
+
+def _gathered_backward(split: PartitionSpec, _, gradient: jax.Array):
+    return (jax.lax.with_sharding_constraint(gradient, split),)
+
+
+_gathered.defvjp(lambda split, weight: (_gathered(split, weight), None), _gathered_backward)
 
 
 def weight_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:

@@ -21,7 +21,8 @@ from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
 from mdlm_jax.models.moe.experts import MixtureOfExperts
 from mdlm_jax.models.moe.routing import RouterStats
 from mdlm_jax.models.remat import rematerialised
-from mdlm_jax.models.sharding import constrain_tokens, gather_weight
+from mdlm_jax.models.sharding import constrain_tokens
+from mdlm_jax.models.vocabulary import lookup
 
 
 @jax.tree_util.register_dataclass
@@ -134,13 +135,13 @@ class Transformer(nn.Module):
         init = nn.initializers.normal(0.02 if c.tied else 1.0)
         table = weight(self, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"), init)
         if inputs.embeddings is None:
-            x = jnp.take(gather_weight(table.astype(dtype), ("vocab", "embed")), inputs.tokens, axis=0)
+            x = lookup(table.astype(dtype), inputs.tokens, ("vocab", "embed"))
         else:
             x = inputs.embeddings.astype(dtype)
         if c.learned_positions:
             shape, axes = (c.learned_positions, c.d_model), (None, "embed")
             learned = weight(self, "positions", shape, axes, nn.initializers.normal(0.02))
-            x = x + jnp.take(gather_weight(learned.astype(dtype), axes), inputs.positions, axis=0)
+            x = x + lookup(learned.astype(dtype), inputs.positions, axes)
         return constrain_tokens(x), table
 
     def _surroundings(self, inputs: Inputs, shape) -> tuple[Surroundings, Cache | None]:
@@ -174,7 +175,7 @@ class Transformer(nn.Module):
             init = nn.initializers.normal(0.02)
             kernel = weight(self, "head", (c.d_model, c.head_size), ("embed", "vocab"), init)
         offset = bias(self, "head_bias", (c.head_size,), ("vocab",), jnp.float32) if c.head_bias else None
-        return Head(gather_weight(kernel.astype(dtype), ("embed", "vocab")), offset)
+        return Head(kernel.astype(dtype), offset)
 
 
 def _stacks(config: TransformerConfig) -> list[tuple[str, bool, int, int]]:

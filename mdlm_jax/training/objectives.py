@@ -16,10 +16,11 @@ from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
-from mdlm_jax.core.reduction import Reduced, chunk_length, reduce
+from mdlm_jax.core.reduction import Reduced, chunk_length
 from mdlm_jax.core.schedules import SigmaSchedule
 from mdlm_jax.models import api, flops
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.vocabulary import reduce
 
 _LEVEL, _NOISE, _TIME, _DROPOUT, _SECOND = range(5)  # streams folded into the step's key
 

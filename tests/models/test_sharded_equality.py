@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.core.reduction import reduce
 from mdlm_jax.models import api
 from mdlm_jax.models.config import ATTENTIONS, RopeConfig, TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated
+from mdlm_jax.models.vocabulary import reduce
 from tests.models.test_transformer import parameters
 
 MESHES = {"8,1": {"fsdp": 8}, "2,4": {"fsdp": 2, "tensor": 4}, "4,2": {"fsdp": 4, "tensor": 2},
