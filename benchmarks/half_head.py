@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import hlo
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.process import Process
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
+from mdlm_jax.planning import collectives, hlo
 from mdlm_jax.training import schedules
 from mdlm_jax.training.objectives import CountObjective
 from mdlm_jax.training.state import abstract_state
@@ -58,16 +58,17 @@ def network_of(options) -> TransformerConfig:
 def step_costs(devices: int, half_head: bool, options) -> dict:
     """Per device: FLOPs of all products and of the head's, scratch bytes, collectives."""
     compiled = compile_step(devices, half_head, options)
-    counts = hlo.count(compiled.as_text())
-    head = sum(flops for (shape, depth), flops in counts.dots.items() if options.vocab in (*shape, depth))
+    program = hlo.parse(compiled.as_text())
+    products, travels = hlo.matmuls(program), collectives.totals(collectives.find(program))
+    head = sum(flops for (shape, depth), flops in products.items() if options.vocab in (*shape, depth))
     return {
         "devices": devices,
         "head": "half" if half_head else "full",
-        "flops": counts.flops,
+        "flops": sum(products.values()),
         "head_flops": head,
         "scratch_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "collectives": dict(counts.number),
-        "collective_bytes": dict(counts.bytes),
+        "collectives": {kind: total["number"] for kind, total in travels.items()},
+        "collective_bytes": {kind: total["bytes"] for kind, total in travels.items()},
     }
 
 

@@ -19,10 +19,12 @@ MAY_IMPORT = {
     "sampling": {"models", "core", "config"},
     "evaluation": {"sampling", "models", "core", "config"},
     "training": {"models", "data", "core", "config"},
+    "planning": {"training", "models", "config", "errors"},
     "config": {"errors", "model_config"},
     "model_config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),
-    "language_model": {"evaluation", "sampling", "training", "models", "data", "core", "config", "model_config", "errors"},
+    "language_model": {"evaluation", "sampling", "training", "models", "data", "core", "config", "model_config",
+                       "errors"},
 }
 THIRD_PARTY_OF_CORE = {"jax", "numpy"}
 

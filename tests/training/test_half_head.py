@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import half_head, hlo
+from benchmarks import half_head
 from mdlm_jax.models import flops
 
 OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_chunk=1 << 40)
@@ -44,41 +44,3 @@ def test_only_weights_and_gradients_travel():
     """Twice the tokens, the same traffic: rows stay on their devices, and so do the logits."""
     assert costs(8, True)["collective_bytes"] == costs(8, True, length=32)["collective_bytes"]
     assert set(costs(8, True)["collectives"]) <= {"all-gather", "all-reduce", "reduce-scatter"}
-
-
-PROGRAM = """
-HloModule test
-
-%add (x: f32[], y: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%x, %y)
-}
-
-%condition (p: (s32[], f32[4,8])) -> pred[] {
-  ROOT %less = pred[] compare(%i, %n), direction=LT
-}
-
-%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
-  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
-  %w = f32[8,8]{1,0} constant({...})
-  %y = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  %r = f32[4,8]{1,0} all-reduce(%y), channel_id=1, to_apply=%add
-  ROOT %t = (s32[], f32[4,8]{1,0}) tuple(%i, %r)
-}
-
-ENTRY %main (a: f32[4,8]) -> (s32[], f32[4,8]) {
-  %b = bf16[2,3,8]{2,1,0} parameter(1)
-  %c = bf16[2,8,5]{2,1,0} parameter(2)
-  %d = bf16[2,3,5]{2,1,0} dot(%b, %c), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}
-  %g = (bf16[2,3,5]{2,1,0}, f32[4]{0}) all-gather(%d, %e), dimensions={0}
-  ROOT %loop = (s32[], f32[4,8]{1,0}) while(%s), condition=%condition, body=%body, backend_config={TRIPS}
-}
-"""
-
-
-def test_counting_follows_loops():
-    counts = hlo.count(PROGRAM.replace("TRIPS", '"known_trip_count":{"n":"6"}'))
-    assert counts.dots == {((4, 8), 8): 6 * 2 * 4 * 8 * 8, ((2, 3, 5), 8): 2 * 2 * 3 * 5 * 8}
-    assert counts.number == {"all-reduce": 6, "all-gather": 1}
-    assert counts.bytes == {"all-reduce": 6 * 128, "all-gather": 60 + 16}
-    with pytest.raises(ValueError, match="loop in main: a loop of unknown length"):
-        hlo.count(PROGRAM.replace("TRIPS", ""))

@@ -1,0 +1,39 @@
+"""What a step of data-parallel training must at least move: weights gathered twice, gradients scattered once.
+
+Twice, since a weight is needed in the forward and in the backward pass and is not kept between them. A weight split
+over fsdp travels in the compute dtype; what is split over ``tensor`` or ``expert`` besides stays split. With replicas
+each device's share of the gradient is then summed over them.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def traffic(params: dict, dtype: str, sizes: dict[str, int], microbatches: int = 1) -> dict[str, float]:
+    """kind of collective -> bytes of whole arrays a device and step (`collectives.Collective.bytes`).
+
+    Args:
+      params: ``ShapeDtypeStruct``s with shardings.
+      dtype: of the compute.
+      sizes: of the mesh axes.
+    """
+    width = jnp.dtype(dtype).itemsize
+    gathered = shared = 0.0
+    for leaf in jax.tree.leaves(params):
+        used = [axis for axis in leaf.sharding.spec if axis is not None]
+        held = leaf.size * width / math.prod(sizes[axis] for axis in used)
+        shared += held
+        if "fsdp" in used:
+            gathered += held * sizes["fsdp"]
+    found = {"all-gather": 2 * microbatches * gathered, "reduce-scatter": microbatches * gathered}
+    if sizes["replica"] > 1:
+        found["all-reduce"] = microbatches * shared
+    return {kind: size for kind, size in found.items() if size}
+
+
+def wire(kind: str, size: float, sizes: dict[str, int]) -> float:
+    """Bytes a device sends for it in a ring."""
+    group = sizes["replica"] if kind == "all-reduce" else sizes["fsdp"]
+    return size * (group - 1) / group * (2 if kind == "all-reduce" else 1)

@@ -1,0 +1,40 @@
+"""The train step of a run, lowered for a mesh without weights, data or devices."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.config import RunConfig
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.models.sharding import batch_sharding, data_shards
+from mdlm_jax.training import schedules
+from mdlm_jax.training.build import build_network, build_objective, build_process
+from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.state import abstract_state
+from mdlm_jax.training.step import make_train_step
+
+BATCH = {"tokens": jnp.int32, "attention_mask": jnp.int32, "positions": jnp.int32, "noise_mask": bool,
+         "loss_mask": bool}
+
+
+def objective_of(config: RunConfig, mesh) -> tuple[Objective, list[str]]:
+    """The objective over as many ids as the model has rows; the tokenizer is not read."""
+    if not config.model.vocab_size:
+        raise ConfigError("model.vocab_size=0: a plan reads no tokenizer; set model.vocab_size")
+    network = build_network(config, config.model.vocab_size)
+    process = build_process(config, network.vocab_size, network.head_size - 1)
+    return build_objective(config, network, process, data_shards(mesh))
+
+
+def lower(config: RunConfig, objective: Objective, mesh):
+    """`jax.stages.Lowered` of one optimisation step."""
+    optimizer = schedules.optimizer(config.train)
+    state = abstract_state(objective, optimizer, config.train.ema_decay > 0, mesh)
+    shape, layout = (config.train.batch_size, config.data.length), batch_sharding(mesh)
+    batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=layout) for name, kind in BATCH.items()}
+    return make_train_step(objective, optimizer, config.train, mesh).lower(state, batch)
+
+
+def state_bytes(state) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -1,0 +1,113 @@
+"""TPU slices by name, the mesh each gets by default, and their devices from libtpu without a TPU.
+
+A slice's default mesh is replica x fsdp, not flat fsdp: over a whole slice libtpu turns the reduce-scatter of gradients
+into an all-reduce, many times the bytes (found by compiling; `tests/planning` keeps watch). fsdp takes the last axis of
+a 2D torus and the last two of a 3D one, so that a gather runs over whole rings.
+"""
+
+import dataclasses
+import math
+import re
+
+from mdlm_jax.config import MESH_AXES, parse_mesh
+from mdlm_jax.errors import ConfigError
+
+GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+_DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+_CORES = {"tpu7x": 2}  # devices a chip; 1 elsewhere (v4's two cores act as one: megacore)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """``slices`` slices of ``shape`` chips each."""
+
+    generation: str
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.generation}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def devices_per_slice(self) -> int:
+        return math.prod(self.shape) * _CORES.get(self.generation, 1)
+
+    @property
+    def devices(self) -> int:
+        return self.slices * self.devices_per_slice
+
+    def default_mesh(self) -> dict[str, int]:
+        """Axis -> size."""
+        inner = math.prod(self.shape[1:])
+        return dict.fromkeys(MESH_AXES, 1) | {"replica": self.devices // inner, "fsdp": inner}
+
+
+def parse(name: str, slices: int = 1) -> Topology:
+    """``"v5e:16x16"``; ConfigError where libtpu knows no such slice."""
+    generation, _, layout = name.partition(":")
+    if generation not in GENERATIONS:
+        raise ConfigError(f"--topology={name}: generations are {', '.join(GENERATIONS)}, as in v5e:16x16")
+    dimensions = _DIMENSIONS[generation]
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", layout) or layout.count("x") + 1 != dimensions:
+        example = f"{generation}:{'16x16' if dimensions == 2 else '8x8x8'}"
+        raise ConfigError(f"--topology={name}: {generation} slices have {dimensions} sizes, as in {example}")
+    if slices < 1:
+        raise ConfigError(f"--num_slices={slices}: must be at least 1")
+    return Topology(generation, tuple(int(n) for n in layout.split("x")), slices)
+
+
+def mesh_sizes(topology: Topology, spec: str | None) -> dict[str, int]:
+    """The default mesh, or that of ``spec`` (`config.parse_mesh`) with its -1 filled in.
+
+    Raises:
+      ConfigError: the sizes do not multiply to the devices, or the slices do not divide ``replica``.
+    """
+    sizes = topology.default_mesh() if spec is None else parse_mesh(spec)
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    sizes = {axis: topology.devices // fixed if size < 0 else size for axis, size in sizes.items()}
+    total = math.prod(sizes.values())
+    if total != topology.devices:
+        raise ConfigError(f"train.mesh={spec!r} makes {total} devices and {topology.slices} x {topology.name} has "
+                          f"{topology.devices}; change train.mesh")
+    if sizes["replica"] % topology.slices:
+        raise ConfigError(f"train.mesh: replica={sizes['replica']} cannot be shared by {topology.slices} slices; make "
+                          "it a multiple: only replicas may span slices")
+    return sizes
+
+
+def make_mesh(topology: Topology, sizes: dict[str, int]):
+    """A `jax.sharding.Mesh` over the topology's devices; replicas span slices, every other axis stays inside one.
+
+    Raises:
+      ConfigError: libtpu is missing or refuses the layout.
+    """
+    import jax
+    from jax.experimental import mesh_utils
+
+    found = _devices(topology)
+    if len(found) != topology.devices:
+        raise ConfigError(f"--topology={topology.name}: libtpu gives {len(found)} devices, expected {topology.devices}")
+    shape = tuple(sizes[axis] for axis in MESH_AXES)
+    if topology.slices > 1:
+        within = (shape[0] // topology.slices, *shape[1:])
+        across = (topology.slices, *(1,) * (len(shape) - 1))
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, found, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+
+
+def _devices(topology: Topology) -> list:
+    from jax.experimental import topologies
+
+    arguments = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if topology.generation == "v4":
+        arguments["chip_config_name"] = "megacore"  # one device a chip; libtpu's default is two
+    try:
+        return topologies.get_topology_desc(topology.name, "tpu", **arguments).devices
+    except Exception as error:  # jax raises several kinds; the first line says what libtpu said
+        text = str(error).strip().splitlines()[0]
+        if "libtpu" in text.lower() and "find" in text.lower() or "not found" in text.lower():
+            text = "libtpu is not installed; pip install 'mdlm_jax[tpu]'"
+        raise ConfigError(f"--topology={topology.name}: {text}") from None
