@@ -47,7 +47,7 @@ def build_objective(
         "law": levels.from_spec(train.level_law),
         "coupling": coupling,
         "constant_weight": train.weighting == "constant",
-        "head_budget": train.head_chunk,
+        "head_budget": train.head_budget,
         "data_shards": data_shards,
     }
     if kind == "count":
@@ -76,7 +76,7 @@ def build_bound(
     shared = {
         "network": dataclasses.replace(network, dropout=0.0),
         "process": process,
-        "head_budget": config.train.head_chunk,
+        "head_budget": config.train.head_budget,
         "data_shards": data_shards,
     }
     if process.masked_only:

@@ -93,11 +93,11 @@ def test_another_run_is_refused_with_both_values(used, config, fragments):
 
 def test_a_field_added_since_then_had_its_default(used):
     stored = to_dict(CONFIG)
-    del stored["train"]["head_chunk"], stored["sample"]
+    del stored["train"]["head_budget"], stored["sample"]
     (used / "config.json").write_text(json.dumps(stored))
     assert check_workdir(str(used), CONFIG) == used
-    with pytest.raises(ConfigError, match="train.head_chunk is 4194304 there and 8 here"):
-        check_workdir(str(used), changed(train_head_chunk=8))
+    with pytest.raises(ConfigError, match="train.head_budget is 4194304 there and 8 here"):
+        check_workdir(str(used), changed(train_head_budget=8))
 
 
 def test_a_field_of_another_version_is_named(used):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import half_head, hlo
 
-OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_chunk=1 << 40)
+OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_budget=1 << 40)
 
 
 @functools.cache
