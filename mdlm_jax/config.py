@@ -14,6 +14,7 @@ SCHEDULES = ("linear", "cosine", "cosine_mask", "polynomial", "geometric")
 OBJECTIVES = ("nelbo", "count", "continuous", "discrete", "genmd4")
 TIME_SAMPLINGS = ("auto", "iid", "stratified", "antithetic")
 LEVEL_LAWS = ("uniform", "cosine", "band", "fixed")
+WEIGHTINGS = ("elbo", "constant", "power", "clipped")
 MESH_AXES = ("replica", "fsdp", "tensor")
 
 
@@ -157,7 +158,7 @@ class TrainConfig:
     objective: str = "nelbo"  # nelbo (count if mixing=0, else continuous) | count | continuous | discrete:T | genmd4:W
     time_sampling: str = "auto"  # auto (antithetic) | iid | stratified | antithetic
     level_law: str = "uniform"  # law of the noise level: uniform | cosine | band:LOW,HIGH | fixed:RATIO
-    weighting: str = "elbo"  # elbo: the bound's own weight | constant: every corrupted token counts alike
+    weighting: str = "elbo"  # elbo: the bound's own | constant | power:P: level^-P | clipped:MAX: 1/level, at most MAX
     complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     learning_rate: float = 3e-4  # peak, after the warm-up
@@ -200,11 +201,17 @@ class TrainConfig:
             _require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
         if law == "fixed":
             _require(0 < levels[0] < 1, "train.level_law", self.level_law, "the ratio must lie in (0, 1)")
-        _require(self.weighting in ("elbo", "constant"), "train.weighting", self.weighting, "choose elbo or constant")
-        if law in ("band", "fixed") and (law == "fixed" or levels != (0.0, 1.0)):
-            _require(self.weighting == "constant", "train.weighting", self.weighting,
+        weighting, numbers = parse_spec("train.weighting", self.weighting, WEIGHTINGS)
+        expected = {"power": (1, "power:0.5"), "clipped": (1, "clipped:10")}.get(weighting, (0, weighting))
+        _require_numbers("train.weighting", self.weighting, numbers, *expected)
+        if weighting == "power":
+            _require(abs(numbers[0]) <= 5, "train.weighting", self.weighting, "the power must lie in [-5, 5]")
+        if weighting == "clipped":
+            _require(numbers[0] > 0, "train.weighting", self.weighting, "the largest weight must be positive")
+        if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
+            _require(weighting != "elbo", "train.weighting", self.weighting,
                      f"train.level_law={self.level_law!r} leaves out noise levels, so no weight makes it a bound; "
-                     "set train.weighting=constant")
+                     "set train.weighting to constant, power:P or clipped:MAX")
         _require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
         _require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
                  f"must lie in [0, train.steps={self.steps}]")

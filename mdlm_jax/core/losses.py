@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
+from mdlm_jax.core import weights
 from mdlm_jax.core.process import Masses, Process
 from mdlm_jax.core.reduction import Reduced
 
@@ -124,10 +125,17 @@ def prior(process: Process, tokens: jax.Array) -> jax.Array:
     return jnp.where(alive > 0, alive * jnp.log(ratio), 0.0) + xlogy(noise * (1.0 - r), noise)
 
 
-def constant_weight(process: Process, t: jax.Array) -> jax.Array:
-    """(1 - alpha) / rate, [B, 1] or [B, L]: times `nelbo_rate` it makes every masked token count one cross-entropy."""
+def level_weight(process: Process, t: jax.Array, weighting: weights.Weighting) -> jax.Array:
+    """What to multiply `nelbo_rate` by for a ``weighting`` that is a function of the level, [B, 1] or [B, L].
+
+    w(1 - alpha) (1 - alpha) / rate: the bound's own weight of a corrupted token, rate / (1 - alpha), is taken out and
+    w put in. Where mixing is 0 a masked token then counts w times its cross-entropy. Where mixing is positive a token
+    that shows noise counts w times its own loss, KL / a + (R - log R - 1) / a, of which the cross-entropy is the limit
+    for mixing -> 0, and one that shows its clean id counts as much as it is likely to be noise (rho in `Process`).
+    """
     masses, inflow = process.masses(t), process.inflow(t)
-    return masses.noise / (inflow.uniform + inflow.mask)
+    rate = inflow.uniform + inflow.mask
+    return weighting(masses.noise) * jnp.where(rate > 0, masses.noise / jnp.where(rate > 0, rate, 1.0), 0.0)
 
 
 def _offset(process: Process, masses: Masses) -> jax.Array:

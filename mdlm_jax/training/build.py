@@ -3,7 +3,7 @@
 import dataclasses
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_spec
-from mdlm_jax.core import levels, schedules
+from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig, from_run
 from mdlm_jax.training.objectives import (
@@ -46,7 +46,7 @@ def build_objective(
         "process": process,
         "law": levels.from_spec(train.level_law),
         "coupling": coupling,
-        "constant_weight": train.weighting == "constant",
+        "weighting": weights.from_spec(train.weighting),
         "head_budget": train.head_budget,
         "data_shards": data_shards,
     }

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core import counts, genmd4, levels, losses
+from mdlm_jax.core import counts, genmd4, levels, losses, weights
 from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
@@ -32,7 +32,7 @@ class Objective(abc.ABC):
       network: the denoiser's shape.
       process: the noise.
       law, coupling: of the noise levels, see `core.levels`.
-      constant_weight: every corrupted token counts alike; no bound.
+      weighting: how much a corrupted token's loss counts, see `core.weights`; a bound with `weights.Elbo` only.
       head_budget: logits alive at once on one device.
       data_shards: devices that share a batch's rows.
     """
@@ -41,9 +41,12 @@ class Objective(abc.ABC):
     process: Process
     law: levels.Law = levels.Uniform()  # noqa: RUF009 (frozen)
     coupling: str = "antithetic"
-    constant_weight: bool = False
+    weighting: weights.Weighting = weights.Elbo()  # noqa: RUF009 (frozen)
     head_budget: int = 1 << 22
     data_shards: int = 1
+
+    def __post_init__(self):
+        weights.check(self.weighting, self.law)
 
     def init(self, key: jax.Array) -> dict:
         """Fresh trainable parameters."""
@@ -116,7 +119,7 @@ class CountObjective(Objective):
             u,
             batch["noise_mask"],
             self.law,
-            constant_weight=self.constant_weight,
+            weighting=self.weighting,
             complementary=self.complementary,
         )
         noisy = jnp.where(draw.masked, jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
@@ -146,15 +149,14 @@ class ContinuousObjective(Objective):
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
         t, weight = levels.times(self.law, u, self.time_min)
-        if self.constant_weight:
-            weight = losses.constant_weight(self.process, t)[:, 0]
+        weight = weight[:, None] if self.weighting.is_bound else losses.level_weight(self.process, t, self.weighting)
         noisy = self.process.corrupt(self._noise_keys(key, rows), tokens, t, batch["noise_mask"])
         prediction = self._denoise(trainable, batch, noisy, t, key, rows)
         reduced = self._reduce(
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, t, tokens.shape)
         )
         rate = losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
-        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=weight[:, None] * rate)
+        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=weight * rate)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """What the diffusion term leaves out: reconstruction from time_min and the prior at t = 1."""
@@ -180,10 +182,10 @@ class DiscreteObjective(Objective):
     num_steps: int = 100
 
     def __post_init__(self):
+        super().__post_init__()
         if self.process.schedule.eps_data or isinstance(self.process.schedule, SigmaSchedule):
             raise ValueError(f"schedule={self.process.schedule}: leaves noise at t=0; num_steps needs alpha(0) = 1")
-        if self.constant_weight:
-            raise ValueError("constant_weight: the discrete objective has only its own weight")
+        _require_elbo(self)
 
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
@@ -206,6 +208,10 @@ class GenMD4Objective(Objective):
 
     schedule: genmd4.VectorSchedule = genmd4.VectorSchedule()  # noqa: RUF009 (frozen)
     initial_power: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_elbo(self)
 
     def train_flops(self, rows, length):
         return 2 * super().train_flops(rows, length)
@@ -239,3 +245,8 @@ class GenMD4Objective(Objective):
             diffusion=0.5 * (per_token[0] + per_token[1]),
             reconstruction=self.schedule.reconstruction(powers, tokens),
         )
+
+
+def _require_elbo(objective: Objective) -> None:
+    if not objective.weighting.is_bound:
+        raise ValueError(f"weighting={objective.weighting}: {type(objective).__name__} has only its own weight, Elbo()")

@@ -12,6 +12,7 @@ from mdlm_jax.config import ConfigError
 from mdlm_jax.core import levels
 from mdlm_jax.core.levels import Cosine, Fixed, Uniform
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.weights import Clipped, Custom, Elbo, Power
 from mdlm_jax.training import objectives
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
 from mdlm_jax.training.objectives import ContinuousObjective, CountObjective, DiscreteObjective, GenMD4Objective
@@ -110,13 +111,43 @@ def test_fresh_networks_start_near_a_uniform_guess(name):
     assert math.log(12) - 0.3 < mean < math.log(12) + (0.3 if objective.process.masked_only else 1.5)
 
 
+WEIGHTINGS = {Power(0.0): np.ones_like, Power(0.5): lambda level: level**-0.5, Clipped(3.0): lambda level: 1 / level,
+              Custom(jnp.square): np.square}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
 @pytest.mark.parametrize("law", [Uniform(), Cosine(), Fixed(0.5), Uniform(0.3, 0.8)], ids=str)
 @pytest.mark.parametrize("kind", [CountObjective, ContinuousObjective])
-def test_constant_weights_count_every_masked_token_once(kind, law, monkeypatch):
-    objective = kind(tiny.NETWORK, tiny.process(), law, constant_weight=True)
+def test_a_weighting_multiplies_each_masked_token_s_cross_entropy(kind, law, weighting, monkeypatch):
+    objective = kind(tiny.TIMED, tiny.process(), law, weighting=weighting)
     batch = tiny.batch(64)
-    parts, ((noisy, _),) = observed(monkeypatch, objective, batch)
-    np.testing.assert_allclose(parts.terms["diffusion"], (noisy == tiny.MASK) * math.log(12), rtol=1e-4)
+    parts, ((noisy, time),) = observed(monkeypatch, objective, batch)
+    masked = noisy == tiny.MASK
+    level = 0.999 * time if kind is ContinuousObjective else masked.sum(1) / batch["noise_mask"].sum(1)
+    weight = WEIGHTINGS[weighting](np.maximum(level, 1 / 3 if isinstance(weighting, Clipped) else level))
+    np.testing.assert_allclose(parts.terms["diffusion"], masked * weight[:, None] * math.log(12), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mixing", [0.3, 1.0])
+def test_a_weighting_is_a_factor_of_mixed_losses_too(mixing, monkeypatch):
+    batch, found = tiny.batch(64), {}
+    for weighting in (Power(0.0), Power(1.0)):
+        objective = ContinuousObjective(tiny.TIMED, tiny.process(mixing), weighting=weighting)
+        parts, ((_, time),) = observed(monkeypatch, objective, batch)
+        found[weighting] = parts.terms["diffusion"]
+    np.testing.assert_allclose(found[Power(1.0)], found[Power(0.0)] / (0.999 * time[:, None]), rtol=1e-4)
+    assert (found[Power(0.0)][batch["noise_mask"]] > 0).all()
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: CountObjective(tiny.NETWORK, tiny.process(), Fixed(0.5)), "law=Fixed.*leaves out noise levels"),
+    (lambda: ContinuousObjective(tiny.NETWORK, tiny.process(), Uniform(0.3, 0.8)), "leaves out noise levels"),
+    (lambda: DiscreteObjective(tiny.NETWORK, tiny.process(), weighting=Power(0.0)), "DiscreteObjective has only its"),
+    (lambda: GenMD4Objective(tiny.NETWORK, tiny.process(), weighting=Power(0.0)), "GenMD4Objective has only its own"),
+])
+def test_weightings_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("name", ["count", "continuous", "mixed"])
@@ -225,7 +256,7 @@ def test_what_costs_something_is_said(sections, devices, kind, coupling, fragmen
     ({"batch_size": 16, "microbatches": 4}, 8, "is 4 rows, which 8 devices"),
     ({"batch_size": 8, "complementary": True}, 8, "train.complementary=True with 1 row"),
     ({"objective": "discrete:10", "weighting": "constant"}, 1, "train.weighting='constant': .*discrete:10"),
-    ({"objective": "genmd4:1", "weighting": "constant"}, 1, "train.weighting='constant': .*genmd4:1"),
+    ({"objective": "genmd4:1", "weighting": "power:0.5"}, 1, "train.weighting='power:0.5': .*genmd4:1"),
 ])
 def test_what_cannot_be_is_refused(train, devices, message):
     with pytest.raises(ConfigError, match=message):
@@ -239,4 +270,4 @@ def test_the_measured_bound_has_no_dropout_and_pairs_only_where_there_are_some(d
     bound = build_bound(config, build_network(config, tiny.VOCAB), process, 1)
     assert bound.network.dropout == 0.0 and bound.half_head == half and bound.law == levels.Uniform()
     mixed = build_bound(config, bound.network, tiny.process(0.1), 1)
-    assert type(mixed) is ContinuousObjective and not mixed.constant_weight
+    assert type(mixed) is ContinuousObjective and mixed.weighting == bound.weighting == Elbo()
