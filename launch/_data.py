@@ -1,5 +1,7 @@
 """Are the text and the tokenizer there? Answered without jax and without a pass over the text."""
 
+import logging
+
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
@@ -13,7 +15,11 @@ def check_data(config: DataConfig) -> None:
     if config.source.startswith("language:"):
         _check_language(config)
         return
-    open_source(config)
+    logging.disable(logging.WARNING)  # an error is one line; libraries that look for data warn as well
+    try:
+        open_source(config)
+    finally:
+        logging.disable(logging.NOTSET)
     if config.tokenizer != "byte" and not config.tokenizer.startswith("bpe:"):
         load_tokenizer(config.tokenizer)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
-from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.checkpoints import find
 
 from . import _cli, _help
 from ._workdir import read_config
@@ -52,8 +52,7 @@ class SampleOptions:
     """A checked command line.
 
     Attributes:
-      checkpoints: the folder of the step folders.
-      step: the one to take, or None for the newest whole one.
+      folder: the checkpoint, a step folder whose files have been found whole.
       config: the configuration of the run.
       sample: num, steps, temperature, top_p and seed.
       length: tokens a sample, prompt included.
@@ -62,8 +61,7 @@ class SampleOptions:
       picture: .html or .png file, or None.
     """
 
-    checkpoints: Path
-    step: int | None
+    folder: Path
     config: RunConfig
     sample: SampleConfig
     length: int
@@ -79,8 +77,8 @@ def read_options(flags: dict) -> SampleOptions:
       ConfigError: no checkpoint there, a number out of range, a file that cannot be written.
     """
     text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
-    checkpoints, step = find_checkpoint(text)
-    config, tokenizer = _stored(checkpoints, step)
+    folder = find_checkpoint(text)
+    config, tokenizer = read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
     given = {name: flags[name] for name in ("num", "steps", "temperature", "top_p", "seed") if name in flags}
     try:
         sample = dataclasses.replace(config.sample, **given)
@@ -96,35 +94,15 @@ def read_options(flags: dict) -> SampleOptions:
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
     output = _writable("output", flags.get("output"))
-    return SampleOptions(checkpoints, step, config, sample, length, prompt, output, picture)
+    return SampleOptions(folder, config, sample, length, prompt, output, picture)
 
 
-def find_checkpoint(text: str) -> tuple[Path, int | None]:
-    """The checkpoints folder that ``--checkpoint=text`` means, and the step if it names one."""
-    given = Path(text).expanduser()
-    if not given.is_dir():
-        raise ConfigError(f"--checkpoint={text}: there is no such folder; give the --workdir of a training run")
-    folder, step = given.resolve().parent, given.resolve().name
-    if step.isdigit() and int(step) in Checkpoints(folder).steps():
-        return folder, int(step)
-    for folder in (given / "checkpoints", given):
-        if Checkpoints(folder).steps():
-            return folder, None
-    raise ConfigError(f"--checkpoint={text}: holds no checkpoint; give the --workdir of a run of launch.train that has "
-                      "saved one")
-
-
-def _stored(checkpoints: Path, step: int | None) -> tuple[RunConfig, Tokenizer]:
-    """What stands beside the newest step where it can be read; whether the weights are whole is seen at loading."""
-    store = Checkpoints(checkpoints)
-    problem = None
-    for candidate in reversed(store.steps() if step is None else [step]):
-        folder = store.path(candidate)
-        try:
-            return read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
-        except ConfigError as error:
-            problem = problem or error
-    raise problem
+def find_checkpoint(text: str) -> Path:
+    """The step folder that ``--checkpoint=text`` means, every digest checked: itself, or the newest whole one in it."""
+    try:
+        return find(Path(text).expanduser().resolve())
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> None:

@@ -86,7 +86,7 @@ def test_dry_run_prints_what_would_run(tmp_path):
 )
 def test_mistakes(arguments, fragments, tmp_path):
     (tmp_path / "bad.py").write_text("oops\n")
-    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "checkpoints" / "00000500").mkdir(parents=True)
     stored = to_dict(RunConfig())
     stored["model"]["layers"] = 99
     (tmp_path / "used" / "config.json").write_text(json.dumps(stored))
