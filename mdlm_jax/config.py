@@ -66,11 +66,11 @@ class ProcessConfig:
 
     mixing: float = 0.0  # share of uniform noise: 0 masked (MDLM), 1 uniform (UDLM), between them XDLM
     schedule: str = "linear"  # linear | cosine | cosine_mask | polynomial:POWER | geometric:SIGMA_MIN,SIGMA_MAX
-    eps: float = 1e-3  # alpha(1), the chance that a token survives to t=1 (not used by geometric)
+    eps: float = 1e-3  # alpha(1), the chance that a token survives to t=1; may be 0 (not used by geometric)
 
     def __post_init__(self):
         _require(0.0 <= self.mixing <= 1.0, "process.mixing", self.mixing, "must lie in [0, 1]")
-        _require(0.0 < self.eps < 0.5, "process.eps", self.eps, "must lie in (0, 0.5); 1e-3 is usual")
+        _require(0.0 <= self.eps < 0.5, "process.eps", self.eps, "must lie in [0, 0.5); 1e-3 is usual")
         name, numbers = parse_spec("process.schedule", self.schedule, SCHEDULES)
         expected = {"polynomial": (1, "polynomial:2"), "geometric": (2, "geometric:1e-3,20")}.get(name, (0, name))
         _require_numbers("process.schedule", self.schedule, numbers, *expected)

@@ -40,3 +40,20 @@ def test_partial_laws_take_every_weighting_that_is_no_bound(weighting, law):
 def test_weightings_that_cannot_be(train, message):
     with pytest.raises(ConfigError, match=message):
         with_fields(train=train)
+
+
+@pytest.mark.parametrize("eps", [0, 1e-3, 0.49])
+def test_eps(eps):
+    assert with_fields(process={"eps": eps}).process.eps == eps
+
+
+@pytest.mark.parametrize(("process", "message"), [
+    ({"eps": -1e-9}, r"process.eps=-1e-09: must lie in \[0, 0.5\)"),
+    ({"eps": 0.5}, r"process.eps=0.5: must lie in \[0, 0.5\)"),
+    ({"eps": 0.0, "schedule": "geometric:1e-3,20"}, "process.eps=0.0: has no meaning with the geometric schedule"),
+    ({"schedule": "linear:2"}, "process.schedule='linear:2': takes no number"),
+    ({"schedule": "polynomial"}, "process.schedule='polynomial': takes 1 number"),
+])
+def test_noise_that_cannot_be(process, message):
+    with pytest.raises(ConfigError, match=message):
+        with_fields(process=process)

@@ -138,12 +138,13 @@ def _open_unit(key: jax.Array) -> jax.Array:
 
 
 def times(law: Law, u: jax.Array, time_min: float) -> tuple[jax.Array, jax.Array]:
-    """Times t in [time_min, 1] and the weight 1 / density that makes their mean an integral over t.
+    """Times t in [time_min, 1) and the weight 1 / density that makes their mean an integral over t.
 
-    For `Fixed` there is no density; the weight is 1 and the result is no bound.
+    The largest t is the float32 below 1, where no schedule's rate is zero yet. For `Fixed` there is no density; the
+    weight is 1 and the result is no bound.
     """
     level = law.quantile(u)
-    t = time_min + (1.0 - time_min) * level
+    t = jnp.minimum(time_min + (1.0 - time_min) * level, _BELOW_ONE)
     if isinstance(law, Fixed):
         return t, jnp.ones_like(t)
     return t, (1.0 - time_min) / law.density(level)

@@ -1,6 +1,7 @@
 """Objectives: what they corrupt, count and weigh, that they agree with each other, and which of them a run gets."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -214,6 +215,39 @@ def test_one_discrete_step_is_the_reconstruction_from_pure_mask():
     log_probs = np.asarray(jax.nn.log_softmax(logits[..., :12]))
     expected = -np.take_along_axis(log_probs, batch["tokens"][..., None], -1)[..., 0]
     np.testing.assert_allclose(np.asarray(parts.terms["diffusion"]), expected, rtol=1e-4, atol=1e-5)
+
+
+ENDS = {"count": CountObjective, "continuous": ContinuousObjective, "discrete": DiscreteObjective}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mixing"), [("count", 0.0), *itertools.product(["continuous", "discrete"], [0.0, 0.1, 1.0])]
+)
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cosine_mask", "polynomial:2"])
+def test_without_eps_losses_and_gradients_are_finite_at_extreme_levels(schedule, kind, mixing, monkeypatch):
+    """Levels u of 2^-24, 1/2 and 1 - 2^-24, of the cosine law, whose largest level rounds to 1."""
+    config = tiny.run_config(process={"schedule": schedule, "mixing": mixing, "eps": 0.0})
+    options = {"half_head": False} if kind == "count" else {}
+    process = build_process(config, tiny.VOCAB, tiny.MASK)
+    objective = ENDS[kind](tiny.TIMED, process, Cosine(), "iid", **options)
+    batch, u = tiny.batch(6, prompts=False), jnp.asarray([2.0**-24, 0.5, 1 - 2.0**-24] * 2, jnp.float32)
+    logits = np.random.default_rng(0).standard_normal((tiny.LENGTH, tiny.VOCAB), np.float32)
+    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, *, time, **options: (
+        Prediction.from_logits(params * (1 + time[:, None, None]))))
+
+    @jax.jit
+    def run(logits):
+        def total(logits):
+            return objective.loss_at({"network": logits}, batch, jax.random.key(0), jnp.arange(6), u).objective()
+        ends = getattr(objective, "end_terms", None)
+        rest = ends({"network": logits}, batch, jax.random.key(1), jnp.arange(6)).terms if ends else {}
+        return jax.value_and_grad(total)(logits), rest
+
+    found, rest = run(logits)
+    for leaf in jax.tree.leaves((found, rest)):
+        assert np.isfinite(np.asarray(leaf)).all()
+    if kind == "continuous":
+        np.testing.assert_allclose(np.asarray(rest["prior"]), 0.0, atol=1e-6)
 
 
 # Which objective a run gets -------------------------------------------------------------------------------------------
