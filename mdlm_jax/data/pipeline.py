@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -154,16 +153,11 @@ def _built(config: DataConfig, pipelines: dict, tokenizer: Tokenizer, info: dict
 
 
 class Prefetcher:
-    """An iterator of (step, batch) whose batches are made ahead in one background thread; see ``prefetch``.
-
-    Attributes:
-      wait_seconds: how long the consumer has waited for batches so far.
-    """
+    """An iterator of (step, batch) whose batches are made ahead in one background thread; see ``prefetch``."""
 
     def __init__(self, pipeline: Pipeline, start_step: int, rows: slice | None, depth: int):
         if depth < 1:
             raise ValueError(f"depth={depth}: must be at least 1")
-        self.wait_seconds = 0.0
         self._pipeline, self._rows, self._next_step = pipeline, rows, start_step
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._pending = collections.deque()
@@ -181,14 +175,12 @@ class Prefetcher:
     def __next__(self) -> tuple[int, Batch]:
         if self._closed:
             raise StopIteration
-        begin = time.perf_counter()
         step, future = self._pending.popleft()
         try:
             batch = future.result()
         except BaseException:
             self.close()
             raise
-        self.wait_seconds += time.perf_counter() - begin
         self._submit()
         return step, batch
 
