@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from mdlm_jax.config import SampleConfig
+from mdlm_jax.evaluation.entropy import unigram_entropy
 from mdlm_jax.models.denoise import Denoiser
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank
@@ -22,6 +23,11 @@ def draw(process, network, params, options: SampleConfig, length: int, prompt=No
     decoder = Ancestral(process, options.temperature, options.top_p)
     run = sample(Denoiser(network), params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
     return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]
+
+
+def entropy(tokens: np.ndarray, vocab_size: int) -> float:
+    """Mean unigram entropy of the sequences [N, L], in nats: what tells a sampler that repeats itself."""
+    return float(unigram_entropy(tokens, vocab_size).mean())
 
 
 def write_texts(path: Path, texts: list[str]) -> None:

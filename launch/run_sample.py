@@ -1,5 +1,7 @@
 """What launch.sample does once its options are checked."""
 
+import sys
+
 import numpy as np
 
 from mdlm_jax.data.tokenizers import load_tokenizer
@@ -24,6 +26,8 @@ def main(options) -> None:
         )
     texts = [tokenizer.decode(row, show_special=True) for row in tokens]
     print(_samples.joined(texts), end="", flush=True)
+    own = tokens[:, 0 if prompt is None else len(prompt) :]
+    print(f"unigram entropy: {_samples.entropy(own, process.vocab_size):.3f} nats a sample", file=sys.stderr)
     if options.output:
         _samples.write_texts(options.output, texts)
     if options.picture:
