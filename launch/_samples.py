@@ -20,7 +20,7 @@ def draw(process, network, params, options: SampleConfig, length: int, prompt=No
     """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None."""
     params = jax.device_put(params, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt)
-    decoder = Ancestral(process, options.temperature, options.top_p)
+    decoder = Ancestral(process, options.temperature, options.top_p, options.top_k, options.guidance)
     run = sample(Denoiser(network), params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
     return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]
 

@@ -25,11 +25,16 @@ FLAGS = (
     _cli.Flag("temperature", "T", "below 1 sharper, 0 greedy; default: the run's sample.temperature", float),
     _cli.Flag("top_p", "P", "draw from the likeliest tokens that hold this much probability; default: the run's "
               "sample.top_p", float),
+    _cli.Flag("top_k", "K", "draw from the K likeliest tokens, 0 from all; default: the run's sample.top_k", int),
+    _cli.Flag("guidance", "W", "unsupervised guidance towards the prompt: each token follows p(x|prompt)^(1+W) / "
+              "p(x|masks)^W, for twice the work; default 0, none", float),
     _cli.Flag("seed", "N", "the same seed gives the same samples; default: the run's sample.seed", int),
     _cli.Flag("length", "N", "tokens a sample, prompt included; default: the run's data.length", int),
     _cli.Flag("output", "FILE", "write the samples there too"),
     _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
 )
+
+_SAMPLE_FLAGS = ("num", "steps", "temperature", "top_p", "top_k", "guidance", "seed")
 
 _HELP = """\
 Samples from a diffusion language model that launch.train has trained.
@@ -54,7 +59,7 @@ class SampleOptions:
     Attributes:
       folder: the checkpoint, a step folder whose files have been found whole.
       config: the configuration of the run.
-      sample: num, steps, temperature, top_p and seed.
+      sample: num, steps and how a token is drawn.
       length: tokens a sample, prompt included.
       prompt: "" for none.
       output: file for the text, or None.
@@ -79,17 +84,16 @@ def read_options(flags: dict) -> SampleOptions:
     text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
     folder = find_checkpoint(text)
     config, tokenizer = read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
-    given = {name: flags[name] for name in ("num", "steps", "temperature", "top_p", "seed") if name in flags}
+    given = {name: flags[name] for name in _SAMPLE_FLAGS if name in flags}
     try:
         sample = dataclasses.replace(config.sample, **given)
     except ConfigError as error:
         raise ConfigError(f"--{str(error).removeprefix('sample.')}") from None
-    if not 0 <= sample.seed < 2**32:
-        raise ConfigError(f"--seed={sample.seed}: must lie in [0, 2^32)")
     length, prompt = flags.get("length", config.data.length), flags.get("prompt", "")
     if length < 2:
         raise ConfigError(f"--length={length}: must be at least 2")
-    _check_prompt(prompt, tokenizer, length)
+    given_tokens = _check_prompt(prompt, tokenizer, length)
+    _check_guidance(sample.guidance, given_tokens, config.process.mixing)
     picture = _writable("picture", flags.get("picture"))
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
@@ -105,13 +109,23 @@ def find_checkpoint(text: str) -> Path:
         raise ConfigError(f"--{error}") from None
 
 
-def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> None:
+def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> int:
+    """How many tokens the prompt has."""
     try:
         tokens = len(tokenizer.encode(prompt))
     except ValueError as error:  # oracle languages have numbers for text
         raise ConfigError(f"--prompt: {error}") from None
     if tokens >= length:
         raise ConfigError(f"--prompt is {tokens} tokens long: must be shorter than --length={length}")
+    return tokens
+
+
+def _check_guidance(guidance: float, prompt_tokens: int, mixing: float) -> None:
+    if guidance and not prompt_tokens:
+        raise ConfigError(f"--guidance={guidance}: guides towards a prompt; give a --prompt, or leave it out")
+    if guidance and mixing == 1:
+        raise ConfigError(f"--guidance={guidance}: masks the prompt, and a model with process.mixing=1 knows no masks; "
+                          "leave it out")
 
 
 def _writable(flag: str, text: str | None) -> Path | None:

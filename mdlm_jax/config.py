@@ -246,6 +246,8 @@ class SampleConfig:
     steps: int = 64  # denoising steps, one network call each
     temperature: float = 1.0  # below 1 sharper, 0 greedy
     top_p: float = 1.0  # draw from the likeliest tokens that hold this much probability
+    top_k: int = 0  # draw from the so many likeliest tokens; 0: from all
+    guidance: float = 0.0  # launch.sample only: strength w of unsupervised guidance towards the prompt; 0: none
     seed: int = 0  # the same seed gives the same samples
 
     def __post_init__(self):
@@ -254,6 +256,8 @@ class SampleConfig:
         _require(self.steps > 0, "sample.steps", self.steps, "must be positive")
         _require(self.temperature >= 0, "sample.temperature", self.temperature, "must not be negative; 0 is greedy")
         _require(0.0 < self.top_p <= 1.0, "sample.top_p", self.top_p, "must lie in (0, 1]")
+        _require(self.top_k >= 0, "sample.top_k", self.top_k, "must not be negative; 0 draws from all tokens")
+        _require(self.guidance >= 0, "sample.guidance", self.guidance, "must not be negative; 0 is none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +272,8 @@ class RunConfig:
     sample: SampleConfig = SampleConfig()
 
     def __post_init__(self):
+        _require(self.sample.guidance == 0, "sample.guidance", self.sample.guidance,
+                 "guides towards a prompt, which a run's own samples do not have; leave it to launch.sample")
         objective, _ = parse_spec("train.objective", self.train.objective, OBJECTIVES)
         if objective in ("count", "genmd4"):
             _require(self.process.mixing == 0.0, "train.objective", self.train.objective,

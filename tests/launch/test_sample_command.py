@@ -8,7 +8,7 @@ import pytest
 
 import launch
 from launch import sample
-from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, freeze, to_dict
 from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer
 from mdlm_jax.training import manifest
 from tests.launch.commands import HEAVY, assert_refused, run, snapshot
@@ -53,6 +53,8 @@ def test_flags_go_before_them(workdir, tmp_path):
         "steps": 2,
         "temperature": 0.0,
         "top_p": 0.5,
+        "top_k": 7,
+        "guidance": 1.5,
         "seed": 9,
         "length": 40,
         "prompt": "def ",
@@ -60,13 +62,7 @@ def test_flags_go_before_them(workdir, tmp_path):
         "picture": str(tmp_path / "b.html"),
     }
     chosen = options(workdir, **flags)
-    assert [getattr(chosen.sample, name) for name in ("num", "steps", "temperature", "top_p", "seed")] == [
-        1,
-        2,
-        0.0,
-        0.5,
-        9,
-    ]
+    assert chosen.sample == SampleConfig(num=1, steps=2, temperature=0.0, top_p=0.5, top_k=7, guidance=1.5, seed=9)
     assert (chosen.length, chosen.prompt) == (40, "def ")
     assert (chosen.output, chosen.picture) == (tmp_path / "a.txt", tmp_path / "b.html")
 
@@ -101,6 +97,17 @@ def test_a_language_is_prompted_with_numbers(workdir):
         options(workdir, prompt="def")
 
 
+def test_guidance_needs_masks_and_a_prompt_of_some_tokens(workdir):
+    folder, config = workdir / "checkpoints" / "00000010", to_dict(RunConfig())
+    save(folder, config, LanguageTokenizer(8))
+    with pytest.raises(ConfigError, match="--guidance=0.5: guides towards a prompt; give a --prompt"):
+        options(workdir, guidance=0.5, prompt=" ")
+    config["process"]["mixing"] = 1.0
+    save(folder, config, LanguageTokenizer(8))
+    with pytest.raises(ConfigError, match="--guidance=0.5: masks the prompt, .*process.mixing=1 knows no masks"):
+        options(workdir, guidance=0.5, prompt="3")
+
+
 def test_help(tmp_path):
     result = run(MODULE, "--help", cwd=tmp_path)
     assert (result.status, result.err) == (0, "") and not result.imported.intersection(HEAVY)
@@ -122,6 +129,9 @@ def test_help(tmp_path):
         (["--checkpoint=run", "--temperature=inf"], ["--temperature=inf"]),
         (["--checkpoint=run", "--top_p=0"], ["--top_p=0", "(0, 1]"]),
         (["--checkpoint=run", "--top_p=1.1"], ["--top_p=1.1"]),
+        (["--checkpoint=run", "--top_k=-1"], ["--top_k=-1", "0 draws from all tokens"]),
+        (["--checkpoint=run", "--guidance=-1", "--prompt=a"], ["--guidance=-1.0", "must not be negative"]),
+        (["--checkpoint=run", "--guidance=0.5"], ["--guidance=0.5", "give a --prompt"]),
         (["--checkpoint=run", "--seed=-1"], ["--seed=-1", "2^32"]),
         (["--checkpoint=run", "--length=1"], ["--length=1", "at least 2"]),
         (["--checkpoint=run", "--length=4", "--prompt=déf"], ["--prompt is 4 tokens long", "--length=4"]),

@@ -1,8 +1,9 @@
-"""Starts that fail, in real processes: what they say, what they leave behind, and that the next start is not in the way
-of it."""
+"""Starts that fail, and what follows them, in real processes: what they say and what they leave behind."""
 
 import json
+import math
 import random
+import re
 import resource
 
 import jax
@@ -49,10 +50,10 @@ def assert_one_line(result, *fragments):
         assert fragment in error
 
 
-def test_a_run_that_died_early_a_corrected_one_and_a_damaged_one(text, tmp_path):
+def test_the_life_of_a_workdir(text, tmp_path):
     """The loss is not finite at step 2; the same workdir then takes another learning rate, and refuses a third.
 
-    When its last checkpoint is damaged, the run goes on from the one before, and says so once.
+    It is sampled from. When its last checkpoint is damaged, the run goes on from the one before, and says so once.
     """
     workdir = tmp_path / "runs" / "first"
     failed = train(text, workdir, train_learning_rate=1e30)
@@ -64,7 +65,16 @@ def test_a_run_that_died_early_a_corrected_one_and_a_damaged_one(text, tmp_path)
     assert (workdir / "earlier-1" / "metrics.jsonl").read_bytes() == old
     assert json.loads((workdir / "earlier-1" / "config.json").read_text())["train"]["learning_rate"] == 1e30
     assert [record["step"] for record in metrics.read(workdir) if "loss" in record] == [1, 2, 3, 4]
+    samples = json.loads((workdir / "summary.json").read_text())["samples"]
+    assert 0 < samples["unigram_entropy"] <= math.log(16) and samples["num"] == 2 and samples["top_k"] == 0
+    natural = samples["unigram_entropy_of_held_out_rows"]
+    assert f"unigram entropy: {samples['unigram_entropy']:.3f} nats a sample, {natural:.3f} a held-out row" in done.out
     assert_one_line(train(text, workdir, train_learning_rate=1e-2), "holds another run", "train.learning_rate is 0.001")
+
+    drawn = run("launch.sample", f"--checkpoint={workdir}", "--prompt=mask ", "--guidance=0.5", "--top_k=1", "--num=2")
+    assert drawn.status == 0 and re.fullmatch(r"unigram entropy: \d\.\d{3} nats a sample", drawn.err), drawn
+    first, second = re.findall(r"--- sample \d ---\n(mask (?s:.*?))\n(?=---|\Z)", drawn.out)
+    assert first == second  # of one candidate, all draws are equal
 
     (workdir / "checkpoints" / "00000004" / "config.json").write_text("{}")
     resumed = train(text, workdir, train_learning_rate=1e-3)
