@@ -43,6 +43,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
+    notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
     _announce(config, built.info, network, objective, mesh, notes)
 
     files = _settle(config, workdir, tokenizer)
@@ -88,6 +89,13 @@ def _stored_tokenizer(checkpoints: Checkpoints):
     """The tokenizer of the run's newest whole checkpoint, so that resuming does not train another."""
     newest = checkpoints.latest_good()
     return None if newest is None else load_tokenizer(newest / "tokenizer.json")
+
+
+def _vocabulary_note(spec: str, vocab_size: int) -> list[str]:
+    asked = spec.removeprefix("bpe:")
+    if asked == spec or int(asked) == vocab_size:
+        return []
+    return [f"data.tokenizer={spec}: the training text has pairs to merge for {vocab_size:,} tokens only"]
 
 
 def _numbers(bound: Bound) -> Mapping[str, float]:

@@ -123,7 +123,7 @@ class DataConfig:
     source: str = "stdlib"  # stdlib | a file, folder or .jsonl path | tfds:NAME[/CONFIG] | language:NAME
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl and tfds only: which field holds the text
-    tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (trained on the training split) | path of a tokenizer.json
+    tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json
     length: int = 256  # tokens a row
     packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
     valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split)

@@ -84,9 +84,9 @@ def test_the_life_of_a_workdir(text, tmp_path):
 
 
 def test_a_start_that_fails_on_its_text_leaves_no_folder(text, tmp_path):
-    """The vocabulary is too large, which is known only when the text has been read."""
-    result = train(text, tmp_path / "runs" / "first", data_tokenizer="bpe:9000")
-    assert_one_line(result, "data.tokenizer='bpe:9000'", "supports only")
+    """The file has four rows, but not without those that are held out, which is known when it has been read."""
+    result = train(text, tmp_path / "runs" / "first", data_length=text.stat().st_size // 4)
+    assert_one_line(result, f"{text.stat().st_size:,} bytes", "4 training rows", "data.length", "there are 2 and 1")
     assert list(tmp_path.iterdir()) == []
 
 

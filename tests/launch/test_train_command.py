@@ -71,6 +71,10 @@ def test_dry_run_prints_what_would_run(tmp_path):
         ([*START, "--config.process.mixing=nan"], ["process.mixing=nan"]),
         ([*START, "--config.model.heads=999"], ["model.heads=999", "must divide"]),
         ([*START, "--config.data.source=gone.txt"], ["gone.txt", "no such file"]),
+        (
+            [*START, "--config.data.source=bad.py", "--config.data.tokenizer=byte"],
+            ["'bad.py': 5 bytes of text are too few", "16 training rows (train.batch_size)", "(data.length)"],
+        ),
         ([*START, "--config.data.tokenizer=gone.json"], ["gone.json", "not a file"]),
         (
             [*START, "--config.data.source=language:klingon", "--config.data.tokenizer=byte"],
