@@ -20,9 +20,9 @@ def main(options) -> None:
     process = build_process(options.config, tokenizer.vocab_size, tokenizer.mask_id)
     prompt = tokenizer.encode(options.prompt) if options.prompt else None
     with enough_memory("lower --num or --length"):
-        params = load_weights(options.folder)["network"]
+        weights = load_weights(options.folder)
         tokens, trace = _samples.draw(
-            process, network, params, options.sample, options.length, prompt, trace=options.picture is not None
+            process, network, weights, options.sample, options.length, prompt, trace=options.picture is not None
         )
     texts = [tokenizer.decode(row, show_special=True) for row in tokens]
     print(_samples.joined(texts), end="", flush=True)

@@ -52,10 +52,9 @@ def main(config: RunConfig, workdir: Path) -> None:
 
     def measure(params: dict, held_out: Mapping[str, np.ndarray]) -> Bound:
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
-        end_terms = None if process.masked_only else bound.end_terms
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
-            draws=config.eval.draws, end_terms=end_terms, sharding=batch_sharding(mesh),
+            draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every)
@@ -67,7 +66,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         held_out = held_out_rows(built.valid, config.eval.final_rows)
         final = measure(params, held_out)
     with enough_memory("lower sample.num"):
-        _report.finish(config, workdir, built, held_out["tokens"], network, process, params["network"], final)
+        _report.finish(config, workdir, built, held_out["tokens"], network, process, params, final)
 
 
 def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the exact reverse chain on a grid of times, for any mixing."""
+"""Ancestral sampling: the exact reverse chain on a grid of times, for any mixing and for a learned schedule."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core import draws
+from mdlm_jax.core import draws, genmd4
 from mdlm_jax.core.guidance import guide, unconditional_tokens
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
@@ -84,18 +84,50 @@ class Ancestral:
             top_k=self.top_k,
             chunk=chunk_length(rows[0], prediction.num_columns, self.head_budget),
         )
+        keys = _keys(step_key, canvas.row_ids, 1)
+        tokens = self._move(keys, canvas, prediction, drawn, s, t, last=step + 1 == steps)
+        return dataclasses.replace(canvas, tokens=tokens)
+
+    def _move(self, keys, canvas, prediction, drawn, s, t, last) -> jax.Array:
+        """[B, L]: the tokens at time s, or clean ones in the ``last`` step."""
         move = {
             "sample": drawn.sample,
             "current_log_prob": drawn.current_log_prob,
             "noise_mask": canvas.editable,
         }
-        keys = _keys(step_key, canvas.row_ids, 1)
-        tokens = jax.lax.cond(
-            step + 1 == steps,
+        return jax.lax.cond(
+            last,
             lambda: self.process.final_step(keys, canvas.tokens, t, **move),
             lambda: self.process.reverse_step(keys, canvas.tokens, s, t, **move),
         )
-        return dataclasses.replace(canvas, tokens=tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedScheduleAncestral(Ancestral):
+    """The chain of GenMD4 (`core.genmd4`): each token id has a schedule of its own, learned with the network.
+
+    The denoiser must give a `genmd4.ScheduledPrediction`, which carries the powers. Time runs on the same grid; the
+    last step goes to s = 0, where whatever is masked takes its draw. That is the reconstruction law of the held-out
+    bound, here from 1 / steps instead of time_min.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.process.masked_only:
+            raise ValueError(f"mixing={self.process.mixing}: a learned schedule is for the masked process, mixing=0")
+
+    def _move(self, keys, canvas, prediction, drawn, s, t, last) -> jax.Array:
+        del last  # s is 0 then
+        return genmd4.reverse_step(
+            keys,
+            prediction.powers,
+            canvas.tokens,
+            s,
+            t,
+            sample=drawn.sample,
+            mask_id=self.process.mask_id,
+            noise_mask=canvas.editable,
+        )
 
 
 def _keys(key: jax.Array, row_ids: jax.Array, stream: int) -> jax.Array:

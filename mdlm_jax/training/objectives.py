@@ -108,6 +108,7 @@ class CountObjective(Objective):
 
     half_head: bool = True
     complementary: bool = False
+    end_terms = None  # nothing is left over
 
     def head_positions(self, rows: int, length: int) -> int:
         return rows // 2 * counts.num_slots(length, self.law) if self.half_head else rows * length
@@ -221,30 +222,64 @@ class GenMD4Objective(Objective):
         return {**super().init(key), "schedule": raw}
 
     def loss_at(self, trainable, batch, key, rows, u):
-        tokens, noise_mask = batch["tokens"], batch["noise_mask"]
         powers = self.schedule.powers(trainable["schedule"])
-        scored = batch["loss_mask"] & noise_mask
         t, weight = levels.times(self.law, u, self.schedule.time_min)
         keys = self._noise_keys(key, rows)
         per_token, per_row, log_q = [], [], []
         for draw in range(2):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, draw)
-            frozen_powers = jax.lax.stop_gradient(powers)
-            noisy = self.schedule.corrupt(own, frozen_powers, tokens, t, self.process.mask_id, noise_mask)
-            masked = (noisy == self.process.mask_id) & noise_mask
             own_key = jax.random.fold_in(key, _SECOND) if draw else key
-            prediction = self._denoise(trainable, batch, noisy, t, own_key, rows)
-            reduced = self._reduce(prediction, target=tokens, values=powers)
-            loss = weight[:, None] * self.schedule.nelbo_rate(powers, reduced, tokens, masked, t)
-            per_token.append(jnp.where(scored, loss, 0.0))
+            rate, masked = self._rate(trainable, powers, batch, own_key, own, rows, t)
+            per_token.append(jnp.where(self._scored(batch), weight[:, None] * rate, 0.0))
             per_row.append(per_token[-1].sum(-1))
-            log_q.append(self.schedule.log_prob(powers, tokens, masked, t, noise_mask))
+            log_q.append(self.schedule.log_prob(powers, batch["tokens"], masked, t, batch["noise_mask"]))
         return LossParts.of(
-            scored,
+            self._scored(batch),
             surrogate=genmd4.rloo_surrogate(*per_row, *log_q).sum(),
             diffusion=0.5 * (per_token[0] + per_token[1]),
-            reconstruction=self.schedule.reconstruction(powers, tokens),
+            reconstruction=self.schedule.reconstruction(powers, batch["tokens"]),
         )
+
+    @staticmethod
+    def _scored(batch):
+        return batch["loss_mask"] & batch["noise_mask"]
+
+    def _rate(self, trainable, powers, batch, key, keys, rows, t):
+        """[B, L] each: the integrand L(t) under one mask a row, and the mask, which takes no gradient."""
+        noisy, masked, prediction = self._masked(trainable, powers, batch, key, keys, rows, t)
+        reduced = self._reduce(prediction, target=batch["tokens"], values=powers)
+        return self.schedule.nelbo_rate(powers, reduced, batch["tokens"], masked, t), masked
+
+    def _masked(self, trainable, powers, batch, key, keys, rows, t):
+        """Rows masked at time t, where they are, and the denoiser's prediction for them."""
+        mask_id, noise_mask = self.process.mask_id, batch["noise_mask"]
+        noisy = self.schedule.corrupt(keys, jax.lax.stop_gradient(powers), batch["tokens"], t, mask_id, noise_mask)
+        return noisy, (noisy == mask_id) & noise_mask, self._denoise(trainable, batch, noisy, t, key, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenMD4Bound(GenMD4Objective):
+    """What a model trained by GenMD4 costs: the bound of the chain that samples from it, with its learned schedule.
+
+    ``loss_at`` is the diffusion term over [time_min, 1] from one mask a row, ``end_terms`` what is left: the tokens
+    masked at time_min, guessed by the denoiser. The schedule has eps = 0, so that the prior term is exactly zero.
+    """
+
+    schedule: genmd4.VectorSchedule = genmd4.VectorSchedule(eps=0.0)  # noqa: RUF009 (frozen)
+
+    def loss_at(self, trainable, batch, key, rows, u):
+        powers = self.schedule.powers(trainable["schedule"])
+        t, weight = levels.times(self.law, u, self.schedule.time_min)
+        rate, _ = self._rate(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
+        return LossParts.of(self._scored(batch), diffusion=weight[:, None] * rate)
+
+    def end_terms(self, trainable, batch, key, rows) -> LossParts:
+        """-log mu of the tokens masked at time_min; the prior is zero."""
+        powers = self.schedule.powers(trainable["schedule"])
+        t = jnp.full(rows.shape, self.schedule.time_min, jnp.float32)
+        _, masked, prediction = self._masked(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
+        reduced = self._reduce(prediction, target=batch["tokens"])
+        return LossParts.of(self._scored(batch), reconstruction=jnp.where(masked, -reduced.target, 0.0))
 
 
 def _require_elbo(objective: Objective) -> None:

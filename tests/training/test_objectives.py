@@ -16,7 +16,13 @@ from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.weights import Clipped, Custom, Elbo, Power
 from mdlm_jax.training import objectives
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
-from mdlm_jax.training.objectives import ContinuousObjective, CountObjective, DiscreteObjective, GenMD4Objective
+from mdlm_jax.training.objectives import (
+    ContinuousObjective,
+    CountObjective,
+    DiscreteObjective,
+    GenMD4Bound,
+    GenMD4Objective,
+)
 from tests.training import tiny
 
 KINDS = {
@@ -274,7 +280,7 @@ def test_the_default_is_counts_in_antithetic_pairs_with_half_the_head():
     ({"process": {"mixing": 0.1}}, 1, ContinuousObjective, "antithetic", ["full head: the continuous"]),
     ({"train": {"objective": "continuous"}}, 1, ContinuousObjective, "antithetic", ["full head: the continuous"]),
     ({"train": {"objective": "discrete:50"}}, 1, DiscreteObjective, "antithetic", ["full head: the discrete"]),
-    ({"train": {"objective": "genmd4:2"}}, 1, GenMD4Objective, "antithetic", ["full head", "genmd4: the le"]),
+    ({"train": {"objective": "genmd4:2"}}, 1, GenMD4Objective, "antithetic", ["full head: the genmd4"]),
 ])
 def test_what_costs_something_is_said(sections, devices, kind, coupling, fragments):
     objective, notes = built(devices, **sections)
@@ -304,4 +310,33 @@ def test_the_measured_bound_has_no_dropout_and_pairs_only_where_there_are_some(d
     bound = build_bound(config, build_network(config, tiny.VOCAB), process, 1)
     assert bound.network.dropout == 0.0 and bound.half_head == half and bound.law == levels.Uniform()
     mixed = build_bound(config, bound.network, tiny.process(0.1), 1)
-    assert type(mixed) is ContinuousObjective and mixed.weighting == bound.weighting == Elbo()
+    assert bound.end_terms is None and bound.weighting == mixed.weighting == Elbo()
+    assert type(mixed) is ContinuousObjective
+
+
+def test_genmd4_is_measured_by_its_own_bound():
+    config = tiny.run_config(model={"dropout": 0.1}, train={"objective": "genmd4:2", "level_law": "cosine"})
+    process = build_process(config, tiny.VOCAB, tiny.MASK)
+    bound = build_bound(config, build_network(config, tiny.VOCAB), process, 1)
+    assert type(bound) is GenMD4Bound and bound.network.dropout == 0.0 and bound.law == levels.Uniform()
+    assert bound.schedule.eps == 0.0 < GenMD4Objective(tiny.NETWORK, process).schedule.eps
+
+
+def test_the_bound_of_genmd4_is_what_it_trains_on_without_the_second_mask(monkeypatch):
+    """Diffusion terms agree in the mean; the bound's reconstruction is the denoiser's price, log 12 a masked token."""
+    batch, process = tiny.batch(8192), tiny.process()
+    trained, _ = observed(monkeypatch, GenMD4Objective(tiny.NETWORK, process), batch, logits=contextual)
+    bound = GenMD4Bound(tiny.NETWORK, process)
+    measured, calls = observed(monkeypatch, bound, batch, key=1, logits=contextual)
+    assert len(calls) == 1 and measured.surrogate is None and set(measured.terms) == {"diffusion"}
+    difference = measured.terms["diffusion"].sum(1) - trained.terms["diffusion"].sum(1)
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(8192)
+    trainable = {"network": {}, "schedule": jnp.full((tiny.VOCAB,), math.log(math.expm1(0.2)))}  # t^0.2 = 0.25
+    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, **o: (
+        Prediction.from_logits(ignorant(tokens))))
+    ends = jax.jit(bound.end_terms)(trainable, batch, jax.random.key(0), jnp.arange(8192))
+    paid = np.asarray(ends.terms["reconstruction"])
+    assert set(ends.terms) == {"reconstruction"} and (paid[~batch["loss_mask"]] == 0).all()
+    masked = paid[batch["loss_mask"]] > 0
+    np.testing.assert_allclose(paid[paid > 0], math.log(12), rtol=1e-5)
+    assert abs(masked.mean() - 1e-3**0.2) < 4 * math.sqrt(0.25 / masked.size)
