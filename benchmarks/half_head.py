@@ -35,10 +35,10 @@ def compile_step(devices: int, half_head: bool, options):
     mesh = make_mesh({"replica": 1, "fsdp": -1, "tensor": 1}, jax.devices()[:devices])
     network = network_of(options)
     rows = options.rows * devices
-    train = TrainConfig(batch_size=rows, head_chunk=options.head_chunk)
+    train = TrainConfig(batch_size=rows, head_budget=options.head_budget)
     process = Process(options.vocab, options.vocab - 1)
     objective = CountObjective(
-        network, process, half_head=half_head, head_budget=options.head_chunk, data_shards=devices
+        network, process, half_head=half_head, head_budget=options.head_budget, data_shards=devices
     )
     optimizer = schedules.optimizer(train)
     sharding = batch_sharding(mesh)
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=4, help="rows on each device")
-    parser.add_argument("--head_chunk", type=int, default=1 << 40, help="logits alive at once; the default: all")
+    parser.add_argument("--head_budget", type=int, default=1 << 40, help="logits alive at once; the default: all")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--batches", type=int, nargs="*", default=[2, 8, 32], help="rows of a batch; none: no spread")
     parser.add_argument("--draws", type=int, default=1000)

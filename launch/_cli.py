@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import logging
 import math
 import os
 import sys
@@ -59,7 +58,6 @@ def run(prepare: Callable[[list[str]], Callable[[], None] | None], argv: Sequenc
 
 
 def _prepared(prepare, argv: list[str]):
-    logging.disable(logging.WARNING)  # an error is one line; libraries that look for data warn as well
     try:
         work = prepare(argv)
         sys.stdout.flush()
@@ -70,8 +68,6 @@ def _prepared(prepare, argv: list[str]):
     except OSError as error:
         name = error.filename or "reading"
         raise ConfigError(f"{name}: {error.strerror or error}; choose a readable file or folder") from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def field_types() -> dict[str, type]:

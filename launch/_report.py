@@ -25,34 +25,60 @@ def finish(
     ``held_out``: the tokens [R, L] on which the bound was measured.
     """
     references = _references(config, built, held_out)
-    per_byte = bound.text_bytes > 0
-    unit = "bits per byte" if per_byte else "nats per token"
-    _draw(config, workdir, built, network, process, params, references, bound)
+    value, error, unit = _figure(bound)
+    tokens = _draw(config, workdir, built, network, process, params, references, bound)
+    entropy, natural = (_samples.entropy(rows, process.vocab_size) for rows in (tokens, held_out))
     summary = {
         "held_out": dataclasses.asdict(bound)
-        | ({"bits_per_byte": bound.bits_per_byte, "bits_stderr": bound.bits_stderr} if per_byte else {}),
+        | ({"bits_per_byte": value, "bits_stderr": error} if bound.text_bytes else {}),
         "references": {"unit": unit, **references},
+        "samples": dataclasses.asdict(config.sample)
+        | {"unigram_entropy": entropy, "unigram_entropy_of_held_out_rows": natural},
         "data": built.info,
     }
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"samples, loss curve and the picture of a sample are in {workdir}")
-    for name, value in references.items():
-        print(f"  {name:<28} {value:.3f} {unit}")
-    value, error = (bound.bits_per_byte, bound.bits_stderr) if per_byte else (bound.nats_per_token, bound.nats_stderr)
+    print(f"unigram entropy: {entropy:.3f} nats a sample, {natural:.3f} a held-out row")
+    for name, reference in references.items():
+        print(f"  {name:<28} {reference:.3f} {unit}")
     given = ", given the document ends" if config.data.packing == "documents" else ""
-    rows = f"{bound.rows} rows of {config.data.length} tokens"
-    print(f"held-out bound{given}: {value:.3f} +- {error:.3f} {unit} ({rows})")
+    spread = f" +- {error:.3f}" if bound.rows > 1 else ""
+    rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
+    print(f"held-out bound{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
-def _draw(config, workdir, built, network, process, params, references, bound) -> None:
+def _figure(bound: Bound) -> tuple[float, float, str]:
+    """The bound, its standard error and their unit: per byte where tokens stand for text."""
+    if bound.text_bytes:
+        return bound.bits_per_byte, bound.bits_stderr, "bits per byte"
+    return bound.nats_per_token, bound.nats_stderr, "nats per token"
+
+
+def _draw(config, workdir, built, network, process, params, references, bound) -> np.ndarray:
+    """Samples and pictures; gives the samples' tokens [num, L]."""
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True)
     title = f"{config.data.source}, {config.sample.steps} steps, mixing {config.process.mixing:g}"
     _samples.write_texts(workdir / "samples.txt", [built.tokenizer.decode(row, show_special=True) for row in tokens])
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]
     _samples.write_pictures(Trace(trace), built.tokenizer, pictures, title)
-    bytes_per_token = bound.text_bytes / bound.tokens or None
-    title = f"{config.data.source}, mixing {config.process.mixing:g}"
-    loss_curve_png(workdir, workdir / "loss.png", references, bytes_per_token=bytes_per_token, title=title)
+    loss_curve_png(
+        workdir,
+        workdir / "loss.png",
+        references,
+        bytes_per_token=built.info["train"]["bytes_per_token"] if bound.text_bytes else None,
+        own_scale=_own_scale(config),
+        final=_figure(bound)[:2],
+        title=f"{config.data.source}, mixing {config.process.mixing:g}",
+    )
+    return tokens
+
+
+def _own_scale(config: RunConfig) -> str:
+    """Why the training loss is no bound; empty where it is one."""
+    reasons = [f"weighting {config.train.weighting}"] if config.train.weighting != "elbo" else []
+    if config.train.level_law.startswith(("band", "fixed")):
+        reasons.append(f"levels {config.train.level_law}")
+    return ", ".join(reasons)
 
 
 def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:

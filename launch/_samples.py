@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from mdlm_jax.config import SampleConfig
-from mdlm_jax.models.denoise import Denoiser
-from mdlm_jax.sampling.ancestral import Ancestral
+from mdlm_jax.evaluation.entropy import unigram_entropy
+from mdlm_jax.models.denoise import Denoiser, ScheduledDenoiser
+from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import sample
 from mdlm_jax.sampling.pictures import denoising_png
@@ -15,13 +16,25 @@ from mdlm_jax.sampling.trace_html import denoising_html
 from mdlm_jax.training.manifest import write_atomically
 
 
-def draw(process, network, params, options: SampleConfig, length: int, prompt=None, trace: bool = False):
-    """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None."""
-    params = jax.device_put(params, jax.local_devices()[0])  # samples are few; one device draws them
+def draw(process, network, weights: dict, options: SampleConfig, length: int, prompt=None, trace: bool = False):
+    """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None.
+
+    ``weights``: what the objective trained: the network, and where it learned one, the schedule.
+    """
+    weights = jax.device_put(weights, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt)
-    decoder = Ancestral(process, options.temperature, options.top_p)
-    run = sample(Denoiser(network), params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
+    chain = (process, options.temperature, options.top_p, options.top_k, options.guidance)
+    if "schedule" in weights:
+        denoise, params, decoder = ScheduledDenoiser(network), weights, LearnedScheduleAncestral(*chain)
+    else:
+        denoise, params, decoder = Denoiser(network), weights["network"], Ancestral(*chain)
+    run = sample(denoise, params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
     return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]
+
+
+def entropy(tokens: np.ndarray, vocab_size: int) -> float:
+    """Mean unigram entropy of the sequences [N, L], in nats: what tells a sampler that repeats itself."""
+    return float(unigram_entropy(tokens, vocab_size).mean())
 
 
 def write_texts(path: Path, texts: list[str]) -> None:

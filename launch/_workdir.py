@@ -1,10 +1,12 @@
 """May this run use that workdir? Answered by reading alone, before anything is written or compiled."""
 
+import itertools
 import json
 import os
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from mdlm_jax.training.checkpoints import Checkpoints
 
 _OURS = ("metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "summary.json", "loss.png",
          "denoising.html", "denoising.png")
@@ -16,7 +18,7 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     """The workdir of a new run of ``config``, or of one that it may resume.
 
     An existing run may be resumed with the same configuration, with a larger ``train.steps``, and with any ``eval``
-    and ``sample`` section.
+    and ``sample`` section. One that has no checkpoint yet may have any other: `set_aside` makes room for it.
 
     Raises:
       ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).
@@ -31,13 +33,42 @@ def check_workdir(text: str, config: RunConfig) -> Path:
         raise ConfigError(f"--workdir={text}: no permission to write in {nearest}; choose another --workdir")
     stored = workdir / "config.json"
     if stored.exists():
-        _check_same_run(text, _read(stored), config)
+        raw = _read(stored)
+        if _has_checkpoint(workdir):
+            _check_same_run(text, raw, config)
     else:
         found = [name for name in _OURS if (workdir / name).exists()]
         if found:
             raise ConfigError(f"--workdir={text}: holds {found[0]} but no config.json, so the run it belongs to is "
                               "unknown; choose another --workdir")
     return workdir
+
+
+def set_aside(workdir: Path, config: RunConfig) -> Path | None:
+    """Moves what a run of another configuration left, if it has no checkpoint, into a new folder ``earlier-N`` beside.
+
+    config.json goes last, so that a kill in between leaves a workdir of which this can be asked again.
+
+    Returns:
+      The folder, or None where there was nothing to move.
+    """
+    stored = workdir / "config.json"
+    if not stored.exists() or _has_checkpoint(workdir):
+        return None
+    old, new = _both(_read(stored), config)
+    if all(old.get(name) == new.get(name) for name in old | new if not _is_free(name)):
+        return None
+    folder = next(path for path in map(workdir.joinpath, map("earlier-{}".format, itertools.count(1)))
+                  if not os.path.lexists(path))
+    folder.mkdir()
+    for name in (*_OURS, "tokenizer.json", "config.json"):
+        if (workdir / name).exists():
+            os.rename(workdir / name, folder / name)
+    return folder
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    return bool(Checkpoints(workdir / "checkpoints").steps())
 
 
 def read_config(path: Path) -> RunConfig:
@@ -60,9 +91,7 @@ def _read(path: Path) -> dict:
 
 
 def _check_same_run(text: str, stored: dict, config: RunConfig) -> None:
-    """Compares leaf by leaf; a field that the stored run did not know yet had the default that it has now."""
-    new = _flat(to_dict(config))
-    old = _flat(to_dict(RunConfig())) | _flat(stored)
+    old, new = _both(stored, config)
     differing = [name for name in old | new if not _compatible(name, old.get(name), new.get(name))]
     if differing:
         shown = [f"{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in differing[:_SHOWN]]
@@ -73,8 +102,17 @@ def _check_same_run(text: str, stored: dict, config: RunConfig) -> None:
                           "--workdir")
 
 
+def _both(stored: dict, config: RunConfig) -> tuple[dict, dict]:
+    """Both leaf by leaf; a field that the stored run did not know yet had the default that it has now."""
+    return _flat(to_dict(RunConfig())) | _flat(stored), _flat(to_dict(config))
+
+
+def _is_free(name: str) -> bool:
+    return name.split(".")[0] in _FREE_SECTIONS
+
+
 def _compatible(name: str, old, new) -> bool:
-    if name.split(".")[0] in _FREE_SECTIONS:
+    if _is_free(name):
         return True
     if name == "train.steps" and isinstance(old, int):
         return new >= old

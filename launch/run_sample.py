@@ -1,29 +1,33 @@
 """What launch.sample does once its options are checked."""
 
+import sys
+
 import numpy as np
 
-from mdlm_jax.config import ConfigError
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.sampling.canvas import Trace
 from mdlm_jax.training.build import build_network, build_process
-from mdlm_jax.training.checkpoints import abstract, find, restore_path
+from mdlm_jax.training.checkpoints import abstract, restore_path
 
 from . import _samples
+from ._memory import enough_memory
 
 
 def main(options) -> None:
     """Loads the weights (the average where there is one), draws, prints, and writes what was asked for."""
-    step_folder = find(options.checkpoints if options.step is None else options.checkpoints / f"{options.step:08d}")
-    tokenizer = load_tokenizer(step_folder / "tokenizer.json")
+    tokenizer = load_tokenizer(options.folder / "tokenizer.json")
     network = build_network(options.config, tokenizer.vocab_size)
     process = build_process(options.config, tokenizer.vocab_size, tokenizer.mask_id)
-    prompt = _prompt(tokenizer, options)
-    params = load_weights(step_folder)["network"]
-    tokens, trace = _samples.draw(
-        process, network, params, options.sample, options.length, prompt, trace=options.picture is not None
-    )
+    prompt = tokenizer.encode(options.prompt) if options.prompt else None
+    with enough_memory("lower --num or --length"):
+        weights = load_weights(options.folder)
+        tokens, trace = _samples.draw(
+            process, network, weights, options.sample, options.length, prompt, trace=options.picture is not None
+        )
     texts = [tokenizer.decode(row, show_special=True) for row in tokens]
     print(_samples.joined(texts), end="", flush=True)
+    own = tokens[:, 0 if prompt is None else len(prompt) :]
+    print(f"unigram entropy: {_samples.entropy(own, process.vocab_size):.3f} nats a sample", file=sys.stderr)
     if options.output:
         _samples.write_texts(options.output, texts)
     if options.picture:
@@ -33,16 +37,7 @@ def main(options) -> None:
 
 
 def load_weights(step_folder) -> dict:
-    """The averaged weights of a checkpoint, or the last ones where no average was kept."""
+    """The averaged weights of a checkpoint found whole, or the last ones where no average was kept."""
     saved = abstract(step_folder)
     name = "ema" if "ema" in saved else "trainable"
-    return restore_path(step_folder, {name: saved[name]}, partial=True).tree[name]
-
-
-def _prompt(tokenizer, options) -> np.ndarray | None:
-    if not options.prompt:
-        return None
-    ids = tokenizer.encode(options.prompt)
-    if len(ids) >= options.length:
-        raise ConfigError(f"--prompt is {len(ids)} tokens long: must be shorter than --length={options.length}")
-    return ids
+    return restore_path(step_folder, {name: saved[name]}, partial=True, verified=True).tree[name]

@@ -20,9 +20,11 @@ from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
-from ._memory import keep_freed_memory
+from ._memory import enough_memory, keep_freed_memory
+from ._workdir import set_aside
 
 _EVAL_ROWS = 16  # rows measured at a time
+_SMALLER = "lower train.batch_size, raise train.microbatches, set model.remat=true or lower train.head_budget"
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -30,47 +32,69 @@ def main(config: RunConfig, workdir: Path) -> None:
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     if jax.process_count() > 1:
-        raise ConfigError(f"{jax.process_count()} processes: this version trains in one; start a single one")
+        raise ConfigError(f"{jax.process_count()} processes: training over several is not written yet; start a single "
+                          "one, which uses all devices of its machine")
     mesh = make_mesh(parse_mesh(config.train.mesh))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     check_batch(config, shards)
-    workdir.mkdir(parents=True, exist_ok=True)
-    built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(workdir))
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(checkpoints))
     tokenizer = built.tokenizer
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
+    notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
     _announce(config, built.info, network, objective, mesh, notes)
 
-    tokenizer.save(workdir / "tokenizer.json")
-    write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
-    files = {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
-
+    files = _settle(config, workdir, tokenizer)
     token_bytes = tokenizer.token_bytes if tokenizer.lossless else np.zeros_like  # bytes of text, where that is exact
     bound = build_bound(config, network, process, shards)
 
     def measure(params: dict, held_out: Mapping[str, np.ndarray]) -> Bound:
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
-        end_terms = None if process.masked_only else bound.end_terms
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
-            draws=config.eval.draws, end_terms=end_terms, sharding=batch_sharding(mesh),
+            draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
-    trainer = Trainer(config.train, objective, built.train, mesh, workdir, files, config.eval.every)
+    trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every)
     watched = held_out_rows(built.valid, config.eval.rows)
-    state = trainer.run(lambda params: _numbers(measure(params, watched)))
-    params = averaged(state)
-    print("measuring the held-out bound ...", flush=True)
-    held_out = held_out_rows(built.valid, config.eval.final_rows)
-    final = measure(params, held_out)
-    _report.finish(config, workdir, built, held_out["tokens"], network, process, params["network"], final)
+    with enough_memory(_SMALLER):
+        state = trainer.run(lambda params: _numbers(measure(params, watched)))
+        params = averaged(state)
+        print("measuring the held-out bound ...", flush=True)
+        held_out = held_out_rows(built.valid, config.eval.final_rows)
+        final = measure(params, held_out)
+    with enough_memory("lower sample.num"):
+        _report.finish(config, workdir, built, held_out["tokens"], network, process, params, final)
 
 
-def _stored_tokenizer(workdir: Path):
+def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:
+    """Makes the workdir this run's, at the last moment: a start that fails before leaves no trace.
+
+    Returns:
+      name -> content of the files that describe the run.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    earlier = set_aside(workdir, config)
+    if earlier:
+        print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)
+    tokenizer.save(workdir / "tokenizer.json")
+    write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
+
+
+def _stored_tokenizer(checkpoints: Checkpoints):
     """The tokenizer of the run's newest whole checkpoint, so that resuming does not train another."""
-    newest = Checkpoints(workdir / "checkpoints").latest_good()
+    newest = checkpoints.latest_good()
     return None if newest is None else load_tokenizer(newest / "tokenizer.json")
+
+
+def _vocabulary_note(spec: str, vocab_size: int) -> list[str]:
+    asked = spec.removeprefix("bpe:")
+    if asked == spec or int(asked) == vocab_size:
+        return []
+    return [f"data.tokenizer={spec}: the training text has pairs to merge for {vocab_size:,} tokens only"]
 
 
 def _numbers(bound: Bound) -> Mapping[str, float]:

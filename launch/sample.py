@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
-from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.checkpoints import find
 
 from . import _cli, _help
 from ._workdir import read_config
@@ -25,11 +25,16 @@ FLAGS = (
     _cli.Flag("temperature", "T", "below 1 sharper, 0 greedy; default: the run's sample.temperature", float),
     _cli.Flag("top_p", "P", "draw from the likeliest tokens that hold this much probability; default: the run's "
               "sample.top_p", float),
+    _cli.Flag("top_k", "K", "draw from the K likeliest tokens, 0 from all; default: the run's sample.top_k", int),
+    _cli.Flag("guidance", "W", "unsupervised guidance towards the prompt: each token follows p(x|prompt)^(1+W) / "
+              "p(x|masks)^W, for twice the work; default 0, none", float),
     _cli.Flag("seed", "N", "the same seed gives the same samples; default: the run's sample.seed", int),
     _cli.Flag("length", "N", "tokens a sample, prompt included; default: the run's data.length", int),
     _cli.Flag("output", "FILE", "write the samples there too"),
     _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
 )
+
+_SAMPLE_FLAGS = ("num", "steps", "temperature", "top_p", "top_k", "guidance", "seed")
 
 _HELP = """\
 Samples from a diffusion language model that launch.train has trained.
@@ -52,18 +57,16 @@ class SampleOptions:
     """A checked command line.
 
     Attributes:
-      checkpoints: the folder of the step folders.
-      step: the one to take, or None for the newest whole one.
+      folder: the checkpoint, a step folder whose files have been found whole.
       config: the configuration of the run.
-      sample: num, steps, temperature, top_p and seed.
+      sample: num, steps and how a token is drawn.
       length: tokens a sample, prompt included.
       prompt: "" for none.
       output: file for the text, or None.
       picture: .html or .png file, or None.
     """
 
-    checkpoints: Path
-    step: int | None
+    folder: Path
     config: RunConfig
     sample: SampleConfig
     length: int
@@ -79,61 +82,50 @@ def read_options(flags: dict) -> SampleOptions:
       ConfigError: no checkpoint there, a number out of range, a file that cannot be written.
     """
     text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
-    checkpoints, step = find_checkpoint(text)
-    config, tokenizer = _stored(checkpoints, step)
-    given = {name: flags[name] for name in ("num", "steps", "temperature", "top_p", "seed") if name in flags}
+    folder = find_checkpoint(text)
+    config, tokenizer = read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
+    given = {name: flags[name] for name in _SAMPLE_FLAGS if name in flags}
     try:
         sample = dataclasses.replace(config.sample, **given)
     except ConfigError as error:
         raise ConfigError(f"--{str(error).removeprefix('sample.')}") from None
-    if not 0 <= sample.seed < 2**32:
-        raise ConfigError(f"--seed={sample.seed}: must lie in [0, 2^32)")
     length, prompt = flags.get("length", config.data.length), flags.get("prompt", "")
     if length < 2:
         raise ConfigError(f"--length={length}: must be at least 2")
-    _check_prompt(prompt, tokenizer, length)
+    given_tokens = _check_prompt(prompt, tokenizer, length)
+    _check_guidance(sample.guidance, given_tokens, config.process.mixing)
     picture = _writable("picture", flags.get("picture"))
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
     output = _writable("output", flags.get("output"))
-    return SampleOptions(checkpoints, step, config, sample, length, prompt, output, picture)
+    return SampleOptions(folder, config, sample, length, prompt, output, picture)
 
 
-def find_checkpoint(text: str) -> tuple[Path, int | None]:
-    """The checkpoints folder that ``--checkpoint=text`` means, and the step if it names one."""
-    given = Path(text).expanduser()
-    if not given.is_dir():
-        raise ConfigError(f"--checkpoint={text}: there is no such folder; give the --workdir of a training run")
-    folder, step = given.resolve().parent, given.resolve().name
-    if step.isdigit() and int(step) in Checkpoints(folder).steps():
-        return folder, int(step)
-    for folder in (given / "checkpoints", given):
-        if Checkpoints(folder).steps():
-            return folder, None
-    raise ConfigError(f"--checkpoint={text}: holds no checkpoint; give the --workdir of a run of launch.train that has "
-                      "saved one")
+def find_checkpoint(text: str) -> Path:
+    """The step folder that ``--checkpoint=text`` means, every digest checked: itself, or the newest whole one in it."""
+    try:
+        return find(Path(text).expanduser().resolve())
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from None
 
 
-def _stored(checkpoints: Path, step: int | None) -> tuple[RunConfig, Tokenizer]:
-    """What stands beside the newest step where it can be read; whether the weights are whole is seen at loading."""
-    store = Checkpoints(checkpoints)
-    problem = None
-    for candidate in reversed(store.steps() if step is None else [step]):
-        folder = store.path(candidate)
-        try:
-            return read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
-        except ConfigError as error:
-            problem = problem or error
-    raise problem
-
-
-def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> None:
+def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> int:
+    """How many tokens the prompt has."""
     try:
         tokens = len(tokenizer.encode(prompt))
     except ValueError as error:  # oracle languages have numbers for text
         raise ConfigError(f"--prompt: {error}") from None
     if tokens >= length:
         raise ConfigError(f"--prompt is {tokens} tokens long: must be shorter than --length={length}")
+    return tokens
+
+
+def _check_guidance(guidance: float, prompt_tokens: int, mixing: float) -> None:
+    if guidance and not prompt_tokens:
+        raise ConfigError(f"--guidance={guidance}: guides towards a prompt; give a --prompt, or leave it out")
+    if guidance and mixing == 1:
+        raise ConfigError(f"--guidance={guidance}: masks the prompt, and a model with process.mixing=1 knows no masks; "
+                          "leave it out")
 
 
 def _writable(flag: str, text: str | None) -> Path | None:

@@ -64,7 +64,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     workdir = None
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
-    check_data(config.data)
+    check_data(config.data, config.train.batch_size)
     if dry_run:
         print(json.dumps(to_dict(config), indent=2))
         return None

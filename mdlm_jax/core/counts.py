@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core import levels
+from mdlm_jax.core import levels, weights
 from mdlm_jax.core.schedules import Schedule
 
 
@@ -39,7 +39,7 @@ def draw_counts(
     noise_mask: jax.Array,
     law: levels.Law = levels.Uniform(),  # noqa: B008 (frozen)
     *,
-    constant_weight: bool = False,
+    weighting: weights.Weighting = weights.Elbo(),  # noqa: B008 (frozen)
     complementary: bool = False,
 ) -> CountDraw:
     """Masks exactly n = ceil(L_i quantile(u)) of each row's eligible positions, uniformly chosen.
@@ -49,24 +49,24 @@ def draw_counts(
       u: [B] in (0, 1), from `levels.unit_levels`.
       noise_mask: [B, L] bool. A row without any eligible position gets n = 0 and weight 0.
       law: of the masked share.
-      constant_weight: every masked token weighs 1, which is no bound.
+      weighting: what a masked token weighs: the bound's 1 / (n P(n)), or a function of the masked share n / L_i.
       complementary: rows 2i and 2i+1 order their positions oppositely, so that (with antithetic u and equal lengths)
         one masks what the other shows, up to one position; each row alone still masks a uniformly chosen set.
     Raises:
-      ValueError: a law without full support and ``constant_weight`` not set.
+      ValueError: a law without full support and the bound's weighting.
     """
-    if not (constant_weight or law.covers_all):
-        raise ValueError(f"law={law}: leaves out noise levels, so no weight makes it a bound; use constant_weight")
+    weights.check(weighting, law)
     eligible = noise_mask.sum(-1, dtype=jnp.int32)
     size = eligible.astype(jnp.float32)
     share = law.quantile(u) * (1.0 - 2.0**-21)  # rounding must not lift a whole number of masks to the next one
     count = jnp.minimum(jnp.ceil(size * share).astype(jnp.int32), eligible)
     masked = noise_mask & (_ranks(keys, noise_mask, complementary) < count[:, None])
-    if constant_weight:
-        return CountDraw(masked, count, eligible, (count > 0).astype(jnp.float32))
     number, size = jnp.maximum(count, 1).astype(jnp.float32), jnp.maximum(size, 1.0)
-    weight = jnp.where(count > 0, 1.0 / (number * law.bin_probability(number, size)), 0.0)
-    return CountDraw(masked, count, eligible, weight)
+    if weighting.is_bound:
+        weight = 1.0 / (number * law.bin_probability(number, size))
+    else:
+        weight = weighting(number / size)
+    return CountDraw(masked, count, eligible, jnp.where(count > 0, weight, 0.0))
 
 
 def _ranks(keys: jax.Array, noise_mask: jax.Array, complementary: bool) -> jax.Array:

@@ -15,6 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core import specs
 from mdlm_jax.core.keys import row_keys
 
 COUPLINGS = ("iid", "stratified", "antithetic")
@@ -100,17 +101,8 @@ Law = Uniform | Cosine | Fixed
 
 def from_spec(spec: str) -> Law:
     """The law named by ``TrainConfig.level_law``: ``"uniform"``, ``"cosine"``, ``"band:0.3,0.8"``, ``"fixed:0.15"``."""
-    name, _, tail = spec.partition(":")
-    numbers = [float(part) for part in tail.split(",")] if tail else []
-    makers = {
-        "uniform": Uniform,
-        "cosine": Cosine,
-        "band": lambda: Uniform(*numbers),
-        "fixed": lambda: Fixed(*numbers),
-    }
-    if name not in makers:
-        raise ValueError(f"level law {spec!r}: choose one of {', '.join(makers)}")
-    return makers[name]()
+    name, numbers = specs.parse("level law", spec, {"uniform": 0, "cosine": 0, "band": 2, "fixed": 1})
+    return {"uniform": Uniform, "cosine": Cosine, "band": Uniform, "fixed": Fixed}[name](*numbers)
 
 
 def unit_levels(key: jax.Array, total_rows: int, coupling: str, rows: jax.Array | None = None) -> jax.Array:
@@ -146,12 +138,13 @@ def _open_unit(key: jax.Array) -> jax.Array:
 
 
 def times(law: Law, u: jax.Array, time_min: float) -> tuple[jax.Array, jax.Array]:
-    """Times t in [time_min, 1] and the weight 1 / density that makes their mean an integral over t.
+    """Times t in [time_min, 1) and the weight 1 / density that makes their mean an integral over t.
 
-    For `Fixed` there is no density; the weight is 1 and the result is no bound.
+    The largest t is the float32 below 1, where no schedule's rate is zero yet. For `Fixed` there is no density; the
+    weight is 1 and the result is no bound.
     """
     level = law.quantile(u)
-    t = time_min + (1.0 - time_min) * level
+    t = jnp.minimum(time_min + (1.0 - time_min) * level, _BELOW_ONE)
     if isinstance(law, Fixed):
         return t, jnp.ones_like(t)
     return t, (1.0 - time_min) / law.density(level)

@@ -17,8 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
-from mdlm_jax.core.process import Masses, Process
+from mdlm_jax.core import weights
+from mdlm_jax.core.process import Masses, Process, safe_ratio
 from mdlm_jax.core.reduction import Reduced
+
+_SMALLEST_KEEP = 1e-20  # alpha(1) = 0 is taken for it: small enough to lose nothing, large enough to divide by
 
 
 def softplus_offset(process: Process, t: jax.Array, shape: tuple[int, int]) -> jax.Array | None:
@@ -44,15 +47,16 @@ def nelbo_rate(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax
     masses, inflow = process.masses(t), process.inflow(t)
     at_mask = process.is_mask(noisy)
     if process.masked_only:
-        return jnp.where(at_mask, -(inflow.mask / masses.mask) * reduced.target, 0.0)
+        return jnp.where(at_mask, -safe_ratio(inflow.mask, masses.mask) * reduced.target, 0.0)
     c, v = _offset(process, masses), masses.uniform / process.uniform_size
+    keep = jnp.maximum(masses.keep, _SMALLEST_KEEP)  # all three parts below are of order a: nothing is lost
     clean = noisy == tokens
     clean_gap = _softplus_drop(reduced.target, c)  # A - A_x = log R at z = x
-    kl = clean_gap + v / masses.keep * (jax.nn.softplus(c) - reduced.softplus_sum)  # KL / a
-    at_clean = _excess(clean_gap) / masses.keep
-    at_other = _excess_of_log_odds(jnp.where(at_mask, -jnp.inf, reduced.current) + c) / masses.keep
+    kl = clean_gap + v / keep * (jax.nn.softplus(c) - reduced.softplus_sum)  # KL / a
+    at_clean = _excess(clean_gap) / keep
+    at_other = _excess_of_log_odds(jnp.where(at_mask, -jnp.inf, reduced.current) + c) / keep
     surprise = jnp.where(at_mask, 0.0, jnp.where(clean, at_clean, at_other))
-    weight = process.noise_mass(inflow, noisy) / (process.noise_mass(masses, noisy) + masses.keep * clean)
+    weight = safe_ratio(process.noise_mass(inflow, noisy), process.noise_mass(masses, noisy) + masses.keep * clean)
     return weight * (kl + surprise)
 
 
@@ -72,7 +76,7 @@ def kl_step(
     masses_s, masses_t, step = process.masses(s), process.masses(t), process.transition(s, t)
     at_mask, clean = process.is_mask(noisy), noisy == tokens
     if process.masked_only:
-        return jnp.where(at_mask, -masses_s.keep * (step.mask / masses_t.mask) * reduced.target, 0.0)
+        return jnp.where(at_mask, -masses_s.keep * safe_ratio(step.mask, masses_t.mask) * reduced.target, 0.0)
     some_noise = masses_s.uniform > 0
     v_s = jnp.where(some_noise, masses_s.uniform, 1.0) / process.uniform_size
     v_t, v_step = masses_t.uniform / process.uniform_size, step.uniform / process.uniform_size
@@ -81,14 +85,14 @@ def kl_step(
     def fall(log_prob):
         """softplus(log_prob + c_s) - softplus(log_prob + c_t), without cancellation for short and for long steps."""
         prob = jnp.exp(log_prob)
-        return jnp.log1p(v_step / v_s * (masses_s.keep * prob / (v_t + masses_t.keep * prob)))
+        return jnp.log1p(v_step / v_s * safe_ratio(masses_s.keep * prob, v_t + masses_t.keep * prob))
 
     current = jnp.where(at_mask, -jnp.inf, reduced.current)
     clean_gap = _softplus_drop(reduced.target, c)
     kl_s = masses_s.keep * clean_gap + v_s * (jax.nn.softplus(c) - reduced.softplus_sum)
     log_r_s = jnp.where(clean, clean_gap, -jax.nn.softplus(current + c))
     change = jnp.where(clean, fall(jnp.zeros_like(c)) - fall(reduced.target), -fall(current))  # log R_s - log R_t
-    jump = process.noise_mass(step, noisy) / (process.noise_mass(masses_t, noisy) + masses_t.keep * clean)
+    jump = safe_ratio(process.noise_mass(step, noisy), process.noise_mass(masses_t, noisy) + masses_t.keep * clean)
     noisy_s = jnp.where(at_mask, jump * kl_s, jump * (kl_s - log_r_s) + change)
     return jnp.where(some_noise, noisy_s, reconstruction(process, reduced, tokens, noisy, t))
 
@@ -124,17 +128,23 @@ def prior(process: Process, tokens: jax.Array) -> jax.Array:
     return jnp.where(alive > 0, alive * jnp.log(ratio), 0.0) + xlogy(noise * (1.0 - r), noise)
 
 
-def constant_weight(process: Process, t: jax.Array) -> jax.Array:
-    """(1 - alpha) / rate, [B, 1] or [B, L]: times `nelbo_rate` it makes every masked token count one cross-entropy."""
+def level_weight(process: Process, t: jax.Array, weighting: weights.Weighting) -> jax.Array:
+    """What to multiply `nelbo_rate` by for a ``weighting`` that is a function of the level, [B, 1] or [B, L].
+
+    w(1 - alpha) (1 - alpha) / rate: the bound's own weight of a corrupted token, rate / (1 - alpha), is taken out and
+    w put in. Where mixing is 0 a masked token then counts w times its cross-entropy. Where mixing is positive a token
+    that shows noise counts w times its own loss, KL / a + (R - log R - 1) / a, of which the cross-entropy is the limit
+    for mixing -> 0, and one that shows its clean id counts as much as it is likely to be noise (rho in `Process`).
+    """
     masses, inflow = process.masses(t), process.inflow(t)
-    return masses.noise / (inflow.uniform + inflow.mask)
+    rate = inflow.uniform + inflow.mask
+    return weighting(masses.noise) * safe_ratio(masses.noise, rate)
 
 
 def _offset(process: Process, masses: Masses) -> jax.Array:
-    """c = log(a / v), finite also where no noise is left: there it only has to be large."""
+    """c = log(a / v), finite also where no noise or nothing but noise is left."""
     v = masses.uniform / process.uniform_size
-    tiny = jnp.finfo(v.dtype).tiny
-    return jnp.log(jnp.maximum(masses.keep, tiny)) - jnp.log(jnp.maximum(v, tiny))
+    return jnp.log(jnp.maximum(masses.keep, _SMALLEST_KEEP)) - jnp.log(jnp.maximum(v, jnp.finfo(v.dtype).tiny))
 
 
 def _softplus_drop(log_prob: jax.Array, c: jax.Array) -> jax.Array:

@@ -106,8 +106,9 @@ class Process:
         """Shares between ``s`` and ``t`` (s <= t) for a token that is given at time s."""
         s, t = per_position(s), per_position(t)
         alpha_s = self.schedule.alpha(s)
-        noise = self.schedule.drop(s, t) / alpha_s
-        return Masses(self.schedule.alpha(t) / alpha_s, self.mixing * noise, (1.0 - self.mixing) * noise)
+        noise = safe_ratio(self.schedule.drop(s, t), alpha_s)
+        keep = jnp.where(alpha_s > 0, safe_ratio(self.schedule.alpha(t), alpha_s), 1.0)  # alpha(s) = 0: s = t = 1
+        return Masses(keep, self.mixing * noise, (1.0 - self.mixing) * noise)
 
     def inflow(self, t: jax.Array) -> Inflow:
         """keep(t) times the rates at which a token jumps to uniform noise and to the mask.
@@ -170,7 +171,7 @@ class Process:
             ids = ids + (ids >= self.mask_id).astype(dtype)
         if self.mixing == 1.0:
             return ids
-        share = jnp.broadcast_to(_safe_ratio(uniform, noise), (rows, *shape))
+        share = jnp.broadcast_to(safe_ratio(uniform, noise), (rows, *shape))
         return jnp.where(_rows(categorical.bernoulli, kind_keys, share), ids, jnp.asarray(self.mask_id, dtype))
 
     # Reverse ---------------------------------------------------------------------------------------------------------
@@ -186,11 +187,11 @@ class Process:
         """
         masses, step = self.masses(t), self.transition(s, t)
         if self.masked_only:
-            jump = jnp.broadcast_to(_safe_ratio(step.mask, masses.mask), tokens.shape)
+            jump = jnp.broadcast_to(safe_ratio(step.mask, masses.mask), tokens.shape)
             return jnp.where(self.is_mask(tokens), jump, 0.0)
         now, between = self.noise_mass(masses, tokens), self.noise_mass(step, tokens)
         clean_mass = jnp.where(self.is_mask(tokens), 0.0, masses.keep * jnp.exp(current_log_prob))
-        return _safe_ratio(between, clean_mass + now)
+        return safe_ratio(between, clean_mass + now)
 
     def reverse_step(
         self,
@@ -238,7 +239,7 @@ class Process:
         masses = self.masses(t)
         now = self.noise_mass(masses, tokens)
         clean_mass = jnp.where(self.is_mask(tokens), 0.0, masses.keep * jnp.exp(current_log_prob))
-        return _safe_ratio(now, clean_mass + now)
+        return safe_ratio(now, clean_mass + now)
 
     def final_step(self, keys, tokens, t, *, sample, current_log_prob=None, noise_mask=None):
         """An exact draw from p_theta(x | x_t), the clean tokens: every position that is noise takes ``sample``."""
@@ -256,7 +257,7 @@ def per_position(t: jax.Array) -> jax.Array:
     return t[:, None] if t.ndim == 1 else t
 
 
-def _safe_ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+def safe_ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     """part / whole where whole > 0, else 0: nothing is there to be split."""
     positive = whole > 0
     return jnp.where(positive, part / jnp.where(positive, whole, 1.0), 0.0)

@@ -13,6 +13,8 @@ import math
 
 import jax.numpy as jnp
 
+from mdlm_jax.core import specs
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -237,15 +239,10 @@ def importance_time(schedule: Schedule, u, time_min: float):
 
 def from_spec(spec: str, eps: float) -> Schedule:
     """The schedule named by ``ProcessConfig.schedule``: ``"linear"``, ``"polynomial:2"``, ``"geometric:1e-3,20"``."""
-    name, _, tail = spec.partition(":")
-    numbers = [float(part) for part in tail.split(",")] if tail else []
-    makers = {
-        "linear": lambda: Linear(eps),
-        "cosine": lambda: Cosine(eps),
-        "cosine_mask": lambda: CosineMask(eps),
-        "polynomial": lambda: Polynomial(eps, power=numbers[0]),
-        "geometric": lambda: Geometric(*numbers),
-    }
-    if name not in makers:
-        raise ValueError(f"schedule {spec!r}: choose one of {', '.join(makers)}")
-    return makers[name]()
+    takes = {"linear": 0, "cosine": 0, "cosine_mask": 0, "polynomial": 1, "geometric": 2}
+    name, numbers = specs.parse("schedule", spec, takes)
+    if name == "geometric":
+        return Geometric(*numbers)
+    if name == "polynomial":
+        return Polynomial(eps, power=numbers[0])
+    return {"linear": Linear, "cosine": Cosine, "cosine_mask": CosineMask}[name](eps)

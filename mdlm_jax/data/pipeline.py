@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -108,22 +107,32 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
       (None where tokens stand for no text), ``rows`` and ``dropped_tokens`` (those of the last, partial row).
 
     Raises:
-      ConfigError: a missing or unusable source or tokenizer, or a split without one full row.
+      ConfigError: a missing or unusable source or tokenizer, or too little text for one batch and one held-out row.
     """
     if config.source.startswith("language:"):
         return _build_language(config, batch_size, tokenizer)
     source = open_source(config)
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, lambda: (d.text for d in source.documents("train")))
-    pipelines, info = {}, {}
-    for split in ("train", "valid"):
-        tokens = tokenize(source.documents(split), tokenizer)
-        rows = split_rows(tokens.ids, config.length)
-        if not len(rows):
-            raise ConfigError(f"data.length={config.length}: the {split} split has only {len(tokens.ids)} tokens, less "
-                              f"than one row; choose a shorter length, another data.valid_fraction or more text")
-        pipelines[split] = _pipeline(rows, config, batch_size, tokenizer)
-        info[split] = _account(tokens.documents, tokens.bytes, len(tokens.ids), rows)
+    tokens = {split: tokenize(source.documents(split), tokenizer) for split in ("train", "valid")}
+    rows = {split: split_rows(tokens[split].ids, config.length) for split in tokens}
+    if len(rows["train"]) < batch_size or not len(rows["valid"]):
+        raise _too_small(config, batch_size, sum(tokens[split].bytes for split in tokens),
+                         f"there are {len(rows['train'])} and {len(rows['valid'])}")
+    info = {split: _account(t.documents, t.bytes, len(t.ids), rows[split]) for split, t in tokens.items()}
+    pipelines = {split: _pipeline(rows[split], config, batch_size, tokenizer) for split in rows}
     return _built(config, pipelines, tokenizer, info, len(source.skipped))
+
+
+def check_size(config: DataConfig, batch_size: int, size: int) -> None:
+    """ConfigError where ``size`` bytes of text cannot even be one batch, at one token a byte."""
+    if size < batch_size * config.length:
+        raise _too_small(config, batch_size, size, "it is shorter even at one token a byte")
+
+
+def _too_small(config: DataConfig, batch_size: int, size: int, finding: str) -> ConfigError:
+    return ConfigError(f"data.source={config.source!r}: {size:,} bytes of text are too few for {batch_size} training "
+                       f"rows (train.batch_size) and one held-out row of {config.length} tokens (data.length): "
+                       f"{finding}; lower one of the two, or give more text")
 
 
 def _build_language(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None) -> Built:
@@ -154,16 +163,11 @@ def _built(config: DataConfig, pipelines: dict, tokenizer: Tokenizer, info: dict
 
 
 class Prefetcher:
-    """An iterator of (step, batch) whose batches are made ahead in one background thread; see ``prefetch``.
-
-    Attributes:
-      wait_seconds: how long the consumer has waited for batches so far.
-    """
+    """An iterator of (step, batch) whose batches are made ahead in one background thread; see ``prefetch``."""
 
     def __init__(self, pipeline: Pipeline, start_step: int, rows: slice | None, depth: int):
         if depth < 1:
             raise ValueError(f"depth={depth}: must be at least 1")
-        self.wait_seconds = 0.0
         self._pipeline, self._rows, self._next_step = pipeline, rows, start_step
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._pending = collections.deque()
@@ -181,14 +185,12 @@ class Prefetcher:
     def __next__(self) -> tuple[int, Batch]:
         if self._closed:
             raise StopIteration
-        begin = time.perf_counter()
         step, future = self._pending.popleft()
         try:
             batch = future.result()
         except BaseException:
             self.close()
             raise
-        self.wait_seconds += time.perf_counter() - begin
         self._submit()
         return step, batch
 

@@ -2,11 +2,13 @@
 
 ``open_source`` checks that the source exists and returns a ``Source``; its documents are read as they are iterated, so
 a pass costs one reading and no memory. A document is held out by a hash of its name, so the split neither moves with
-the order nor with the seed, nor when documents are added.
+the order nor with the seed, nor when documents are added. Only where that would hold out next to nothing are more held
+out, in the order of their hashes (``Split``).
 """
 
 import abc
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
@@ -18,7 +20,8 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
 
-BLOCK_CHARS = 16 * 1024  # a text file is cut into documents of about this size
+_LARGEST_BLOCK, _SMALLEST_BLOCK, _BLOCKS = 16 * 1024, 512, 32  # a text file is cut into documents of about this size
+_HELD_OUT_BYTES = 8  # for each token of a row: more than a token of ours stands for on average
 _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__",
                 "encodings", "pydoc_data"}  # the last two are generated tables and one 750 kB file of help text
 
@@ -31,10 +34,39 @@ class Document:
     text: str
 
 
-def held_out(name: str, valid_fraction: float) -> bool:
-    """Whether the document belongs to ``valid``: the first 64 bits of sha256(name), as a fraction, lie below."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") < valid_fraction * 2.0**64
+def place(name: str) -> int:
+    """Where a document stands between 0 and 2^64: the first 64 bits of sha256(name)."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which documents are held out: those whose place, as a fraction of 2^64, lies below ``valid_fraction``.
+
+    Where these are less than ``least_bytes``, and less than a fifth of the text, so are the documents that stand next,
+    until they are not; one document is always left to train on.
+    """
+
+    valid_fraction: float
+    least_bytes: int = 0
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Split":
+        return cls(config.valid_fraction, _HELD_OUT_BYTES * config.length)
+
+    @property
+    def usual_limit(self) -> float:
+        return self.valid_fraction * 2.0**64
+
+    def limit(self, sizes: dict[str, int]) -> float:
+        """Below which place a document is held out, given the bytes of all documents of a small source."""
+        target = min(self.least_bytes, sum(sizes.values()) // 5)
+        limit, taken = self.usual_limit, 0
+        for name in sorted(sizes, key=place)[:-1]:
+            if place(name) >= self.usual_limit and taken >= target:
+                break
+            limit, taken = max(limit, place(name) + 1), taken + sizes[name]
+        return limit
 
 
 class Source(abc.ABC):
@@ -45,8 +77,8 @@ class Source(abc.ABC):
       skipped: names of files passed over so far because they are not UTF-8 text.
     """
 
-    def __init__(self, label: str, valid_fraction: float):
-        self.label, self.valid_fraction = label, valid_fraction
+    def __init__(self, label: str, split: Split):
+        self.label, self.split = label, split
         self.skipped: set[str] = set()
 
     @abc.abstractmethod
@@ -60,12 +92,12 @@ class Source(abc.ABC):
           ConfigError: at the end of a pass that met none.
         """
         side = {"train": False, "valid": True}[split]
-        seen = found = 0
+        limit, seen, found = self._limit, 0, 0
 
         def wanted(name: str) -> bool:
             nonlocal seen
             seen += 1
-            return held_out(name, self.valid_fraction) == side
+            return (place(name) < limit) == side
 
         for document in self.read(wanted):
             if document.text:
@@ -74,19 +106,30 @@ class Source(abc.ABC):
         if not found:
             raise ConfigError(self._empty(split, seen))
 
+    @functools.cached_property
+    def _limit(self) -> float:
+        """The place below which documents are held out. A small source is read once for it, a large one hardly."""
+        enough = 0
+        for document in self.read(lambda name: place(name) < self.split.usual_limit):
+            enough += len(document.text.encode())
+            if enough >= self.split.least_bytes:
+                return self.split.usual_limit
+        every = self.read(lambda name: True)
+        return self.split.limit({document.name: len(document.text.encode()) for document in every if document.text})
+
     def _empty(self, split: str, seen: int) -> str:
         verb = "raise" if split == "valid" else "lower"
         skipped = f", {len(self.skipped)} of them skipped because they are not UTF-8" if self.skipped else ""
         return (f"data.source={self.label!r}: its {split} split holds no text ({seen} documents in all{skipped}); "
-                f"{verb} data.valid_fraction={self.valid_fraction}, or give more documents: the files of a folder, the "
-                f"lines of a .jsonl, or the blocks of {BLOCK_CHARS // 1024}k characters that one text file is cut into")
+                f"{verb} data.valid_fraction={self.split.valid_fraction}, or give more documents: files of a folder, "
+                f"lines of a .jsonl, or more text in one file, which is cut every {_SMALLEST_BLOCK} characters or more")
 
 
 class FileTree(Source):
     """A folder: each UTF-8 file without NUL bytes is a document named by its relative path, in sorted order."""
 
-    def __init__(self, label: str, valid_fraction: float, root: Path, names: list[str]):
-        super().__init__(label, valid_fraction)
+    def __init__(self, label: str, split: Split, root: Path, names: list[str]):
+        super().__init__(label, split)
         self.root, self.names = root, sorted(names)
         if not self.names:
             raise ConfigError(f"data.source={label!r}: there is no file to read under {root}; choose another source")
@@ -105,11 +148,13 @@ class FileTree(Source):
 
 
 class TextFile(Source):
-    """One UTF-8 file, cut into blocks of about 16k characters that end at a blank line where there is one."""
+    """One UTF-8 file, cut into blocks that end at a blank line where there is one: of about 16k characters, in a file
+    below half a megabyte of about a 32nd of it."""
 
-    def __init__(self, label: str, valid_fraction: float, path: Path):
-        super().__init__(label, valid_fraction)
+    def __init__(self, label: str, split: Split, path: Path):
+        super().__init__(label, split)
         self.path = path
+        self.block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, path.stat().st_size // _BLOCKS))
 
     def read(self, wanted):
         for number, text in enumerate(self._blocks()):
@@ -124,7 +169,7 @@ class TextFile(Source):
             while line := self._line(file):
                 lines.append(line)
                 size += len(line)
-                if size >= 4 * BLOCK_CHARS or (size >= BLOCK_CHARS and not line.strip()):
+                if size >= 4 * self.block or (size >= self.block and not line.strip()):
                     yield "".join(lines)
                     lines, size = [], 0
         if lines:
@@ -132,7 +177,7 @@ class TextFile(Source):
 
     def _line(self, file) -> str:
         try:
-            return file.readline(BLOCK_CHARS)
+            return file.readline(self.block)
         except UnicodeDecodeError as error:
             raise ConfigError(f"data.source={self.label!r}: is not UTF-8 text ({error.reason} near byte "
                               f"{file.buffer.tell()}); convert it to UTF-8") from None
@@ -141,8 +186,8 @@ class TextFile(Source):
 class JsonLines(Source):
     """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped."""
 
-    def __init__(self, label: str, valid_fraction: float, path: Path, text_field: str):
-        super().__init__(label, valid_fraction)
+    def __init__(self, label: str, split: Split, path: Path, text_field: str):
+        super().__init__(label, split)
         self.path, self.text_field = path, text_field
         next(self.read(lambda name: True), None)  # a wrong field should not wait for the first pass
 
@@ -210,7 +255,7 @@ def _standard_library(config: DataConfig) -> Source:
     names = _folder_names(root, _in_library) if root.is_dir() else []
     if not names:
         raise ConfigError(f"data.source='stdlib': this Python keeps no .py files in {root}; name a file or a folder")
-    return FileTree("stdlib", config.valid_fraction, root, names)
+    return FileTree("stdlib", Split.of(config), root, names)
 
 
 def open_source(config: DataConfig) -> Source:
@@ -219,21 +264,21 @@ def open_source(config: DataConfig) -> Source:
     Raises:
       ConfigError: it does not exist, is empty, or lacks the text field.
     """
-    label, fraction = config.source, config.valid_fraction
+    label, split = config.source, Split.of(config)
     if label == "stdlib":
         return _standard_library(config)
     if label.startswith("tfds:"):
         from mdlm_jax.data.tfds_source import TfdsSource
 
-        return TfdsSource(label, fraction, config.data_dir, config.text_field)
+        return TfdsSource(label, split, config.data_dir, config.text_field)
     path = Path(label).expanduser()
     if path.is_dir():
-        return FileTree(label, fraction, path, _folder_names(path, lambda name: True))
+        return FileTree(label, split, path, _folder_names(path, lambda name: True))
     if not path.is_file():
         raise ConfigError(f"data.source={label!r}: there is no such file or folder; choose an existing one, stdlib, "
                           "tfds:NAME[/CONFIG] or language:NAME")
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return JsonLines(label, fraction, path, config.text_field)
-    return TextFile(label, fraction, path)
+        return JsonLines(label, split, path, config.text_field)
+    return TextFile(label, split, path)

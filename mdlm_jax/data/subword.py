@@ -85,13 +85,13 @@ class SubwordTokenizer(Tokenizer):
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
-    """Byte-level BPE with exactly ``vocab_size`` ids: 256 bytes, the merges, then mask, end of document and padding.
+    """Byte-level BPE with at most ``vocab_size`` ids: 256 bytes, the merges, then mask, end of document and padding.
 
-    The merges are counted on the first 64 MiB of the texts, and pairs met only once are not merged. The same texts
-    give the same tokenizer. Any text survives: decode(encode(text)) == text.
+    The merges are counted on the first 64 MiB of the texts, and pairs met only once are not merged, so a small text
+    gives fewer ids. The same texts give the same tokenizer. Any text survives: decode(encode(text)) == text.
 
     Raises:
-      ConfigError: the texts hold too few repeated pairs for that vocabulary.
+      ConfigError: nothing in the texts is repeated, so there is no merge at all.
     """
     tokenizer = hf.Tokenizer(hf.models.BPE())
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,11 +99,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
     trainer = hf.trainers.BpeTrainer(vocab_size=vocab_size - 3, min_frequency=2, show_progress=False,
                                      initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(_first_bytes(texts), trainer=trainer)
-    reached = tokenizer.get_vocab_size() + 3
-    if reached < vocab_size:
-        remedy = f"choose bpe:{reached} or smaller" if reached > 259 else "use data.tokenizer=byte"
-        raise ConfigError(f"data.tokenizer='bpe:{vocab_size}': the training text supports only {reached} tokens; "
-                          f"{remedy}, or give more text")
+    if tokenizer.get_vocab_size() == 256:
+        raise ConfigError(f"data.tokenizer='bpe:{vocab_size}': the training text has no pair of bytes to merge; use "
+                          "data.tokenizer=byte, or give more text")
     return SubwordTokenizer(tokenizer)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.data.sources import Document, Source, checked_text
+from mdlm_jax.data.sources import Document, Source, Split, checked_text
 
 _VALID_SPLITS = ("validation", "valid", "test")
 _LEGACY = ("text", "summarization", "translate", "question_answering")  # register their builders only when imported
@@ -19,8 +19,8 @@ class TfdsSource(Source):
     used; a dataset with ``train`` alone is split by the hash of the name.
     """
 
-    def __init__(self, label: str, valid_fraction: float, data_dir: str, text_field: str):
-        super().__init__(label, valid_fraction)
+    def __init__(self, label: str, split: Split, data_dir: str, text_field: str):
+        super().__init__(label, split)
         self.text_field = text_field
         builder = _find_builder(label, data_dir)
         if not builder.is_prepared():

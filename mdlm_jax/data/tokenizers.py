@@ -26,9 +26,11 @@ class Tokenizer(abc.ABC):
       mask_id, eos_id, pad_id: three different ids.
       lossless: whether decode(encode(text)) == text for every text, which makes ``token_bytes`` exact:
         token_bytes(encode(text)).sum() == len(text.encode()). Only then are bits per byte a true figure.
+      separator: what stands between two tokens where they are shown.
     """
 
     lossless = True
+    separator = ""
 
     def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int, pad_id: int):
         """``pieces``: the UTF-8 bytes of each id, b"" for special ones. ``special``: the names of those."""
@@ -99,6 +101,7 @@ class LanguageTokenizer(Tokenizer):
     """
 
     lossless = False
+    separator = " "
 
     def __init__(self, size: int):
         names = {size: MASK, size + 1: EOS, size + 2: PAD}
@@ -115,7 +118,7 @@ class LanguageTokenizer(Tokenizer):
 
     def decode(self, ids, show_special=False):
         ids = self._checked(ids).tolist()
-        return " ".join(self.token_text(i) for i in ids if show_special or i not in self._special)
+        return self.separator.join(self.token_text(i) for i in ids if show_special or i not in self._special)
 
     def token_text(self, token_id):
         (token_id,) = self._checked([token_id]).tolist()

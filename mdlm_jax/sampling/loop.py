@@ -34,23 +34,26 @@ def sample(
 
     Args:
       denoise: ``(params, tokens [B, L], time [B]) -> Prediction``; hashable, since the loop is compiled for it.
-      steps: number of reverse steps, one forward each. Another number does not recompile, unless ``trace`` is set.
+      steps: number of reverse steps, one forward each, or two with guidance. Another number does not recompile, unless
+        ``trace`` is set.
       trace: also return the canvas after every step.
     Raises:
-      ValueError: steps below 1.
+      ValueError: steps below 1, or guidance where everything is editable.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
+    if decoder.guidance and bool(canvas.editable.all()):
+        raise ValueError(f"guidance={decoder.guidance}: guides towards a prompt, and the canvas has none")
     key = jax.random.key(seed)
     run = _traced if trace else _untraced
     arguments = (steps,) if trace else (jnp.asarray(steps, jnp.int32),)
-    tokens, frames = run(denoise, decoder, *arguments, params, canvas, key)
-    return Sampled(tokens, steps, None if frames is None else np.asarray(frames))
+    tokens, frames = jax.block_until_ready(run(denoise, decoder, *arguments, params, canvas, key))
+    return Sampled(tokens, steps * decoder.forwards, None if frames is None else np.asarray(frames))
 
 
 def _step(denoise, decoder, params, canvas, step, steps, key) -> Canvas:
     time = jnp.broadcast_to(decoder.time(step, steps), canvas.row_ids.shape)
-    return decoder.update(canvas, denoise(params, canvas.tokens, time), step, steps, key)
+    return decoder.update(canvas, decoder.predict(denoise, params, canvas, time), step, steps, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -30,7 +30,7 @@ def denoising_png(
 
     Args:
       trace: has ``tokens``, int [S + 1, L]: the canvas of one row before the first step and after each.
-      tokenizer: has mask_id, eos_id, pad_id, ``token_text(id)`` and ``token_bytes(ids)``.
+      tokenizer: has mask_id, eos_id, pad_id, separator, ``token_text(id)`` and ``token_bytes(ids)``.
       path: the .png file.
       title: one line above the panels.
       prompt: bool [L], the positions that were given; they are underlined.

@@ -79,7 +79,7 @@ def denoising_html(
 
     Args:
       trace: has ``tokens``, int [S + 1, L]: the canvas of one row before the first step and after each.
-      tokenizer: has mask_id, eos_id, pad_id, ``token_text(id)`` and ``token_bytes(ids)``.
+      tokenizer: has mask_id, eos_id, pad_id, separator, ``token_text(id)`` and ``token_bytes(ids)``.
       path: the .html file.
       title: the page's heading.
       prompt: bool [L], the positions that were given; they are underlined.
@@ -145,7 +145,8 @@ def _canvas(panel: view.Panel, layout: view.Layout, words: view.Words, prompt: n
         places = np.flatnonzero(layout.row == row)
         indent = layout.column[places[0]]
         style = f' style="padding-left:{indent}ch"' if indent else ""
-        rows.append(f"<div{style}>" + "".join(_cell(panel, i, layout, words, prompt) for i in places) + "</div>")
+        cells = html.escape(words.separator).join(_cell(panel, i, layout, words, prompt) for i in places)
+        rows.append(f"<div{style}>{cells}</div>")
     return "".join(rows)
 
 

@@ -68,12 +68,17 @@ def panels(frames: np.ndarray, mask_id: int, count: int) -> list[Panel]:
 
 
 class Words:
-    """How each token id is written: long tokens cut short, each byte that is no text as one U+FFFD."""
+    """How each token id is written: long tokens cut short, each byte that is no text as one U+FFFD.
+
+    Attributes:
+      separator: what stands between two of them, such as the space between numbers.
+    """
 
     longest = 24
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
+        self.separator = tokenizer.separator
         self._known = {
             tokenizer.pad_id: PAD_TEXT,
             tokenizer.eos_id: EOS_TEXT,
@@ -115,8 +120,8 @@ class Layout:
 def lay_out(frames: np.ndarray, words: Words, columns: int) -> Layout:
     """Places for the positions of int [frames, L], the last frame being the text that decides the line breaks.
 
-    A position is as wide as its widest token. A row ends after a newline of the last frame, the blanks after it in the
-    same token becoming the indent of the next row, or where it is full.
+    A position is as wide as its widest token, and the separator stands between two of a row. A row ends after a newline
+    of the last frame, the blanks after it in the same token becoming the indent of the next row, or where it is full.
     """
     frames = np.asarray(frames)
     length = frames.shape[1]
@@ -131,7 +136,7 @@ def lay_out(frames: np.ndarray, words: Words, columns: int) -> Layout:
         if at_column and at_column + width[i] > columns:
             at_row, at_column = at_row + 1, 0
         row[i], column[i] = at_row, at_column
-        at_column += width[i]
+        at_column += width[i] + cells(words.separator)
         if breaks:
             at_row, at_column = at_row + 1, min(cells(indent), columns // 2)
     return Layout(row, column, width)

@@ -3,13 +3,14 @@
 import dataclasses
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_spec
-from mdlm_jax.core import levels, schedules
+from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.training.objectives import (
     ContinuousObjective,
     CountObjective,
     DiscreteObjective,
+    GenMD4Bound,
     GenMD4Objective,
     Objective,
 )
@@ -46,8 +47,8 @@ def build_objective(
         "process": process,
         "law": levels.from_spec(train.level_law),
         "coupling": coupling,
-        "constant_weight": train.weighting == "constant",
-        "head_budget": train.head_chunk,
+        "weighting": weights.from_spec(train.weighting),
+        "head_budget": train.head_budget,
         "data_shards": data_shards,
     }
     if kind == "count":
@@ -61,24 +62,26 @@ def build_objective(
         return ContinuousObjective(**shared), notes
     if kind == "discrete":
         return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
-    notes.append("genmd4: the learned schedule trains; bound and samples are those of the plain masked process")
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
 
 
 def build_bound(
     config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
-) -> CountObjective | ContinuousObjective:
-    """The objective whose value is a true bound: counts for the masked process, else continuous time (and end terms).
+) -> CountObjective | ContinuousObjective | GenMD4Bound:
+    """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
 
-    Dropout is off, and the levels are uniform, whatever the training used. ``eval.draws`` decides about half-size
-    heads: an odd number of draws a row makes no pairs.
+    Counts for the masked process, its own learned schedule for GenMD4, else continuous time. Dropout is off, and the
+    levels are uniform, whatever the training used. ``eval.draws`` decides about half-size heads: an odd number of draws
+    a row makes no pairs.
     """
     shared = {
         "network": dataclasses.replace(network, dropout=0.0),
         "process": process,
-        "head_budget": config.train.head_chunk,
+        "head_budget": config.train.head_budget,
         "data_shards": data_shards,
     }
+    if parse_spec("train.objective", config.train.objective, OBJECTIVES)[0] == "genmd4":
+        return GenMD4Bound(**shared)
     if process.masked_only:
         return CountObjective(**shared, half_head=config.eval.draws % 2 == 0)
     return ContinuousObjective(**shared)

@@ -1,4 +1,4 @@
-"""What this machine can do: the matrix-multiply rate that a training step's FLOP/s are measured against, and memory."""
+"""What this machine can do: the matrix-multiply rate that a training step's FLOP/s are measured against."""
 
 import functools
 import time
@@ -29,15 +29,6 @@ def matmul_ceiling(dtype: str, seconds: float = 1.0) -> float:
     sums = (None,) if dtype == "float32" else (None, "float32")
     trials = [(size, accumulator) for size in sizes for accumulator in sums]
     return max(_best_rate(size, dtype, accumulator, device, seconds / len(trials)) for size, accumulator in trials)
-
-
-def device_memory() -> dict[str, int] | None:
-    """What the first local device reports: ``bytes_in_use``, ``peak_bytes_in_use``, ``bytes_limit`` and more.
-
-    None where the backend keeps no count, as on a CPU.
-    """
-    stats = jax.local_devices()[0].memory_stats()
-    return dict(stats) if stats else None
 
 
 def _best_rate(size: int, dtype: str, accumulator: str | None, device: jax.Device, seconds: float) -> float:

@@ -28,6 +28,7 @@ from mdlm_jax.training import manifest, named_tree
 STATE, META = "state", "meta.json"
 _STEP = re.compile(r"\d{8,}")
 _LEFTOVER = re.compile(r"\d{8,}\.(unfinished|removed)")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checkpoints:
     """The steps kept in one directory.
 
     Attributes:
-      passed_over: (step, reason) of each step that the last ``latest_good`` or ``restore`` found damaged.
+      passed_over: (step, reason) of each step that ``latest_good`` found damaged.
     """
 
     def __init__(self, directory: Path | str, keep: int = 2):
@@ -54,6 +55,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.keep = keep
         self.passed_over: list[tuple[int, str]] = []
+        self._newest: tuple[Path | None] | None = None  # the answer of latest_good, until the next save
 
     def steps(self) -> list[int]:
         """The steps that have a directory, oldest first; whether they are whole is not looked at."""
@@ -65,7 +67,15 @@ class Checkpoints:
         return self.directory / f"{step:08d}"
 
     def latest_good(self) -> Path | None:
-        """The newest step whose every file matches its digest; newer ones that fail are logged as warnings."""
+        """The newest step whose every file matches its digest; newer ones that fail are logged as warnings.
+
+        All files are read for it, so it is done once: until the next save the first answer stands, for `restore` too.
+        """
+        if self._newest is None:
+            self._newest = (self._look_for_newest(),)
+        return self._newest[0]
+
+    def _look_for_newest(self) -> Path | None:
         self.passed_over = []
         for step in reversed(self.steps()):
             problems = manifest.verify(self.path(step))
@@ -73,7 +83,7 @@ class Checkpoints:
                 return self.path(step)
             reason = _first_few(problems)
             self.passed_over.append((step, reason))
-            logging.warning("checkpoint %s is passed over: %s", self.path(step), reason)
+            _LOG.warning("checkpoint %s is passed over: %s", self.path(step), reason)
         return None
 
     def save(self, step: int, tree: Any, meta: Mapping, files: Mapping[str, str | bytes]) -> Path:
@@ -95,6 +105,7 @@ class Checkpoints:
         record = {"step": step, "versions": _versions(), "tree": named_tree.describe(leaves), "meta": dict(meta)}
         contents = {META: json.dumps(record, indent=1, allow_nan=False) + "\n", **files}
         _check_names(files)
+        self._newest = None
         final, partial = self.path(step), self.directory / f"{step:08d}.unfinished"
         if final.is_dir() and not manifest.verify(final):
             raise FileExistsError(f"{final} is already a whole checkpoint")
@@ -185,7 +196,7 @@ def find(path: Path | str) -> Path:
     )
 
 
-def restore_path(path: Path | str, abstract_tree: Any, partial: bool = False) -> Restored:
+def restore_path(path: Path | str, abstract_tree: Any, partial: bool = False, verified: bool = False) -> Restored:
     """The state saved in one step directory, after checking the digest of every file.
 
     Args:
@@ -193,12 +204,14 @@ def restore_path(path: Path | str, abstract_tree: Any, partial: bool = False) ->
       abstract_tree: jax.ShapeDtypeStruct leaves with the shape and dtype that were saved and the sharding that is
         wanted, on this mesh or any other; without a sharding a leaf goes to the first local device.
       partial: read only the arrays that ``abstract_tree`` names, such as ``{"ema": ...}`` alone.
+      verified: the digests have just been checked, as ``find`` does; do not read every file again.
 
     Raises:
       ConfigError: damaged files, or arrays that are missing, unexpected or of another shape or dtype, each named.
     """
     path = Path(path).absolute()
-    _require_whole(path)
+    if not verified:
+        _require_whole(path)
     return _restore(path, abstract_tree, partial, [])
 
 

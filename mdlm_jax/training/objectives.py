@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core import counts, genmd4, levels, losses
+from mdlm_jax.core import counts, genmd4, levels, losses, weights
 from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
@@ -33,7 +33,7 @@ class Objective(abc.ABC):
       network: the denoiser's shape.
       process: the noise.
       law, coupling: of the noise levels, see `core.levels`.
-      constant_weight: every corrupted token counts alike; no bound.
+      weighting: how much a corrupted token's loss counts, see `core.weights`; a bound with `weights.Elbo` only.
       head_budget: logits alive at once on one device.
       data_shards: devices that share a batch's rows.
     """
@@ -42,9 +42,12 @@ class Objective(abc.ABC):
     process: Process
     law: levels.Law = levels.Uniform()  # noqa: RUF009 (frozen)
     coupling: str = "antithetic"
-    constant_weight: bool = False
+    weighting: weights.Weighting = weights.Elbo()  # noqa: RUF009 (frozen)
     head_budget: int = 1 << 22
     data_shards: int = 1
+
+    def __post_init__(self):
+        weights.check(self.weighting, self.law)
 
     def init(self, key: jax.Array) -> dict:
         """Fresh trainable parameters."""
@@ -106,6 +109,7 @@ class CountObjective(Objective):
 
     half_head: bool = True
     complementary: bool = False
+    end_terms = None  # nothing is left over
 
     def head_positions(self, rows: int, length: int) -> int:
         return rows // 2 * counts.num_slots(length, self.law) if self.half_head else rows * length
@@ -117,7 +121,7 @@ class CountObjective(Objective):
             u,
             batch["noise_mask"],
             self.law,
-            constant_weight=self.constant_weight,
+            weighting=self.weighting,
             complementary=self.complementary,
         )
         noisy = jnp.where(draw.masked, jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
@@ -147,15 +151,14 @@ class ContinuousObjective(Objective):
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
         t, weight = levels.times(self.law, u, self.time_min)
-        if self.constant_weight:
-            weight = losses.constant_weight(self.process, t)[:, 0]
+        weight = weight[:, None] if self.weighting.is_bound else losses.level_weight(self.process, t, self.weighting)
         noisy = self.process.corrupt(self._noise_keys(key, rows), tokens, t, batch["noise_mask"])
         prediction = self._denoise(trainable, batch, noisy, t, key, rows)
         reduced = self._reduce(
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, t, tokens.shape)
         )
         rate = losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
-        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=weight[:, None] * rate)
+        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=weight * rate)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """What the diffusion term leaves out: reconstruction from time_min and the prior at t = 1."""
@@ -181,10 +184,10 @@ class DiscreteObjective(Objective):
     num_steps: int = 100
 
     def __post_init__(self):
+        super().__post_init__()
         if self.process.schedule.eps_data or isinstance(self.process.schedule, SigmaSchedule):
             raise ValueError(f"schedule={self.process.schedule}: leaves noise at t=0; num_steps needs alpha(0) = 1")
-        if self.constant_weight:
-            raise ValueError("constant_weight: the discrete objective has only its own weight")
+        _require_elbo(self)
 
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
@@ -208,6 +211,10 @@ class GenMD4Objective(Objective):
     schedule: genmd4.VectorSchedule = genmd4.VectorSchedule()  # noqa: RUF009 (frozen)
     initial_power: float = 1.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        _require_elbo(self)
+
     def train_flops(self, rows, length):
         return 2 * super().train_flops(rows, length)
 
@@ -216,27 +223,66 @@ class GenMD4Objective(Objective):
         return {**super().init(key), "schedule": raw}
 
     def loss_at(self, trainable, batch, key, rows, u):
-        tokens, noise_mask = batch["tokens"], batch["noise_mask"]
         powers = self.schedule.powers(trainable["schedule"])
-        scored = batch["loss_mask"] & noise_mask
         t, weight = levels.times(self.law, u, self.schedule.time_min)
         keys = self._noise_keys(key, rows)
         per_token, per_row, log_q = [], [], []
         for draw in range(2):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, draw)
-            frozen_powers = jax.lax.stop_gradient(powers)
-            noisy = self.schedule.corrupt(own, frozen_powers, tokens, t, self.process.mask_id, noise_mask)
-            masked = (noisy == self.process.mask_id) & noise_mask
             own_key = jax.random.fold_in(key, _SECOND) if draw else key
-            prediction = self._denoise(trainable, batch, noisy, t, own_key, rows)
-            reduced = self._reduce(prediction, target=tokens, values=powers)
-            loss = weight[:, None] * self.schedule.nelbo_rate(powers, reduced, tokens, masked, t)
-            per_token.append(jnp.where(scored, loss, 0.0))
+            rate, masked = self._rate(trainable, powers, batch, own_key, own, rows, t)
+            per_token.append(jnp.where(self._scored(batch), weight[:, None] * rate, 0.0))
             per_row.append(per_token[-1].sum(-1))
-            log_q.append(self.schedule.log_prob(powers, tokens, masked, t, noise_mask))
+            log_q.append(self.schedule.log_prob(powers, batch["tokens"], masked, t, batch["noise_mask"]))
         return LossParts.of(
-            scored,
+            self._scored(batch),
             surrogate=genmd4.rloo_surrogate(*per_row, *log_q).sum(),
             diffusion=0.5 * (per_token[0] + per_token[1]),
-            reconstruction=self.schedule.reconstruction(powers, tokens),
+            reconstruction=self.schedule.reconstruction(powers, batch["tokens"]),
         )
+
+    @staticmethod
+    def _scored(batch):
+        return batch["loss_mask"] & batch["noise_mask"]
+
+    def _rate(self, trainable, powers, batch, key, keys, rows, t):
+        """[B, L] each: the integrand L(t) under one mask a row, and the mask, which takes no gradient."""
+        noisy, masked, prediction = self._masked(trainable, powers, batch, key, keys, rows, t)
+        reduced = self._reduce(prediction, target=batch["tokens"], values=powers)
+        return self.schedule.nelbo_rate(powers, reduced, batch["tokens"], masked, t), masked
+
+    def _masked(self, trainable, powers, batch, key, keys, rows, t):
+        """Rows masked at time t, where they are, and the denoiser's prediction for them."""
+        mask_id, noise_mask = self.process.mask_id, batch["noise_mask"]
+        noisy = self.schedule.corrupt(keys, jax.lax.stop_gradient(powers), batch["tokens"], t, mask_id, noise_mask)
+        return noisy, (noisy == mask_id) & noise_mask, self._denoise(trainable, batch, noisy, t, key, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenMD4Bound(GenMD4Objective):
+    """What a model trained by GenMD4 costs: the bound of the chain that samples from it, with its learned schedule.
+
+    ``loss_at`` is the diffusion term over [time_min, 1] from one mask a row, ``end_terms`` what is left: the tokens
+    masked at time_min, guessed by the denoiser. The schedule has eps = 0, so that the prior term is exactly zero.
+    """
+
+    schedule: genmd4.VectorSchedule = genmd4.VectorSchedule(eps=0.0)  # noqa: RUF009 (frozen)
+
+    def loss_at(self, trainable, batch, key, rows, u):
+        powers = self.schedule.powers(trainable["schedule"])
+        t, weight = levels.times(self.law, u, self.schedule.time_min)
+        rate, _ = self._rate(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
+        return LossParts.of(self._scored(batch), diffusion=weight[:, None] * rate)
+
+    def end_terms(self, trainable, batch, key, rows) -> LossParts:
+        """-log mu of the tokens masked at time_min; the prior is zero."""
+        powers = self.schedule.powers(trainable["schedule"])
+        t = jnp.full(rows.shape, self.schedule.time_min, jnp.float32)
+        _, masked, prediction = self._masked(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
+        reduced = self._reduce(prediction, target=batch["tokens"])
+        return LossParts.of(self._scored(batch), reconstruction=jnp.where(masked, -reduced.target, 0.0))
+
+
+def _require_elbo(objective: Objective) -> None:
+    if not objective.weighting.is_bound:
+        raise ValueError(f"weighting={objective.weighting}: {type(objective).__name__} has only its own weight, Elbo()")

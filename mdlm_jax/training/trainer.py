@@ -34,13 +34,14 @@ class NonFiniteLoss(ConfigError):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """One run. ``files`` are stored with each checkpoint (tokenizer, configuration)."""
+    """One run. ``workdir`` receives the metrics; ``files`` (tokenizer, configuration) go into each checkpoint."""
 
     train: TrainConfig
     objective: Objective
     pipeline: Pipeline
     mesh: Mesh
     workdir: Path
+    checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
 
@@ -54,8 +55,7 @@ class Trainer:
           NonFiniteLoss: naming the step; the checkpoints written before it stay.
         """
         optimizer = schedules.optimizer(self.train)
-        checkpoints = Checkpoints(self.workdir / "checkpoints", self.train.keep_checkpoints)
-        state = self._restore_or_init(checkpoints, optimizer)
+        state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
         step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
         if start < self.train.steps:
@@ -82,15 +82,15 @@ class Trainer:
                     log.resume()
                 if saves:
                     log.pause()
-                    self._save(checkpoints, state, step)
+                    self._save(state, step)
                     log.resume()
         return state
 
-    def _restore_or_init(self, checkpoints: Checkpoints, optimizer) -> TrainState:
+    def _restore_or_init(self, optimizer) -> TrainState:
         use_ema = self.train.ema_decay > 0
-        restored = checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
+        restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
         if restored is None:
-            self._refuse_damaged(checkpoints)
+            self._refuse_damaged()
             return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
         stored = restored.meta["data"]["fingerprint"]
         if stored != self.pipeline.fingerprint:
@@ -98,23 +98,21 @@ class Trainer:
                 f"{restored.path}: was trained on other data (fingerprint {stored[:12]}, now "
                 f"{self.pipeline.fingerprint[:12]}); restore the data, or choose another --workdir"
             )
-        for step, reason in restored.passed_over:
-            print(f"checkpoint {step} is passed over: {reason}", flush=True)
         print(f"resuming from step {restored.step} ({restored.path})", flush=True)
         return restored.tree
 
-    def _refuse_damaged(self, checkpoints: Checkpoints) -> None:
+    def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
-        if checkpoints.passed_over:
-            step, reason = checkpoints.passed_over[0]
+        if self.checkpoints.passed_over:
+            step, reason = self.checkpoints.passed_over[0]
             raise ConfigError(
-                f"{checkpoints.directory}: no step is whole (step {step}: {reason}); restore one from a copy, or "
+                f"{self.checkpoints.directory}: no step is whole (step {step}: {reason}); restore one from a copy, or "
                 "choose another --workdir"
             )
 
-    def _save(self, checkpoints: Checkpoints, state: TrainState, step: int) -> None:
+    def _save(self, state: TrainState, step: int) -> None:
         meta = {"data": {"next_step": step, "fingerprint": self.pipeline.fingerprint}}
-        checkpoints.save(step, state, meta, dict(self.files))
+        self.checkpoints.save(step, state, meta, dict(self.files))
 
     def _host_rows(self) -> slice:
         """The rows of the global batch that this process feeds to its devices."""
@@ -145,6 +143,7 @@ class _Window:
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
+        self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
         self._compiled = False
         self._seconds, self._since = 0.0, time.perf_counter()
@@ -167,16 +166,17 @@ class _Window:
 
     def close(self, step: int) -> dict[str, float]:
         """The record of the window: means, the standard error of the loss over its steps, and the speed."""
-        fetched = jax.device_get(self._pending)
         self.pause()
+        fetched = jax.device_get(self._pending)
         losses = np.array([float(numbers["totals"].mean()) for numbers in fetched])
         gradients = np.array([float(numbers["grad_norm"]) for numbers in fetched])
         broken = ~(np.isfinite(losses) & np.isfinite(gradients))
         if broken.any():
             bad = step - len(losses) + 1 + int(np.flatnonzero(broken)[0])
+            again = "start another --workdir" if self._checkpoints.steps() else "start again"
             raise NonFiniteLoss(
-                f"the loss or its gradient is not finite at step {bad}; start another --workdir with a "
-                "lower train.learning_rate or a longer train.warmup_steps; what this one has written stays"
+                f"the loss or its gradient is not finite at step {bad}; {again} with a lower train.learning_rate or a "
+                "longer train.warmup_steps; what is written stays"
             )
         totals = sum((numbers["totals"] for numbers in fetched[1:]), fetched[0]["totals"])
         record = {"loss": float(totals.mean())}

@@ -11,6 +11,7 @@ from scipy import stats
 from mdlm_jax.core import counts, levels, schedules
 from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.levels import Cosine, Fixed, Uniform
+from mdlm_jax.core.weights import Power
 
 ROWS = 20000
 
@@ -99,16 +100,16 @@ def test_complementary_pairs_cover_everything_and_overlap_once_at_most():
 @pytest.mark.parametrize("law", [Uniform(0.3, 0.8), Fixed(0.15)], ids=str)
 def test_laws_that_leave_out_levels_have_no_bound(law):
     mask = np.ones((4000, 20), bool)
-    with pytest.raises(ValueError, match="leaves out noise levels, so no weight makes it a bound; use constant_weight"):
+    with pytest.raises(ValueError, match="leaves out noise levels, so no weight makes it a bound; choose a weigh"):
         draw(mask, law=law)
-    found = draw(mask, law=law, constant_weight=True)
+    found = draw(mask, law=law, weighting=Power(0.0))
     np.testing.assert_array_equal(found.weight, 1.0)
     expected = {3} if isinstance(law, Fixed) else set(range(7, 17))
     assert set(found.count) == expected  # 15 % of 20 is 3, although float32 has 0.15 above 3 / 20
 
 
-def test_constant_weight_is_zero_in_rows_without_noise():
-    found = draw(np.zeros((4, 5), bool), law=Fixed(0.15), constant_weight=True)
+def test_the_weight_is_zero_in_rows_without_noise():
+    found = draw(np.zeros((4, 5), bool), law=Fixed(0.15), weighting=Power(0.0))
     np.testing.assert_array_equal(found.weight, 0.0)
 
 
@@ -161,7 +162,7 @@ def test_no_pair_masks_more_than_its_slots(law):
     def count(u, size):
         """`draw_counts` itself; the order of the positions is not needed and compiled away."""
         one = lambda u, size: counts.draw_counts(  # noqa: E731
-            jax.random.split(jax.random.key(0), 1), u[None], (jnp.arange(4096) < size)[None], law, constant_weight=True
+            jax.random.split(jax.random.key(0), 1), u[None], (jnp.arange(4096) < size)[None], law, weighting=Power(0.0)
         ).count[0]
         return jax.lax.map(lambda x: one(*x), (u, size), batch_size=256)
 

@@ -93,6 +93,9 @@ def test_specs():
     assert [law.covers_all for law in named.values()] == [True, True, False, False]
     with pytest.raises(ValueError, match="'triangle': choose one of uniform, cosine, band, fixed"):
         levels.from_spec("triangle")
+    for spec in ("uniform:0.1", "band:0.3", "fixed:0.1,0.2", "cosine:1"):
+        with pytest.raises(ValueError, match=f"level law '{spec}': .* takes"):
+            levels.from_spec(spec)
 
 
 @pytest.mark.parametrize("make", [lambda: Uniform(0.5, 0.5), lambda: Uniform(-0.1, 1.0), lambda: Uniform(0.2, 1.5),

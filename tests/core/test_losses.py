@@ -11,6 +11,7 @@ from mdlm_jax.core import losses
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Cosine, CosineMask, Geometric, Linear, Polynomial
+from mdlm_jax.core.weights import Power
 from tests.core.support import assert_close, reduced
 
 PROCESSES = [
@@ -115,12 +116,12 @@ def test_rate_is_the_limit_of_steps(process):
 
 
 @each
-def test_constant_weight(process):
+def test_the_weight_of_a_constant_weighting(process):
     """It cancels the bound's weight: for the masked process what is left is the cross-entropy of masked tokens."""
     with jax.enable_x64(True):
         t = jnp.asarray([0.2, 0.9])
         masses, inflow = process.masses(t), process.inflow(t)
-        weight = losses.constant_weight(process, t)
+        weight = losses.level_weight(process, t, Power(0.0))
         np.testing.assert_allclose(weight * (inflow.uniform + inflow.mask), masses.noise, rtol=1e-12)
         if process.masked_only:
             logits, tokens, noisy = batch(process)

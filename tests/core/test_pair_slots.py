@@ -10,6 +10,7 @@ from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.levels import Cosine, Fixed, Uniform
 from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.reduction import reduce
+from mdlm_jax.core.weights import Elbo, Power
 
 ROWS, LENGTH, WIDTH, VOCAB = 6, 7, 5, 11
 
@@ -78,7 +79,7 @@ def test_gradient_through_scatter():
 @pytest.mark.parametrize("complementary", [False, True])
 @pytest.mark.parametrize("law", [Uniform(), Cosine(), Fixed(0.4)], ids=str)
 def test_half_head_gives_the_loss_and_gradients_of_the_full_head(law, complementary):
-    draw, slots = drawn(law, complementary=complementary, constant_weight=isinstance(law, Fixed))
+    draw, slots = drawn(law, complementary=complementary, weighting=Power(0.0) if isinstance(law, Fixed) else Elbo())
     tokens = jax.random.randint(jax.random.key(5), (ROWS, LENGTH), 0, VOCAB - 1)
     hidden = jax.random.normal(jax.random.key(6), (ROWS, LENGTH, WIDTH))
     kernel = jax.random.normal(jax.random.key(7), (WIDTH, VOCAB))

@@ -155,7 +155,12 @@ def test_importance_time_flattens_the_weight():
         (lambda: schedules.Polynomial(power=0.0), "power=0.0"),
         (lambda: schedules.LinearSigma(2.0, 1.0), "sigma_min=2.0"),
         (lambda: schedules.Geometric(0.0, 1.0), "sigma_min=0.0"),
-        (lambda: schedules.from_spec("sine", 1e-3), "sine"),
+        (lambda: schedules.from_spec("sine", 1e-3), "'sine': choose one of linear, cosine"),
+        (lambda: schedules.from_spec("polynomial", 1e-3), r"'polynomial': polynomial takes 1 number\(s\), not 0"),
+        (lambda: schedules.from_spec("polynomial:2,3", 1e-3), "takes 1 number"),
+        (lambda: schedules.from_spec("linear:2", 1e-3), r"'linear:2': linear takes no number\(s\), not 1"),
+        (lambda: schedules.from_spec("geometric:20", 1e-3), "takes 2 number"),
+        (lambda: schedules.from_spec("polynomial:two", 1e-3), "what follows the colon must be numbers"),
     ],
 )
 def test_impossible_schedules_are_refused(make, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Pipeline, build
-from mdlm_jax.data.sources import held_out
+from mdlm_jax.data.sources import place
 from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer
 
 NAMES = ("tokens", "attention_mask", "positions", "noise_mask", "loss_mask")
@@ -152,7 +153,7 @@ def test_build_with_bpe_trains_on_the_training_split_alone(folder):
     assert built.tokenizer.vocab_size == built.info["vocab_size"] == 280
     assert built.info["train"]["bytes_per_token"] > 1.5
     for path in folder.iterdir():
-        if held_out(path.name, 0.2):
+        if place(path.name) < 0.2 * 2**64:
             path.write_text("quite another text " * 9)
     again = build(settings(folder, tokenizer="bpe:280"), 4)
     assert again.train.fingerprint == built.train.fingerprint
@@ -175,9 +176,28 @@ def test_build_with_document_packing_numbers_documents(folder):
     np.testing.assert_array_equal(batch["attention_mask"][:, -1], ends + 1)
 
 
-def test_split_without_one_row_says_so(folder):
-    with pytest.raises(ConfigError, match="data.length=100000: the train split has only"):
+def test_text_without_a_batch_and_a_held_out_row_says_so(folder):
+    expected = (r"[67],\d{3} bytes of text are too few for 4 training rows .train.batch_size. and one held-out row of "
+                r"100000 tokens .data.length.: there are 0 and 0; lower one of the two")
+    with pytest.raises(ConfigError, match=expected):
         build(settings(folder, length=100_000), 4)
+    with pytest.raises(ConfigError, match=r"too few for 300 training rows .*: there are 1\d\d and \d\d;"):
+        build(settings(folder), 300)
+
+
+@pytest.mark.parametrize("kind", ["paragraphs", "lines", "one line"])
+@pytest.mark.parametrize("size", [20_000, 60_000, 300_000])
+def test_a_small_text_file_works_as_it_is(kind, size, tmp_path):
+    """With the defaults and those of quickstart: a batch to train on, some rows held out, not much of the text."""
+    words = random.Random(size).choices(["mask", "noise", "token", "of"], k=size)
+    end = {"paragraphs": "\n\n", "lines": "\n", "one line": " "}[kind]
+    path = tmp_path / "book.txt"
+    path.write_text(end.join(" ".join(words[i : i + 10]) for i in range(0, size, 10))[:size])
+    for batch_size, changes in ((32, {}), (16, {"tokenizer": "bpe:2048", "length": 128})):
+        built = build(DataConfig(source=str(path), **changes), batch_size)
+        assert built.train.num_rows >= batch_size and built.valid.num_rows >= 2
+        assert 0.02 * size < built.info["valid"]["bytes"] < 0.3 * size
+        assert built.info["train"]["bytes"] + built.info["valid"]["bytes"] == size
 
 
 def test_skipped_files_are_counted(folder):

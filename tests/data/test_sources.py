@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import sources
-from mdlm_jax.data.sources import held_out, open_source
+from mdlm_jax.data.sources import Split, open_source, place
 
 
 def names(source, split):
@@ -26,15 +26,45 @@ def opened(path, **changes):
     return open_source(DataConfig(**{"source": str(path), "valid_fraction": 0.3} | changes))
 
 
-def test_held_out_is_the_hash_of_the_name():
-    fraction = int(hashlib.sha256(b"some/name.py").hexdigest()[:16], 16) / 2**64
-    assert held_out("some/name.py", fraction + 1e-9) and not held_out("some/name.py", fraction - 1e-9)
-    share = sum(held_out(str(i), 0.05) for i in range(20_000)) / 20_000
+def test_a_place_is_the_hash_of_the_name():
+    assert place("some/name.py") == int(hashlib.sha256(b"some/name.py").hexdigest()[:16], 16)
+    share = sum(place(str(i)) < 0.05 * 2**64 for i in range(20_000)) / 20_000
     assert abs(share - 0.05) < 5 * (0.05 * 0.95 / 20_000) ** 0.5
 
 
 def test_names_that_are_no_unicode_have_a_place_too():
-    assert held_out(os.fsdecode(b"\xff.txt"), 0.999999)
+    assert 0 <= place(os.fsdecode(b"\xff.txt")) < 2**64
+
+
+def held_out(sizes, valid_fraction, least_bytes):
+    limit = Split(valid_fraction, least_bytes).limit(sizes)
+    return {name for name in sizes if place(name) < limit}
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 1000), min_size=2), st.floats(0.01, 0.5),
+       st.integers(0, 2000))
+def test_the_held_out_are_the_first_and_enough_and_never_all(sizes, fraction, least):
+    found = held_out(sizes, fraction, least)
+    usual = {name for name in sizes if place(name) < fraction * 2**64}
+    order = sorted(sizes, key=place)
+    assert found == set(order[: len(found)]) and (usual <= found or usual == set(sizes))
+    if found < set(order[:-1]) and found != usual:  # no more than it takes
+        extra = order[len(found) - 1]
+        target = min(least, sum(sizes.values()) // 5)
+        assert sum(sizes[name] for name in found - {extra}) < target <= sum(sizes[name] for name in found)
+
+
+def test_a_small_source_holds_out_more_and_a_large_one_as_ever(tmp_path):
+    """Two files, neither of which the hash of 1 % takes: the first is held out all the same, and one is left."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x" * 5000)
+    first, second = sorted(("a.txt", "b.txt"), key=place)
+    source = opened(tmp_path, valid_fraction=0.01)
+    assert (names(source, "valid"), names(source, "train")) == ([first], [second])
+    for i in range(400):
+        (tmp_path / f"{i}.txt").write_text("x" * 5000)
+    source = opened(tmp_path, valid_fraction=0.1)
+    assert set(names(source, "valid")) == {p.name for p in tmp_path.iterdir() if place(p.name) < 0.1 * 2**64}
 
 
 @pytest.fixture
@@ -117,7 +147,7 @@ def test_blocks_of_a_text_file_join_to_the_file(tmp_path_factory, tail):
     path = tmp_path_factory.mktemp("text") / "input.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "BLOCK_CHARS", 16)
+        patch.setattr(sources, "_SMALLEST_BLOCK", 16)
         documents = all_documents(opened(path))
     assert "".join(d.text for d in documents) == text
     assert [d.name for d in documents] == [f"input.txt#{i}" for i in range(len(documents))]
@@ -127,10 +157,11 @@ def test_blocks_of_a_text_file_join_to_the_file(tmp_path_factory, tail):
 def test_blocks_end_at_blank_lines(tmp_path):
     paragraph = "some words in a line\n" * 50 + "\n"
     path = tmp_path / "book.txt"
-    path.write_text(paragraph * 100)
-    documents = all_documents(opened(path))
-    assert len(documents) > 5
-    assert all(d.text.endswith("\n\n") and 16_384 <= len(d.text) < 16_384 + len(paragraph) for d in documents[:-1])
+    for copies, block in ((600, 16_384), (100, 100 * len(paragraph) // 32)):
+        path.write_text(paragraph * copies)
+        documents = all_documents(opened(path))
+        assert len(documents) > 20
+        assert all(d.text.endswith("\n\n") and block <= len(d.text) < block + len(paragraph) for d in documents[:-1])
 
 
 def test_one_endless_line_is_cut_too(tmp_path):

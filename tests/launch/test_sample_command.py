@@ -1,29 +1,37 @@
 """``python -m launch.sample``: which checkpoint is meant, and every mistake before jax is imported."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import launch
 from launch import sample
-from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, freeze, to_dict
 from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer
+from mdlm_jax.training import manifest
 from tests.launch.commands import HEAVY, assert_refused, run, snapshot
 
 MODULE = "launch.sample"
 
 
+def save(folder, config, tokenizer):
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer.save(folder / "tokenizer.json")
+    manifest.write(folder)
+
+
 @pytest.fixture
 def workdir(tmp_path):
-    """A run's folders and configurations, without any weights; step 20 has a damaged config.json."""
+    """A run's folders and configurations, without any weights; step 20 is damaged, in its config.json."""
     config = to_dict(RunConfig())
     config["sample"] |= {"num": 3, "steps": 17}
     for step in (5, 10, 20):
         folder = tmp_path / "run" / "checkpoints" / f"{step:08d}"
         (folder / "state").mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config) if step < 20 else "{")
-        ByteTokenizer().save(folder / "tokenizer.json")
+        save(folder, config, ByteTokenizer())
+    (folder / "config.json").write_text("{}")
     (tmp_path / "run" / "checkpoints" / "00000030.unfinished").mkdir()
     return tmp_path / "run"
 
@@ -45,6 +53,8 @@ def test_flags_go_before_them(workdir, tmp_path):
         "steps": 2,
         "temperature": 0.0,
         "top_p": 0.5,
+        "top_k": 7,
+        "guidance": 1.5,
         "seed": 9,
         "length": 40,
         "prompt": "def ",
@@ -52,37 +62,50 @@ def test_flags_go_before_them(workdir, tmp_path):
         "picture": str(tmp_path / "b.html"),
     }
     chosen = options(workdir, **flags)
-    assert [getattr(chosen.sample, name) for name in ("num", "steps", "temperature", "top_p", "seed")] == [
-        1,
-        2,
-        0.0,
-        0.5,
-        9,
-    ]
+    assert chosen.sample == SampleConfig(num=1, steps=2, temperature=0.0, top_p=0.5, top_k=7, guidance=1.5, seed=9)
     assert (chosen.length, chosen.prompt) == (40, "def ")
     assert (chosen.output, chosen.picture) == (tmp_path / "a.txt", tmp_path / "b.html")
 
 
 def test_three_ways_to_name_a_checkpoint(workdir, monkeypatch):
     folder = workdir / "checkpoints"
-    for given in (workdir, folder, f"{folder}/"):
-        assert sample.find_checkpoint(str(given))[1] is None
-        assert sample.find_checkpoint(str(given))[0].resolve() == folder
-    assert sample.find_checkpoint(str(folder / "00000010")) == (folder, 10)
+    for given in (workdir, folder, f"{folder}/", folder / "00000010"):
+        assert sample.find_checkpoint(str(given)) == folder / "00000010"
     monkeypatch.chdir(folder / "00000005")
-    assert sample.find_checkpoint(".") == (folder, 5)
+    assert sample.find_checkpoint(".") == folder / "00000005"
 
 
-def test_a_named_step_with_a_damaged_config_is_not_replaced_by_another(workdir):
-    with pytest.raises(ConfigError, match="00000020/config.json"):
+def test_configuration_and_weights_are_of_one_step_and_that_is_whole(workdir, caplog):
+    """Step 20 has a readable config.json, which is not the one it was saved with."""
+    chosen = options(workdir)
+    assert chosen.folder == workdir / "checkpoints" / "00000010" and chosen.config.sample.steps == 17
+    assert [record.getMessage() for record in caplog.records] == [
+        f"checkpoint {workdir}/checkpoints/00000020 is passed over: size of config.json is 2, manifest.json says "
+        f"{(chosen.folder / 'config.json').stat().st_size}"
+    ]
+
+
+def test_a_named_step_that_is_damaged_is_not_replaced_by_another(workdir):
+    with pytest.raises(ConfigError, match="--checkpoint .*00000020: size of config.json is 2.*; give another step"):
         options(workdir / "checkpoints" / "00000020")
 
 
 def test_a_language_is_prompted_with_numbers(workdir):
-    LanguageTokenizer(8).save(workdir / "checkpoints" / "00000010" / "tokenizer.json")
+    save(workdir / "checkpoints" / "00000010", to_dict(RunConfig()), LanguageTokenizer(8))
     assert options(workdir, prompt="3 1 4").prompt == "3 1 4"
     with pytest.raises(ConfigError, match="--prompt: a language's tokens are written as numbers"):
         options(workdir, prompt="def")
+
+
+def test_guidance_needs_masks_and_a_prompt_of_some_tokens(workdir):
+    folder, config = workdir / "checkpoints" / "00000010", to_dict(RunConfig())
+    save(folder, config, LanguageTokenizer(8))
+    with pytest.raises(ConfigError, match="--guidance=0.5: guides towards a prompt; give a --prompt"):
+        options(workdir, guidance=0.5, prompt=" ")
+    config["process"]["mixing"] = 1.0
+    save(folder, config, LanguageTokenizer(8))
+    with pytest.raises(ConfigError, match="--guidance=0.5: masks the prompt, .*process.mixing=1 knows no masks"):
+        options(workdir, guidance=0.5, prompt="3")
 
 
 def test_help(tmp_path):
@@ -96,8 +119,8 @@ def test_help(tmp_path):
     ("arguments", "fragments"),
     [
         ([], ["--checkpoint is missing", "--checkpoint=runs/first"]),
-        (["--checkpoint=gone"], ["--checkpoint=gone", "no such folder", "--workdir"]),
-        (["--checkpoint=."], ["--checkpoint=.", "holds no checkpoint"]),
+        (["--checkpoint=gone"], ["--checkpoint", "gone: there is no such directory", "give a run's workdir"]),
+        (["--checkpoint=."], ["--checkpoint", "holds no checkpoint"]),
         (["--checkpoint=run", "--num=0"], ["--num=0", "must be positive"]),
         (["--checkpoint=run", "--num=few"], ["--num=few", "a whole number"]),
         (["--checkpoint=run", "--steps=-4"], ["--steps=-4", "must be positive"]),
@@ -106,6 +129,9 @@ def test_help(tmp_path):
         (["--checkpoint=run", "--temperature=inf"], ["--temperature=inf"]),
         (["--checkpoint=run", "--top_p=0"], ["--top_p=0", "(0, 1]"]),
         (["--checkpoint=run", "--top_p=1.1"], ["--top_p=1.1"]),
+        (["--checkpoint=run", "--top_k=-1"], ["--top_k=-1", "0 draws from all tokens"]),
+        (["--checkpoint=run", "--guidance=-1", "--prompt=a"], ["--guidance=-1.0", "must not be negative"]),
+        (["--checkpoint=run", "--guidance=0.5"], ["--guidance=0.5", "give a --prompt"]),
         (["--checkpoint=run", "--seed=-1"], ["--seed=-1", "2^32"]),
         (["--checkpoint=run", "--length=1"], ["--length=1", "at least 2"]),
         (["--checkpoint=run", "--length=4", "--prompt=déf"], ["--prompt is 4 tokens long", "--length=4"]),
@@ -117,6 +143,7 @@ def test_help(tmp_path):
     ],
 )
 def test_mistakes(arguments, fragments, workdir, tmp_path):
+    shutil.rmtree(workdir / "checkpoints" / "00000020")
     before = snapshot(tmp_path)
     assert_refused(run(MODULE, *arguments, cwd=tmp_path), *fragments)
     assert snapshot(tmp_path) == before
@@ -126,4 +153,4 @@ def test_the_run_receives_the_options(workdir, monkeypatch):
     calls = []
     monkeypatch.setattr(launch, "run_sample", type("Recorder", (), {"main": staticmethod(calls.append)}), raising=False)
     assert sample.main([f"--checkpoint={workdir}", "--num", "2"]) == 0
-    assert calls == [options(workdir, num=2)] and isinstance(calls[0].checkpoints, Path)
+    assert calls == [options(workdir, num=2)] and isinstance(calls[0].folder, Path)

@@ -71,6 +71,10 @@ def test_dry_run_prints_what_would_run(tmp_path):
         ([*START, "--config.process.mixing=nan"], ["process.mixing=nan"]),
         ([*START, "--config.model.heads=999"], ["model.heads=999", "must divide"]),
         ([*START, "--config.data.source=gone.txt"], ["gone.txt", "no such file"]),
+        (
+            [*START, "--config.data.source=bad.py", "--config.data.tokenizer=byte"],
+            ["'bad.py': 5 bytes of text are too few", "16 training rows (train.batch_size)", "(data.length)"],
+        ),
         ([*START, "--config.data.tokenizer=gone.json"], ["gone.json", "not a file"]),
         (
             [*START, "--config.data.source=language:klingon", "--config.data.tokenizer=byte"],
@@ -86,7 +90,7 @@ def test_dry_run_prints_what_would_run(tmp_path):
 )
 def test_mistakes(arguments, fragments, tmp_path):
     (tmp_path / "bad.py").write_text("oops\n")
-    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "checkpoints" / "00000500").mkdir(parents=True)
     stored = to_dict(RunConfig())
     stored["model"]["layers"] = 99
     (tmp_path / "used" / "config.json").write_text(json.dumps(stored))

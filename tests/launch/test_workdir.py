@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from launch._workdir import check_workdir, read_config
+from launch._workdir import check_workdir, read_config, set_aside
 from mdlm_jax.config import ConfigError, RunConfig, to_dict
 from tests.launch.commands import snapshot
 
@@ -26,9 +26,19 @@ def changed(**fields) -> RunConfig:
 
 @pytest.fixture
 def used(tmp_path):
-    """The workdir of a run with CONFIG."""
+    """The workdir of a run with CONFIG that has saved a checkpoint."""
     (tmp_path / "config.json").write_text(json.dumps(to_dict(CONFIG)))
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "00000500").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def young(tmp_path):
+    """The workdir of a run with CONFIG that ended while it wrote its first checkpoint."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(CONFIG)))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')
+    (tmp_path / "checkpoints" / "00000500.unfinished").mkdir(parents=True)
+    (tmp_path / "log.txt").write_text("from the shell")
     return tmp_path
 
 
@@ -91,13 +101,35 @@ def test_another_run_is_refused_with_both_values(used, config, fragments):
     assert snapshot(used) == before
 
 
+@pytest.mark.parametrize("config", [changed(model_layers=6), changed(train_steps=999), changed(train_steps=2000)])
+def test_without_a_checkpoint_another_configuration_makes_room_for_itself(young, config):
+    before = snapshot(young)
+    assert check_workdir(str(young), config) == young and snapshot(young) == before
+    assert set_aside(young, config) == young / "earlier-1"
+    moved = {name: content for name, content in before.items() if name != "log.txt"}
+    expected = {"log.txt": b"from the shell", "earlier-1": None} | {f"earlier-1/{n}": c for n, c in moved.items()}
+    assert snapshot(young) == expected
+    assert check_workdir(str(young), config) == young and set_aside(young, config) is None
+    (young / "config.json").write_text(json.dumps(to_dict(changed(train_seed=3))))
+    assert set_aside(young, config) == young / "earlier-2"
+
+
+def test_nothing_is_moved_of_the_same_run_or_of_one_with_a_checkpoint(young):
+    before = snapshot(young)
+    assert set_aside(young, CONFIG) is None and set_aside(young, changed(eval_every=7)) is None
+    assert snapshot(young) == before
+    (young / "checkpoints" / "00000500").mkdir()
+    assert set_aside(young, changed(model_layers=6)) is None
+    assert set_aside(young / "new", CONFIG) is None and not (young / "new").exists()
+
+
 def test_a_field_added_since_then_had_its_default(used):
     stored = to_dict(CONFIG)
-    del stored["train"]["head_chunk"], stored["sample"]
+    del stored["train"]["head_budget"], stored["sample"]
     (used / "config.json").write_text(json.dumps(stored))
     assert check_workdir(str(used), CONFIG) == used
-    with pytest.raises(ConfigError, match="train.head_chunk is 4194304 there and 8 here"):
-        check_workdir(str(used), changed(train_head_chunk=8))
+    with pytest.raises(ConfigError, match="train.head_budget is 4194304 there and 8 here"):
+        check_workdir(str(used), changed(train_head_budget=8))
 
 
 def test_a_field_of_another_version_is_named(used):

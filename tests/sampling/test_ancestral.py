@@ -10,7 +10,7 @@ import pytest
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
-from mdlm_jax.core.schedules import Linear
+from mdlm_jax.core.schedules import Cosine, CosineMask, Linear, Polynomial
 from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated
 from mdlm_jax.sampling import loop
 from mdlm_jax.sampling.ancestral import Ancestral
@@ -138,6 +138,16 @@ def test_samples_follow_the_enumerated_law_of_the_chain(process):
         tables = np.log(np.stack([toy.denoiser(1 - i / 3) for i in range(3)]) + 1e-30).astype(np.float32)
     found = sample(Tabulated(3), jnp.asarray(tables), blank(TOY_MASK, 30_000, 2), Ancestral(process), steps=3, seed=1)
     assert_law(np.asarray(found.tokens) @ [4, 1], np.where(law < 1e-12, 0.0, law))
+
+
+@pytest.mark.parametrize("schedule", [Linear(0.0), Cosine(0.0), CosineMask(0.0), Polynomial(0.0)], ids=str)
+@pytest.mark.parametrize("mixing", [0.0, 0.1, 1.0])
+def test_chains_from_noise_that_holds_nothing_of_the_data(mixing, schedule):
+    """eps = 0: alpha(1) = 0. Every number of steps leads to tokens, and from pure mask none stays one."""
+    decoder, canvas = Ancestral(Process(VOCAB, MASK, mixing, schedule)), blank(MASK, ROWS, LENGTH, PROMPT)
+    for steps in (1, 2, 50):
+        tokens = np.asarray(sample(denoise, PARAMS, canvas, decoder, steps=steps, seed=1).tokens)
+        assert (tokens[:, 3:] < MASK).all() and (tokens >= 0).all() and len(np.unique(tokens, axis=0)) == ROWS
 
 
 # Canvas and errors ----------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_words():
     ]  # fmt: skip
     assert view.Words(LanguageTokenizer(12))(11) == "11"
     long = types.SimpleNamespace(
-        mask_id=0, eos_id=1, pad_id=2, token_text=lambda i: "x" * 40, token_bytes=lambda ids: np.array([40])
+        mask_id=0, eos_id=1, pad_id=2, separator="", token_text=lambda i: "x" * 40, token_bytes=lambda i: np.array([40])
     )
     assert view.Words(long)(5) == "x" * 23 + "…"
 
@@ -111,7 +111,7 @@ WORDS = ["░", "∎", "·", "a", "long", "↵", "↵    ", "x↵y", "日"]
 
 
 class WordTokenizer:
-    mask_id, eos_id, pad_id = 0, 1, 2
+    mask_id, eos_id, pad_id, separator = 0, 1, 2, ""
 
     def token_text(self, i):
         return WORDS[i]
@@ -266,6 +266,15 @@ def test_a_language_has_a_picture_too(tmp_path):
     tokens = np.array([[12, 12, 12], [11, 12, 3], [11, 10, 13]], np.int32)
     page = write_html(tmp_path, types.SimpleNamespace(tokens=tokens), LanguageTokenizer(12))
     assert [page.data["words"][i] for i in page.data["frames"][-1]] == ["11", "10", "∎"]
+    assert page.text.count("11 10 ∎") == 1  # in the strip; the player starts with masks
+
+
+def test_numbers_do_not_run_together():
+    """In the picture as in the text: a column is free between two numbers, and none at the end of a row."""
+    tokenizer = LanguageTokenizer(200)
+    places = view.lay_out(np.array([[1, 23, 1, 7, 45]]), view.Words(tokenizer), 8)
+    assert places.column.tolist() == [0, 2, 5, 7, 0] and places.row.tolist() == [0, 0, 0, 0, 1]
+    assert tokenizer.decode(np.array([1, 23, 1, 7, 45])) == "1 23 1 7 45"
 
 
 # PNG --------------------------------------------------------------------------------------------------------------

@@ -206,6 +206,21 @@ def test_stray_directories_are_neither_steps_nor_in_the_way(copy):
     assert sorted(os.listdir(copy)) == ["00000020", "00000030", "mine"]
 
 
+def test_files_are_hashed_once_and_a_damaged_step_is_told_of_once(copy, caplog, monkeypatch):
+    hashed = []
+    verify = manifest.verify
+    monkeypatch.setattr(manifest, "verify", lambda path, *rest: hashed.append(path.name) or verify(path, *rest))
+    (copy / "00000020" / "meta.json").write_text("{}")
+    keeper = Checkpoints(copy)
+    assert keeper.latest_good() == keeper.latest_good() == copy / "00000010"
+    restored = keeper.restore(abstract_of(state()))
+    assert restored.step == 10 and [step for step, _ in restored.passed_over] == [20]
+    checkpoints.restore_path(copy / "00000010", abstract_of(state()), verified=True)
+    assert hashed == ["00000020", "00000010"] and len(caplog.records) == 1
+    checkpoints.restore_path(copy / "00000010", abstract_of(state()))
+    assert hashed[2:] == ["00000010"]
+
+
 def test_nothing_to_restore_is_none_and_all_damaged_is_none_with_reasons(tmp_path, copy):
     assert Checkpoints(tmp_path / "new").restore({}) is None
     for step in ("00000010", "00000020"):

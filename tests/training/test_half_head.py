@@ -8,7 +8,7 @@ import pytest
 from benchmarks import half_head
 from mdlm_jax.models import flops
 
-OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_chunk=1 << 40)
+OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_budget=1 << 40)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Objectives: what they corrupt, count and weigh, that they agree with each other, and which of them a run gets."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -12,9 +13,16 @@ from mdlm_jax.config import ConfigError
 from mdlm_jax.core import levels
 from mdlm_jax.core.levels import Cosine, Fixed, Uniform
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.weights import Clipped, Custom, Elbo, Power
 from mdlm_jax.training import objectives
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
-from mdlm_jax.training.objectives import ContinuousObjective, CountObjective, DiscreteObjective, GenMD4Objective
+from mdlm_jax.training.objectives import (
+    ContinuousObjective,
+    CountObjective,
+    DiscreteObjective,
+    GenMD4Bound,
+    GenMD4Objective,
+)
 from tests.training import tiny
 
 KINDS = {
@@ -110,13 +118,43 @@ def test_fresh_networks_start_near_a_uniform_guess(name):
     assert math.log(12) - 0.3 < mean < math.log(12) + (0.3 if objective.process.masked_only else 1.5)
 
 
+WEIGHTINGS = {Power(0.0): np.ones_like, Power(0.5): lambda level: level**-0.5, Clipped(3.0): lambda level: 1 / level,
+              Custom(jnp.square): np.square}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=str)
 @pytest.mark.parametrize("law", [Uniform(), Cosine(), Fixed(0.5), Uniform(0.3, 0.8)], ids=str)
 @pytest.mark.parametrize("kind", [CountObjective, ContinuousObjective])
-def test_constant_weights_count_every_masked_token_once(kind, law, monkeypatch):
-    objective = kind(tiny.NETWORK, tiny.process(), law, constant_weight=True)
+def test_a_weighting_multiplies_each_masked_token_s_cross_entropy(kind, law, weighting, monkeypatch):
+    objective = kind(tiny.TIMED, tiny.process(), law, weighting=weighting)
     batch = tiny.batch(64)
-    parts, ((noisy, _),) = observed(monkeypatch, objective, batch)
-    np.testing.assert_allclose(parts.terms["diffusion"], (noisy == tiny.MASK) * math.log(12), rtol=1e-4)
+    parts, ((noisy, time),) = observed(monkeypatch, objective, batch)
+    masked = noisy == tiny.MASK
+    level = 0.999 * time if kind is ContinuousObjective else masked.sum(1) / batch["noise_mask"].sum(1)
+    weight = WEIGHTINGS[weighting](np.maximum(level, 1 / 3 if isinstance(weighting, Clipped) else level))
+    np.testing.assert_allclose(parts.terms["diffusion"], masked * weight[:, None] * math.log(12), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mixing", [0.3, 1.0])
+def test_a_weighting_is_a_factor_of_mixed_losses_too(mixing, monkeypatch):
+    batch, found = tiny.batch(64), {}
+    for weighting in (Power(0.0), Power(1.0)):
+        objective = ContinuousObjective(tiny.TIMED, tiny.process(mixing), weighting=weighting)
+        parts, ((_, time),) = observed(monkeypatch, objective, batch)
+        found[weighting] = parts.terms["diffusion"]
+    np.testing.assert_allclose(found[Power(1.0)], found[Power(0.0)] / (0.999 * time[:, None]), rtol=1e-4)
+    assert (found[Power(0.0)][batch["noise_mask"]] > 0).all()
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: CountObjective(tiny.NETWORK, tiny.process(), Fixed(0.5)), "law=Fixed.*leaves out noise levels"),
+    (lambda: ContinuousObjective(tiny.NETWORK, tiny.process(), Uniform(0.3, 0.8)), "leaves out noise levels"),
+    (lambda: DiscreteObjective(tiny.NETWORK, tiny.process(), weighting=Power(0.0)), "DiscreteObjective has only its"),
+    (lambda: GenMD4Objective(tiny.NETWORK, tiny.process(), weighting=Power(0.0)), "GenMD4Objective has only its own"),
+])
+def test_weightings_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize("name", ["count", "continuous", "mixed"])
@@ -185,6 +223,39 @@ def test_one_discrete_step_is_the_reconstruction_from_pure_mask():
     np.testing.assert_allclose(np.asarray(parts.terms["diffusion"]), expected, rtol=1e-4, atol=1e-5)
 
 
+ENDS = {"count": CountObjective, "continuous": ContinuousObjective, "discrete": DiscreteObjective}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mixing"), [("count", 0.0), *itertools.product(["continuous", "discrete"], [0.0, 0.1, 1.0])]
+)
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cosine_mask", "polynomial:2"])
+def test_without_eps_losses_and_gradients_are_finite_at_extreme_levels(schedule, kind, mixing, monkeypatch):
+    """Levels u of 2^-24, 1/2 and 1 - 2^-24, of the cosine law, whose largest level rounds to 1."""
+    config = tiny.run_config(process={"schedule": schedule, "mixing": mixing, "eps": 0.0})
+    options = {"half_head": False} if kind == "count" else {}
+    process = build_process(config, tiny.VOCAB, tiny.MASK)
+    objective = ENDS[kind](tiny.TIMED, process, Cosine(), "iid", **options)
+    batch, u = tiny.batch(6, prompts=False), jnp.asarray([2.0**-24, 0.5, 1 - 2.0**-24] * 2, jnp.float32)
+    logits = np.random.default_rng(0).standard_normal((tiny.LENGTH, tiny.VOCAB), np.float32)
+    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, *, time, **options: (
+        Prediction.from_logits(params * (1 + time[:, None, None]))))
+
+    @jax.jit
+    def run(logits):
+        def total(logits):
+            return objective.loss_at({"network": logits}, batch, jax.random.key(0), jnp.arange(6), u).objective()
+        ends = getattr(objective, "end_terms", None)
+        rest = ends({"network": logits}, batch, jax.random.key(1), jnp.arange(6)).terms if ends else {}
+        return jax.value_and_grad(total)(logits), rest
+
+    found, rest = run(logits)
+    for leaf in jax.tree.leaves((found, rest)):
+        assert np.isfinite(np.asarray(leaf)).all()
+    if kind == "continuous":
+        np.testing.assert_allclose(np.asarray(rest["prior"]), 0.0, atol=1e-6)
+
+
 # Which objective a run gets -------------------------------------------------------------------------------------------
 
 
@@ -209,7 +280,7 @@ def test_the_default_is_counts_in_antithetic_pairs_with_half_the_head():
     ({"process": {"mixing": 0.1}}, 1, ContinuousObjective, "antithetic", ["full head: the continuous"]),
     ({"train": {"objective": "continuous"}}, 1, ContinuousObjective, "antithetic", ["full head: the continuous"]),
     ({"train": {"objective": "discrete:50"}}, 1, DiscreteObjective, "antithetic", ["full head: the discrete"]),
-    ({"train": {"objective": "genmd4:2"}}, 1, GenMD4Objective, "antithetic", ["full head", "genmd4: the le"]),
+    ({"train": {"objective": "genmd4:2"}}, 1, GenMD4Objective, "antithetic", ["full head: the genmd4"]),
 ])
 def test_what_costs_something_is_said(sections, devices, kind, coupling, fragments):
     objective, notes = built(devices, **sections)
@@ -225,7 +296,7 @@ def test_what_costs_something_is_said(sections, devices, kind, coupling, fragmen
     ({"batch_size": 16, "microbatches": 4}, 8, "is 4 rows, which 8 devices"),
     ({"batch_size": 8, "complementary": True}, 8, "train.complementary=True with 1 row"),
     ({"objective": "discrete:10", "weighting": "constant"}, 1, "train.weighting='constant': .*discrete:10"),
-    ({"objective": "genmd4:1", "weighting": "constant"}, 1, "train.weighting='constant': .*genmd4:1"),
+    ({"objective": "genmd4:1", "weighting": "power:0.5"}, 1, "train.weighting='power:0.5': .*genmd4:1"),
 ])
 def test_what_cannot_be_is_refused(train, devices, message):
     with pytest.raises(ConfigError, match=message):
@@ -239,4 +310,33 @@ def test_the_measured_bound_has_no_dropout_and_pairs_only_where_there_are_some(d
     bound = build_bound(config, build_network(config, tiny.VOCAB), process, 1)
     assert bound.network.dropout == 0.0 and bound.half_head == half and bound.law == levels.Uniform()
     mixed = build_bound(config, bound.network, tiny.process(0.1), 1)
-    assert type(mixed) is ContinuousObjective and not mixed.constant_weight
+    assert bound.end_terms is None and bound.weighting == mixed.weighting == Elbo()
+    assert type(mixed) is ContinuousObjective
+
+
+def test_genmd4_is_measured_by_its_own_bound():
+    config = tiny.run_config(model={"dropout": 0.1}, train={"objective": "genmd4:2", "level_law": "cosine"})
+    process = build_process(config, tiny.VOCAB, tiny.MASK)
+    bound = build_bound(config, build_network(config, tiny.VOCAB), process, 1)
+    assert type(bound) is GenMD4Bound and bound.network.dropout == 0.0 and bound.law == levels.Uniform()
+    assert bound.schedule.eps == 0.0 < GenMD4Objective(tiny.NETWORK, process).schedule.eps
+
+
+def test_the_bound_of_genmd4_is_what_it_trains_on_without_the_second_mask(monkeypatch):
+    """Diffusion terms agree in the mean; the bound's reconstruction is the denoiser's price, log 12 a masked token."""
+    batch, process = tiny.batch(8192), tiny.process()
+    trained, _ = observed(monkeypatch, GenMD4Objective(tiny.NETWORK, process), batch, logits=contextual)
+    bound = GenMD4Bound(tiny.NETWORK, process)
+    measured, calls = observed(monkeypatch, bound, batch, key=1, logits=contextual)
+    assert len(calls) == 1 and measured.surrogate is None and set(measured.terms) == {"diffusion"}
+    difference = measured.terms["diffusion"].sum(1) - trained.terms["diffusion"].sum(1)
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(8192)
+    trainable = {"network": {}, "schedule": jnp.full((tiny.VOCAB,), math.log(math.expm1(0.2)))}  # t^0.2 = 0.25
+    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, **o: (
+        Prediction.from_logits(ignorant(tokens))))
+    ends = jax.jit(bound.end_terms)(trainable, batch, jax.random.key(0), jnp.arange(8192))
+    paid = np.asarray(ends.terms["reconstruction"])
+    assert set(ends.terms) == {"reconstruction"} and (paid[~batch["loss_mask"]] == 0).all()
+    masked = paid[batch["loss_mask"]] > 0
+    np.testing.assert_allclose(paid[paid > 0], math.log(12), rtol=1e-5)
+    assert abs(masked.mean() - 1e-3**0.2) < 4 * math.sqrt(0.25 / masked.size)

@@ -36,7 +36,9 @@ def make(workdir, seed=0, **train):
     settings = {"steps": 8, "log_every": 1, "checkpoint_every": 3, "warmup_steps": 2, "ema_decay": 0.5} | train
     mesh = make_mesh({"replica": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     config = TrainConfig(batch_size=4, **settings)
-    return Trainer(config, CountObjective(network, process), pipeline, mesh, workdir, {"config.json": "{}"}, 4)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
+    objective = CountObjective(network, process)
+    return Trainer(config, objective, pipeline, mesh, workdir, checkpoints, {"config.json": "{}"}, 4)
 
 
 def evaluate(params):
