@@ -2,8 +2,8 @@
 
 Writes a synthetic LLaDA-format checkpoint in bfloat16, then loads it in fresh processes: with ours (whole, on a mesh of
 8 CPU devices, converted to float32) and with the library safetensors (every tensor to numpy, nothing transposed).
-Printed for each: seconds, CPU seconds of all threads, the bytes of the arrays, and the peak of resident memory above its
-value before loading, less those bytes. Files are in the page cache. Ours transposes every matrix; the library does not.
+Printed for each: seconds, CPU seconds of all threads, the bytes of the arrays, and the peak of resident memory above
+its value before loading, less those bytes. Files are in the page cache. Ours transposes all matrices; the library none.
 """
 
 import argparse
