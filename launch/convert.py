@@ -18,12 +18,13 @@ from . import _cli, _help
 
 DTYPES = ("float32", "bfloat16", "float16")
 FLAGS = (
-    _cli.Flag("from", "DIR", "a Hugging Face directory (safetensors and config.json), or a run's workdir or checkpoint. "
-              "Required."),
-    _cli.Flag("to", "DIR", "the new directory; must not exist. Of a Hugging Face directory a checkpoint of ours is made, "
-              "and the other way round. Required, except with --dry_run."),
+    _cli.Flag("from", "DIR", "a Hugging Face directory (safetensors and config.json), or a run's workdir or "
+              "checkpoint. Required."),
+    _cli.Flag("to", "DIR", "the new directory; must not exist. Of a Hugging Face directory a checkpoint of ours is "
+              "made, and the other way round. Required, except with --dry_run."),
     _cli.Flag("dtype", "NAME", "float32 | bfloat16 | float16: convert the numbers; default: as they are stored"),
-    _cli.Flag("preset", "NAME", "the network, for safetensors that came without a config.json (SMDM's), as in smdm-1028m"),
+    _cli.Flag("preset", "NAME", "the network, for safetensors that came without a config.json (SMDM's), as in "
+              "smdm-1028m"),
     _cli.Flag("mask_id", "N", "the mask token, where the files do not name one", int),
     _cli.Flag("dry_run", "", "print the table of tensors, compare it with the files, and write nothing", bool),
 )
@@ -89,7 +90,8 @@ def read_options(flags: dict) -> ConvertOptions:
     elif families.is_hf(source):
         description = families.describe(source)
     elif list(source.glob("*.safetensors")):
-        raise ConfigError(f"--from={text}: holds safetensors and no config.json; add it, or say the network with --preset")
+        raise ConfigError(f"--from={text}: holds safetensors and no config.json; add it, or name the network by "
+                          "--preset")
     return ConvertOptions(source, target, description, dtype, flags.get("mask_id"), dry_run)
 
 

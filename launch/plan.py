@@ -48,7 +48,7 @@ exit status: 0 fits, 1 does not fit, 2 something in the command or its files is 
 """
 
 # Read by libtpu when it loads. The pair of accelerator type and hostnames keeps it from asking a metadata server.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time
@@ -77,7 +77,7 @@ def _prepare(argv: list[str], outcome: dict) -> Callable[[], None] | None:
 
 
 def _plan(config: RunConfig, topology: Topology, sizes: dict[str, int], json_file: str | None) -> dict:
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     from mdlm_jax.planning import measure, report
 
     found = measure.plan(config, topology, sizes)

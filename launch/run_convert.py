@@ -57,7 +57,8 @@ def _to_hf(options) -> None:
         return
     model = load(options.source)
     with _Bar("writing") as bar:
-        writer.write(options.target, description, model.params, dtype=options.dtype, extra=_tokenizer(folder), progress=bar)
+        extra = _tokenizer(folder)
+        writer.write(options.target, description, model.params, dtype=options.dtype, extra=extra, progress=bar)
     print(f"wrote {options.target}, family {description.family}")
 
 

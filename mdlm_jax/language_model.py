@@ -70,7 +70,8 @@ def _checked(tokens, vocab_size: int) -> np.ndarray:
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
-        raise ValueError(f"tokens: {tokens.max() if tokens.min() >= 0 else tokens.min()} is outside 0..{vocab_size - 1}")
+        outside = tokens[(tokens < 0) | (tokens >= vocab_size)].flat[0]
+        raise ValueError(f"tokens: {outside} is outside 0..{vocab_size - 1}")
     return tokens.astype(np.int32)
 
 
@@ -230,7 +231,7 @@ def ids_of(description: Description) -> dict[str, int | None]:
 
 
 def save_checkpoint(directory: Path | str, model: LanguageModel, tokenizer_json: bytes | None = None) -> Path:
-    """Writes a model as a checkpoint of ours, which ``load`` reads and a run can start from: step 0 in ``directory``."""
+    """Writes a model as a checkpoint of ours, which ``load`` reads: step 0 in ``directory``."""
     from mdlm_jax.config import RunConfig, to_dict
     from mdlm_jax.model_config import ModelConfig, from_transformer
     from mdlm_jax.training.checkpoints import Checkpoints

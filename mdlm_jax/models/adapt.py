@@ -1,9 +1,9 @@
 """From an autoregressive network to a diffusion one: a mask token, open attention, rows shifted or not.
 
-Opening can be at once (DiffuGPT with a short annealing, arXiv 2410.17891; Dream, 2508.15487) or gradual. The gradual form
-here merges neighbours into blocks that see each other: every boundary between two positions is removed with a
-probability, the openness, that grows from 0 (causal) to 1 (everything visible). It is the block-size warm-up of LLaDA2.0
-with random blocks, and needs no attention contract of its own: `permutation` with the order of `opening_order`.
+Opening can be at once (Dream, arXiv 2508.15487) or gradual (DiffuGPT anneals the mask entry by entry, 2410.17891). The
+gradual form here merges neighbours into blocks that see each other: every boundary between two positions is removed
+with a probability, the openness, that grows from 0 (causal) to 1 (everything visible). It is the block-size warm-up of
+LLaDA2.0 with random blocks, and needs no attention contract of its own: `permutation` with `opening_order`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def opened(
       mask_column: the head can score the mask too; otherwise its columns stay, and the mask cannot be predicted.
       keep_shift: row i of the network goes on scoring token i+1, as Dream keeps it; callers see aligned rows anyway.
       gradual: attention by the permutation contract, to be called with ``order=opening_order(...)``.
-      multiple: the table's rows are rounded up to this, so that devices can share them; the added ones stand for nothing.
+      multiple: the table's rows are rounded up to this, so that devices can share them; added ones stand for nothing.
     Raises:
       ConfigError: the network is not causal, or the arguments contradict each other.
     """
@@ -70,8 +70,8 @@ def adapt(config: TransformerConfig, params: dict, *, mask_id: int | None = None
       mask_id: an existing token that shall be the mask; None: a new one after the last row.
     """
     if mask_id is not None and not 0 <= mask_id < config.vocab_size:
-        raise ConfigError(f"mask_id={mask_id}: must lie in [0, {config.vocab_size}), the embedding's rows; or leave it out "
-                          "for a new one")
+        raise ConfigError(f"mask_id={mask_id}: must lie in [0, {config.vocab_size}), the embedding's rows; or leave "
+                          "it out for a new one")
     target = opened(config, mask_token=mask_id is None, **options)
     adapted = dict(params)
     adapted["embedding"] = _with_means(params["embedding"], target.vocab_size, 0)

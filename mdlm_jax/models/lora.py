@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) over the parameter tree of any network here: pure functions of dicts.
 
-A leaf W becomes W + alpha / rank * A B, with A and B on the axes that W contracts and makes: query [D, N, H] has A [D, r]
-and B [r, N, H]. Stacked layers and experts have one adapter each. Adapters are a dict {path: {"a", "b"}}; only they train.
+A leaf W becomes W + alpha / rank * A B, with A and B on the axes that W contracts and makes: query [D, N, H] has
+A [D, r] and B [r, N, H]. Stacked layers and experts have one adapter each. Adapters are a dict {path: {"a", "b"}}; only
+they train.
 """
 
 import dataclasses
@@ -58,8 +59,8 @@ def adapted_paths(lora: Lora, network: TransformerConfig) -> list[str]:
     """
     matrices = [path for path in shapes(network) if path.split("/")[-1] in _CONTRACTED]
     for pattern in lora.targets:
-        if not fnmatch.filter(matrices, pattern) and pattern not in Lora.targets:
-            raise ConfigError(f"lora.targets: {pattern!r} fits no matrix of this network; they are {', '.join(matrices)}")
+        if not fnmatch.filter(matrices, pattern) and pattern not in Lora.targets:  # the default covers all kinds
+            raise ConfigError(f"lora.targets: {pattern!r} fits no matrix of this network; it has {', '.join(matrices)}")
     chosen = [path for path in matrices if any(fnmatch.fnmatchcase(path, pattern) for pattern in lora.targets)]
     if not chosen:
         raise ConfigError(f"lora.targets={lora.targets}: fit no matrix of this network; they are {', '.join(matrices)}")
@@ -86,7 +87,7 @@ def apply(lora: Lora, params: dict, adapters: dict) -> dict:
 
 
 def merge(lora: Lora, params: dict, adapters: dict) -> dict:
-    """The same, once and for all: for export and for sampling. Compiled leaf by leaf, so one product is alive at a time."""
+    """The same, once and for all, for export and sampling: leaf by leaf, so that one product is alive at a time."""
     add = jax.jit(_added, static_argnums=(0, 1))
     return _mapped(params, adapters, lambda path, leaf, a, b: add(lora, path, leaf, a, b).block_until_ready())
 

@@ -14,6 +14,7 @@ from mdlm_jax.errors import ConfigError
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+_HOST = (2, 2, 1)  # chips of one host, libtpu's default
 _CORES = {"tpu7x": 2}  # devices a chip; 1 elsewhere (v4's two cores act as one: megacore)
 
 
@@ -104,6 +105,9 @@ def _devices(topology: Topology) -> list:
     arguments = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.generation == "v4":
         arguments["chip_config_name"] = "megacore"  # one device a chip; libtpu's default is two
+    host = tuple(math.gcd(size, bound) for size, bound in zip((*topology.shape, 1), _HOST, strict=False))
+    if host != _HOST:
+        arguments["chips_per_host_bounds"] = host
     try:
         return topologies.get_topology_desc(topology.name, "tpu", **arguments).devices
     except Exception as error:  # jax raises several kinds; the first line says what libtpu said

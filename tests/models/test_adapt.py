@@ -18,8 +18,9 @@ def _base(name):
     return config, random_params(config)
 
 
-@pytest.mark.parametrize("options", [{}, {"mask_column": True}, {"mask_id": 7}, {"multiple": 16}, {"keep_shift": False}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"mask_column": True}, {"mask_id": 7}, {"multiple": 16}, {"keep_shift": False}], ids=str
+)
 @pytest.mark.parametrize("name", BASES)
 def test_the_new_tree_is_that_of_the_new_network(name, options):
     config, params = _base(name)

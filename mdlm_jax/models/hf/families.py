@@ -42,7 +42,7 @@ def is_hf(directory: Path) -> bool:
 
 
 def of_preset(config: TransformerConfig) -> Description:
-    """The description of a published network whose files came without a ``config.json``, with the ids its family has."""
+    """The description of a published network whose files came without a ``config.json``, with its family's ids."""
     raw = write_fields(family_of(config, {}))
     return identify(raw).read(raw)
 

@@ -11,12 +11,13 @@ _MISSING = object()
 # without), and the generation defaults that transformers 4 wrote into every config.json.
 _BOOKKEEPING = frozenset(
     "_name_or_path architectures auto_map model_type transformers_version dtype torch_dtype use_cache return_dict "
-    "initializer_range init_device init_fn init_std init_cutoff_factor precision flash_attention attention_dropout "
-    "embedding_dropout residual_dropout output_dropout hidden_dropout max_window_layers pretraining_tp task_specific_params "
-    "bos_token_id eos_token_id pad_token_id mask_token_id output_router_logits router_aux_loss_coef tokenizer_class "
-    "unsloth_version is_decoder temperature top_k top_p num_return_sequences use_bfloat16 output_attentions "
-    "output_hidden_states chunk_size_feed_forward id2label label2id problem_type mdlm_jax max_position_embeddings "
-    "attn_implementation _attn_implementation_autoset is_llama_config rope_interleaved".split()
+    "initializer_range init_device init_fn init_std init_cutoff_factor precision flash_attention "
+    "attention_dropout embedding_dropout residual_dropout output_dropout hidden_dropout max_window_layers "
+    "pretraining_tp task_specific_params bos_token_id eos_token_id pad_token_id mask_token_id "
+    "output_router_logits router_aux_loss_coef tokenizer_class unsloth_version is_decoder temperature top_k top_p "
+    "num_return_sequences use_bfloat16 output_attentions output_hidden_states chunk_size_feed_forward id2label "
+    "label2id problem_type mdlm_jax max_position_embeddings attn_implementation _attn_implementation_autoset "
+    "is_llama_config rope_interleaved".split()
 )
 _SCALINGS = {"default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
 
@@ -46,7 +47,8 @@ class Fields:
         """A field that may be missing or null, and else must have one of these values: we compute nothing else."""
         self._seen.add(name)
         value = self._raw.get(name)
-        if value is not None and not any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed):
+        fits = any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
+        if value is not None and not fits:
             raise ConfigError(
                 f"{self._where}: {name}={value!r} is not supported; only {' or '.join(map(repr, allowed)) or 'null'} is"
             )

@@ -1,8 +1,8 @@
 """Safetensors files, read tensor by tensor and written as a stream.
 
-A file is 8 bytes of header length, a JSON header {name: dtype, shape, data_offsets}, and the bytes. We read it ourselves
-to look at a tensor in place, through a map of its bytes alone: mapping a whole file would count as resident memory, and
-numpy views of bfloat16 need ml_dtypes. Tests compare with the library ``safetensors``.
+A file is 8 bytes of header length, a JSON header {name: dtype, shape, data_offsets}, and the bytes. We read it
+ourselves to look at a tensor in place, through a map of its bytes alone: a map of the whole file, as the library makes,
+counts as resident memory, and numpy views of bfloat16 need ml_dtypes. Tests compare with the library ``safetensors``.
 """
 
 import dataclasses

@@ -76,8 +76,8 @@ def read(raw: dict) -> Description:
 def _leading_dense(frequency: list[int], layers: int) -> int:
     dense = frequency.count(0)
     if frequency != [0] * dense + [1] * (layers - dense):
-        raise ConfigError(f"config.json: moe_layer_freq={frequency} is not supported; dense layers (0) must come first, "
-                          f"and there are {layers} layers")
+        raise ConfigError(f"config.json: moe_layer_freq={frequency} is not supported; dense layers (0) must come "
+                          f"first, and there are {layers} layers")
     return dense
 
 

@@ -82,8 +82,9 @@ def read(raw: dict) -> Description:
     if unknown := set(changes) - {"attention", "block_length", "logit_shift", "head_size"}:
         raise ConfigError(f"config.json: mdlm_jax.{min(unknown)} is not known here; update mdlm_jax")
     if raw.get("model_type", "").startswith("a2d-") and not changes:
-        raise ConfigError(f"config.json: model_type={raw['model_type']!r} without a section mdlm_jax, which says whether "
-                          'rows are shifted; add "mdlm_jax": {"attention": "bidirectional", "logit_shift": false}')
+        raise ConfigError(f"config.json: model_type={raw['model_type']!r} without a section mdlm_jax, which says "
+                          'whether rows are shifted; add '
+                          '"mdlm_jax": {"attention": "bidirectional", "logit_shift": false}')
     rope = f.rope(length)
     config = TransformerConfig(
         vocab_size=f.whole("vocab_size"),

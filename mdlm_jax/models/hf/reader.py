@@ -79,9 +79,8 @@ def check(directory: Path | str, description: Description) -> tuple[dict[str, St
         f"{name} is {list(stored[name].shape)} and must be {list(shape)}"
         for name, shape in expected.items() if name in stored and stored[name].shape != shape
     ]
-    quantised = [
-        f"{name} is {stored[name].code}" for name in expected if name in stored and stored[name].code not in files.DTYPES
-    ]
+    there = {name: stored[name] for name in expected if name in stored}
+    quantised = [f"{name} is {tensor.code}" for name, tensor in there.items() if tensor.code not in files.DTYPES]
     problems = [
         f"{label}: {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
         for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong),
@@ -104,11 +103,11 @@ def numpy_dtype(name: str | None) -> np.dtype | None:
 
 
 def _common_dtype(leaf: Leaf, stored: dict[str, Stored]) -> np.dtype:
-    """The widest of the tensors that make a leaf."""
+    """Of the tensors that make a leaf; an error where they differ."""
     found = {stored[leaf.tensor(index)].dtype for index in leaf.indices()}
     if len(found) > 1:
-        raise ConfigError(f"{leaf.path}: its tensors are stored in {' and '.join(sorted(d.name for d in found))}; give a "
-                          "dtype to convert them to")
+        names = " and ".join(sorted(dtype.name for dtype in found))
+        raise ConfigError(f"{leaf.path}: its tensors are stored in {names}; give a dtype to convert them to")
     return found.pop()
 
 

@@ -139,7 +139,7 @@ def _leaf(config: TransformerConfig, rule: Rule, path: str, shape, first: int) -
 
 
 def letters(config: TransformerConfig, path: str) -> dict[str, int]:
-    """Sizes by letter: the alphabet of the README, F being the width of this branch, G = N / K, W the head's columns."""
+    """Sizes by letter: the README's alphabet; F is the width of this branch, G = N / K, W the head's columns."""
     c = config
     width = c.d_ff
     if "/moe/" in path and c.moe is not None:

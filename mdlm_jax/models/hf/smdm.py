@@ -1,7 +1,7 @@
 """SMDM (arXiv 2410.18514): names of lit-gpt, query, key and value interleaved by key/value group.
 
-The published files are bare safetensors; a ``config.json`` with the fields below must stand beside them (``launch.convert
---preset`` writes one), since the number of heads cannot be told from shapes.
+The published files are bare safetensors, and the number of heads cannot be told from shapes: convert them with
+``launch.convert --preset=smdm-1028m``, or put a ``config.json`` with the fields below beside them.
 """
 
 from mdlm_jax.errors import ConfigError

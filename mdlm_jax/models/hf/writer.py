@@ -53,7 +53,8 @@ def plan(description: Description, dtypes: Mapping[str, np.dtype]) -> list[Tenso
     for name, parts in grouped.items():
         found = {dtypes[leaf.path] for leaf, _ in parts}
         if len(found) > 1:
-            raise ConfigError(f"{name}: the leaves it is made of have dtypes {sorted(d.name for d in found)}; give a dtype")
+            names = " and ".join(sorted(dtype.name for dtype in found))
+            raise ConfigError(f"{name}: the leaves it is made of are in {names}; give a dtype")
         tensors.append(Tensor(name, parts[0][0].layout.file_shape, found.pop(), tuple(parts)))
     return tensors
 

@@ -4,7 +4,7 @@ On a mesh each device holds X / expert experts, with F split over tensor and D o
 and positions. `jax.shard_map` fixes what travels, per layer:
 
     forward    weights all-gathered over fsdp; tokens, indices and weights of visits all-gathered over expert;
-               results summed over tensor and scattered back over expert
+               results summed and scattered over expert, then summed over tensor
     backward   the transposes; gradients of the weights summed over replica and context too
 
 Nothing is dropped and shapes are static: every device has room for all visits of the tokens of its expert group, and
@@ -21,12 +21,13 @@ from jax.sharding import PartitionSpec
 
 from mdlm_jax.core.linear import project
 from mdlm_jax.models.config import MoEConfig, TransformerConfig
-from mdlm_jax.models.layers import fan_in, matrix, weight
+from mdlm_jax.models.layers import fan_in, weight
 from mdlm_jax.models.moe.grouped import grouped_swiglu
 from mdlm_jax.models.moe.routing import RouterStats, Routing, route, router_logits, router_stats
 from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, gather_weight, weight_sharding
 
-_AXES = {"gate": ("experts", "embed", "mlp"), "up": ("experts", "embed", "mlp"), "down": ("experts", "mlp", "embed")}
+_EXPERTS = (("experts", "embed", "mlp"), ("experts", "embed", "mlp"), ("experts", "mlp", "embed"))
+_SHARED = (("embed", "mlp"), ("embed", "mlp"), ("mlp", "embed"))
 _TOKENS = PartitionSpec(BATCH_AXES, LENGTH_AXIS)
 
 
@@ -40,17 +41,14 @@ class MixtureOfExperts(nn.Module):
         self, x: jax.Array, segment: jax.Array | None = None, order: jax.Array | None = None
     ) -> tuple[jax.Array, RouterStats]:
         c, moe = self.config, self.config.moe
-        d, f = c.d_model, moe.d_ff
         logits = router_logits(x, self._router())
         if moe.block and order is None:
             half = x.shape[1] // 2 if c.attention == "two_stream" else x.shape[1]
             order = jnp.broadcast_to(jnp.arange(x.shape[1]) % half, x.shape[:2])
         routing = route_rows(moe, logits, self._bias(), order, segment)
-        gate, up = (self._experts(name, (d, f), fan_in(d), x.dtype) for name in ("gate", "up"))
-        down = self._experts("down", (f, d), fan_in(f, (2 * c.layers) ** -0.5), x.dtype)
-        y = visit_experts(x, routing, gate, up, down)
-        if moe.shared_d_ff:
-            y = y + self._shared(x)
+        experts = self._swiglu("", (moe.experts,), moe.d_ff, _EXPERTS, x.dtype)
+        shared = self._swiglu("shared_", (), moe.shared_d_ff, _SHARED, x.dtype) if moe.shared_d_ff else ()
+        y = visit_experts(x, routing, experts, shared)
         return y, router_stats(logits, routing, None if segment is None else segment != 0)
 
     def _router(self) -> jax.Array:
@@ -58,8 +56,13 @@ class MixtureOfExperts(nn.Module):
         # Whole on every device, so that no choice depends on the mesh by more than the order of one dot product.
         return gather_weight(weight(self, "router", shape, ("embed", None), fan_in(shape[0])), ("embed", None))
 
-    def _experts(self, name: str, shape: tuple[int, int], init, dtype) -> jax.Array:
-        return weight(self, name, (self.config.moe.experts, *shape), _AXES[name], init).astype(dtype)
+    def _swiglu(self, prefix: str, leading: tuple[int, ...], f: int, axes, dtype) -> tuple[jax.Array, ...]:
+        """gate, up and down in the compute dtype, laid out as they are stored."""
+        c, d = self.config, self.config.d_model
+        inits = (fan_in(d), fan_in(d), fan_in(f, (2 * c.layers) ** -0.5))
+        names, shapes = ("gate", "up", "down"), ((d, f), (d, f), (f, d))
+        rows = zip(names, shapes, axes, inits, strict=True)
+        return tuple(weight(self, prefix + n, leading + shape, ax, init).astype(dtype) for n, shape, ax, init in rows)
 
     def _bias(self) -> jax.Array | None:
         moe = self.config.moe
@@ -67,14 +70,6 @@ class MixtureOfExperts(nn.Module):
             return None
         bias = weight(self, "router_bias", (moe.experts,), (None,), nn.initializers.zeros)
         return bias if moe.bias_in_weight else jax.lax.stop_gradient(bias)
-
-    def _shared(self, x: jax.Array) -> jax.Array:
-        c, f = self.config, self.config.moe.shared_d_ff
-        gate = matrix(self, "shared_gate", (c.d_model, f), ("embed", "mlp"), fan_in(c.d_model), x.dtype)
-        up = matrix(self, "shared_up", (c.d_model, f), ("embed", "mlp"), fan_in(c.d_model), x.dtype)
-        init = fan_in(f, (2 * c.layers) ** -0.5)
-        down = matrix(self, "shared_down", (f, c.d_model), ("mlp", "embed"), init, x.dtype)
-        return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
 
 
 def route_rows(moe: MoEConfig, logits: jax.Array, bias, order, segment) -> Routing:
@@ -92,35 +87,56 @@ def route_rows(moe: MoEConfig, logits: jax.Array, bias, order, segment) -> Routi
     return run(logits, bias, order, segment)
 
 
-def visit_experts(x: jax.Array, routing: Routing, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-    """x [B, L, D], gate and up [X, D, F], down [X, F, D] -> [B, L, D], on the mesh that is set or on one device."""
+def visit_experts(x: jax.Array, routing: Routing, experts: tuple, shared: tuple = ()) -> jax.Array:
+    """The layer after its router, on the mesh that is set or on one device.
+
+    Args:
+      x: [B, L, D]; routing: of [B, L].
+      experts: gate and up [X, D, F], down [X, F, D]; shared: gate and up [D, Fs], down [Fs, D], or nothing.
+    """
     index, weights = routing.index, routing.weight.astype(x.dtype)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return _swiglu(x, index, weights, gate, up, down)
-    layout = [weight_sharding(mesh, _AXES[name], w.shape).spec for name, w in zip(_AXES, (gate, up, down), strict=True)]
-    local = functools.partial(_on_one_device, layout)
+        y = _visit(x, index, weights, *experts)
+        return y + _swiglu(x, *shared) if shared else y
+    layout = [
+        tuple(weight_sharding(mesh, axes, w.shape).spec for axes, w in zip(table, group, strict=True)) if group else ()
+        for table, group in ((_EXPERTS, experts), (_SHARED, shared))
+    ]
+    local = functools.partial(_on_one_device, *layout)
     run = jax.shard_map(local, in_specs=(_TOKENS,) * 3 + tuple(layout), out_specs=_TOKENS, check_vma=False)
-    return run(x, index, weights, gate, up, down)
+    return run(x, index, weights, experts, shared)
 
 
-def _swiglu(x, index, weights, gate, up, down):
+def _swiglu(x, gate, up, down):
+    return project(jax.nn.silu(project(x, gate)) * project(x, up), down)
+
+
+def _visit(x, index, weights, gate, up, down):
     """`grouped_swiglu` over [B, L]."""
     flat = (z.reshape(-1, z.shape[-1]) for z in (x, index, weights))
     return grouped_swiglu(*flat, gate, up, down).reshape(x.shape)
 
 
-def _on_one_device(layout, x, index, weights, *experts):
+def _on_one_device(expert_layout, shared_layout, x, index, weights, experts, shared):
     """What a device does with its part of each operand, laid out as `visit_experts` says."""
-    gate, up, down = (_gather(w, spec) for w, spec in zip(experts, layout, strict=True))
-    experts_split, mlp_split = layout[0][0] is not None, layout[0][2] is not None
-    if experts_split:
-        x, index, weights = (jax.lax.all_gather(z, "expert", axis=0, tiled=True) for z in (x, index, weights))
-        index = index - jax.lax.axis_index("expert") * gate.shape[0]
-    y = _swiglu(x, index, weights, gate, up, down)
-    if experts_split:
-        y = jax.lax.psum_scatter(y, "expert", scatter_dimension=0, tiled=True)
-    return _sum_over_tensor(y) if mlp_split else y
+    y = _visit_own(expert_layout, x, index, weights, experts)
+    y = _sum_over_tensor(y) if "tensor" in expert_layout[0] else y
+    if not shared:
+        return y
+    z = _swiglu(x, *map(_gather, shared, shared_layout))
+    return y + (_sum_over_tensor(z) if "tensor" in shared_layout[0] else z)
+
+
+def _visit_own(layout, x, index, weights, experts):
+    """The visits of this device's tokens, each computed where its expert is; partial sums over tensor."""
+    experts = tuple(map(_gather, experts, layout))
+    if "expert" not in layout[0]:
+        return _visit(x, index, weights, *experts)
+    x, index, weights = (jax.lax.all_gather(z, "expert", axis=0, tiled=True) for z in (x, index, weights))
+    first = jax.lax.axis_index("expert") * experts[0].shape[0]
+    y = _visit(x, index - first, weights, *experts)
+    return jax.lax.psum_scatter(y, "expert", scatter_dimension=0, tiled=True)
 
 
 def _gather(w: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -216,7 +216,9 @@ def test_tensors_in_place_are_those_of_the_library():
         np.testing.assert_array_equal(stored.map(), theirs[name])
 
 
-@pytest.mark.parametrize("shape, axes", [((300, 200), (1, 0)), ((5, 130, 7, 9), (2, 0, 3, 1)), ((1, 3), (1, 0)), ((), ())])
+@pytest.mark.parametrize(
+    "shape, axes", [((300, 200), (1, 0)), ((5, 130, 7, 9), (2, 0, 3, 1)), ((1, 3), (1, 0)), ((), ())]
+)
 def test_copying_by_tiles_copies(shape, axes):
     source = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     target = np.empty(tuple(shape[a] for a in axes), ml_dtypes.bfloat16)
