@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_jax.config import RunConfig
+from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
 from mdlm_jax.evaluation import baselines
@@ -76,10 +77,9 @@ def _draw(config, workdir, built, network, process, params, references, bound) -
 
 def _own_scale(config: RunConfig) -> str:
     """Why the training loss is no bound; empty where it is one."""
-    reasons = [f"weighting {config.train.weighting}"] if config.train.weighting != "elbo" else []
-    if config.train.level_law.startswith(("band", "fixed")):
-        reasons.append(f"levels {config.train.level_law}")
-    return ", ".join(reasons)
+    weighting, law = config.train.weighting, config.train.level_law
+    reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
+    return ", ".join(reasons if levels.from_spec(law).covers_all else [*reasons, f"levels {law}"])
 
 
 def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:
