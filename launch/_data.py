@@ -3,10 +3,8 @@
 import logging
 from pathlib import Path
 
-import numpy as np
-
-from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.language_rows import open_language
+from mdlm_jax.config import DataConfig
+from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
 from mdlm_jax.data.sources import open_source
 from mdlm_jax.data.tokenizers import load_tokenizer
@@ -16,7 +14,7 @@ def check_data(config: DataConfig, batch_size: int) -> None:
     """ConfigError for a source, data_dir, field, language or tokenizer file that does not exist or cannot be used, and
     for a file that is too small."""
     if config.source.startswith("language:"):
-        _check_language(config)
+        check_rows(config)
         return
     logging.disable(logging.WARNING)  # an error is one line; libraries that look for data warn as well
     try:
@@ -28,11 +26,3 @@ def check_data(config: DataConfig, batch_size: int) -> None:
         check_size(config, batch_size, path.stat().st_size)
     if config.tokenizer != "byte" and not config.tokenizer.startswith("bpe:"):
         load_tokenizer(config.tokenizer)
-
-
-def _check_language(config: DataConfig) -> None:
-    language = open_language(config)
-    try:
-        language.sample(np.random.default_rng(0), 1, config.length)
-    except ValueError as error:
-        raise ConfigError(f"data.length={config.length}: {config.source} cannot have it ({error}); change it") from None

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import io
 import sys
 import textwrap
@@ -9,7 +10,9 @@ import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdlm_jax import config as config_module
 from mdlm_jax.config import RunConfig
+from mdlm_jax.data.languages.registry import LANGUAGES
 
 from ._cli import Flag
 from ._configs import shipped
@@ -63,6 +66,29 @@ def config_lines() -> str:
             default = str(field.default).lower() if isinstance(field.default, bool) else field.default
             lines.append(_row(f"--config.{section.name}.{field.name}={default}", docs[f"{section.name}.{field.name}"]))
     return "\n".join(lines).lstrip("\n")
+
+
+_NAMES = {
+    "process.schedule": "SCHEDULES",
+    "train.objective": "OBJECTIVES",
+    "train.weighting": "WEIGHTINGS",
+    "train.level_law": "LEVEL_LAWS",
+    "train.time_sampling": "TIME_SAMPLINGS",
+}
+
+
+def name_lines() -> str:
+    """The names that fields take, from the registries that check them."""
+    lines = []
+    for field, registry in _NAMES.items():
+        lines.append(f" {registry} (--config.{field})")
+        lines += [_row(choice.form, choice.meaning) for choice in getattr(config_module, registry).values()]
+    lines.append(" oracle languages (--config.data.source=language:NAME or language:NAME:KEY=VALUE,...)")
+    for name, maker in LANGUAGES.items():
+        settings = ",".join(f"{key}={p.default}" for key, p in inspect.signature(maker).parameters.items())
+        doc = inspect.getdoc(sys.modules[maker.__self__.__module__])
+        lines.append(_row(f"{name}:{settings}", doc.partition("\n")[0]))
+    return "\n".join(lines)
 
 
 def shipped_lines() -> str:

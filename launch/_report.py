@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_jax.config import RunConfig
+from mdlm_jax.core import levels, weights
+from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
 from mdlm_jax.evaluation import baselines
-from mdlm_jax.evaluation.likelihood import Bound
+from mdlm_jax.evaluation.likelihood import Bound, held_out_index
 from mdlm_jax.sampling.canvas import Trace
 from mdlm_jax.training.curves import loss_curve_png
 from mdlm_jax.training.manifest import write_atomically
@@ -75,16 +77,16 @@ def _draw(config, workdir, built, network, process, params, references, bound) -
 
 def _own_scale(config: RunConfig) -> str:
     """Why the training loss is no bound; empty where it is one."""
-    reasons = [f"weighting {config.train.weighting}"] if config.train.weighting != "elbo" else []
-    if config.train.level_law.startswith(("band", "fixed")):
-        reasons.append(f"levels {config.train.level_law}")
-    return ", ".join(reasons)
+    weighting, law = config.train.weighting, config.train.level_law
+    reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
+    return ", ".join(reasons if levels.from_spec(law).covers_all else [*reasons, f"levels {law}"])
 
 
 def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:
     """What the bound stands beside, measured on the very same held-out rows."""
     if config.data.source.startswith("language:"):
-        return _language_references(config, valid)
+        index = held_out_index(built.valid.num_rows, len(valid))
+        return language_rows.references(config.data, valid, index, config.train.steps * config.train.batch_size)
     return _text_references(built, valid.reshape(-1)) if built.tokenizer.lossless else {}
 
 
@@ -102,10 +104,3 @@ def _text_references(built: Built, valid: np.ndarray) -> dict[str, float]:
         references["token bigram (Witten-Bell)"] = baselines.token_bigram_bits(train, valid, size, len(valid_bytes))
     references["xz -9 of the held-out text"] = baselines.xz_bits(valid_bytes)
     return references
-
-
-def _language_references(config: RunConfig, valid: np.ndarray) -> dict[str, float]:
-    from mdlm_jax.data.languages.registry import make
-
-    language = make(config.data.source.removeprefix("language:"))
-    return {"the language itself (exact)": float(-language.log_prob(valid).mean() / config.data.length)}

@@ -38,8 +38,12 @@ configuration fields, with the defaults of the library (a config file may set ot
 
 {fields}
 
+names that fields take
+
+{names}
+
 An existing workdir resumes its run. The configuration must be the same, but train.steps may grow, and the sections
-eval and sample may change.
+eval and sample may change. A run that has saved no checkpoint yet makes room for any other.
 
 examples
   {program} --config=quickstart --workdir=runs/first
@@ -54,7 +58,7 @@ exit status: 0 done, 2 something in the command or its files is wrong, 130 inter
 def _prepare(argv: list[str]) -> Callable[[], None] | None:
     arguments = _cli.parse(argv, FLAGS, config=True)
     if arguments.help:
-        print(_HELP.format(program=_help.program("train"), flags=_help.flag_lines(FLAGS),
+        print(_HELP.format(program=_help.program("train"), flags=_help.flag_lines(FLAGS), names=_help.name_lines(),
                            shipped=_help.shipped_lines(), fields=_help.config_lines()), end="")
         return None
     flags = arguments.flags

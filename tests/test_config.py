@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
+from mdlm_jax import config
 from mdlm_jax.config import ConfigError, RunConfig, freeze
+from mdlm_jax.core import levels, schedules, weights
 
 
 def with_fields(**sections) -> RunConfig:
@@ -57,3 +59,34 @@ def test_eps(eps):
 def test_noise_that_cannot_be(process, message):
     with pytest.raises(ConfigError, match=message):
         with_fields(process=process)
+
+
+@pytest.mark.parametrize(("registry", "make"), [
+    (config.SCHEDULES, lambda spec: schedules.from_spec(spec, 1e-3)),
+    (config.LEVEL_LAWS, levels.from_spec),
+    (config.WEIGHTINGS, weights.from_spec),
+])
+def test_names_and_their_numbers_are_those_that_core_takes(registry, make):
+    for name, choice in registry.items():
+        assert config.parse_spec("field", choice.example, registry)[0] == name
+        assert choice.form.count(",") == choice.example.count(",") and (":" in choice.form) == (":" in choice.example)
+        make(choice.example)
+        for wrong in (f"{name}:1,2,3", f"{name}:", f"{name}:x"):
+            with pytest.raises(ConfigError):
+                config.parse_spec("field", wrong, registry)
+            with pytest.raises(ValueError):
+                make(wrong)
+
+
+@pytest.mark.parametrize(("sample", "message"), [
+    ({"top_k": -1}, "sample.top_k=-1: must not be negative; 0 draws from all"),
+    ({"guidance": -0.5}, "sample.guidance=-0.5: must not be negative"),
+    ({"guidance": 0.5}, "sample.guidance=0.5: guides towards a prompt.* leave it to launch.sample"),
+])
+def test_samples_that_cannot_be(sample, message):
+    with pytest.raises(ConfigError, match=message):
+        with_fields(sample=sample)
+
+
+def test_every_coupling_has_its_name():
+    assert set(config.TIME_SAMPLINGS) == {"auto", *levels.COUPLINGS}

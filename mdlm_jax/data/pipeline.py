@@ -21,16 +21,18 @@ class Pipeline:
     """Batches of fixed-length rows held in memory.
 
     Row ``step * batch_size + i`` of an endless stream is row i of a batch. The stream is one epoch after another; each
-    epoch shows every row exactly once, in an order of its own drawn from (seed, epoch). A batch may span two epochs.
+    epoch shows every row exactly once, in an order of its own drawn from (seed, epoch), or, where the rows are
+    ``in_order``, as they are stored. A batch may span two epochs.
 
     Attributes:
       num_rows, length, batch_size: R rows of L tokens, B rows a batch.
       tokens_per_epoch: R * L.
     """
 
-    def __init__(self, rows: np.ndarray, *, batch_size: int, seed: int, packing: str, tokenizer: Tokenizer):
+    def __init__(self, rows: np.ndarray, *, batch_size: int, seed: int, packing: str, tokenizer: Tokenizer,
+                 in_order: bool = False):
         """``rows``: integers [R, L], R >= 1."""
-        self._rows, self._seed, self._packing = rows, seed, packing
+        self._rows, self._seed, self._packing, self._in_order = rows, seed, packing, in_order
         self._eos_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
         self._vocab_size = tokenizer.vocab_size
         self.num_rows, self.length = rows.shape
@@ -41,7 +43,7 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Hex sha256 of the rows and of every setting that decides what ``batch`` gives."""
         settings = [self.num_rows, self.length, self.batch_size, self._seed, self._packing, self._eos_id, self._pad_id,
-                    self._vocab_size]
+                    self._vocab_size] + ["in order"] * self._in_order
         digest = hashlib.sha256(json.dumps(settings).encode())
         for start in range(0, self.num_rows, 4096):
             digest.update(self._rows[start : start + 4096].astype("<i4").tobytes())
@@ -56,7 +58,7 @@ class Pipeline:
             raise ValueError(f"rows={rows}: must be a non-empty slice of the {self.batch_size} rows of a batch")
         place = [divmod(step * self.batch_size + i, self.num_rows) for i in wanted]
         epoch, index = np.array(place, np.uint64).T
-        return permute(index, epoch, self.num_rows, self._seed)
+        return index.astype(np.int64) if self._in_order else permute(index, epoch, self.num_rows, self._seed)
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """The batch of a step, or the ``rows`` of it that one host needs.
@@ -136,19 +138,21 @@ def _too_small(config: DataConfig, batch_size: int, size: int, finding: str) -> 
 
 
 def _build_language(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None) -> Built:
-    from mdlm_jax.data.language_rows import language_rows
+    from mdlm_jax.data.language_rows import account, in_order, language_rows
 
     rows, own = language_rows(config)
     if tokenizer is not None and (type(tokenizer), tokenizer.vocab_size) != (LanguageTokenizer, own.vocab_size):
         raise ConfigError(f"data.source={config.source!r}: has {own.vocab_size} ids, but the tokenizer given is a "
                           f"{type(tokenizer).__name__} of {tokenizer.vocab_size}; use the source it was made for")
-    pipelines = {split: _pipeline(rows[split], config, batch_size, own) for split in rows}
-    info = {split: _account(len(rows[split]), 0, rows[split].size, rows[split]) for split in rows}
+    pipelines = {split: _pipeline(rows[split], config, batch_size, own, in_order(config)) for split in rows}
+    more = account(config)
+    info = {split: _account(len(rows[split]), 0, rows[split].size, rows[split]) | more[split] for split in rows}
     return _built(config, pipelines, own, info, 0)
 
 
-def _pipeline(rows: np.ndarray, config: DataConfig, batch_size: int, tokenizer: Tokenizer) -> Pipeline:
-    return Pipeline(rows, batch_size=batch_size, seed=config.seed, packing=config.packing, tokenizer=tokenizer)
+def _pipeline(rows: np.ndarray, config: DataConfig, batch_size: int, tokenizer: Tokenizer, in_order=False) -> Pipeline:
+    return Pipeline(rows, batch_size=batch_size, seed=config.seed, packing=config.packing, tokenizer=tokenizer,
+                    in_order=in_order)
 
 
 def _account(documents: int, size: int, tokens: int, rows: np.ndarray) -> dict:

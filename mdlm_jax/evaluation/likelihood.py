@@ -116,14 +116,23 @@ _GROUP = 16  # rows that are read together when a split is sampled
 
 def held_out_rows(pipeline, rows: int) -> dict[str, np.ndarray]:
     """``rows`` rows of a pipeline, in groups of 16 evenly over it; all of them if there are no more."""
-    rows = min(rows, pipeline.num_rows)
-    groups = -(-rows // _GROUP)
-    gap = pipeline.num_rows - rows
-    pieces = [
-        pipeline.sequential(_GROUP * i + gap * i // max(1, groups - 1), min(_GROUP, rows - _GROUP * i))
-        for i in range(groups)
-    ]
+    pieces = [pipeline.sequential(*group) for group in _groups(pipeline.num_rows, rows)]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def held_out_index(num_rows: int, rows: int) -> np.ndarray:
+    """Which of a split's ``num_rows`` rows `held_out_rows` takes, int64."""
+    return np.concatenate([np.arange(start, start + count) for start, count in _groups(num_rows, rows)])
+
+
+def _groups(num_rows: int, rows: int) -> list[tuple[int, int]]:
+    """(first row, number of rows) of each group."""
+    rows = min(rows, num_rows)
+    groups = -(-rows // _GROUP)
+    gap = num_rows - rows
+    return [
+        (_GROUP * i + gap * i // max(1, groups - 1), min(_GROUP, rows - _GROUP * i)) for i in range(groups)
+    ]
 
 
 def padded_batches(batch: Mapping[str, np.ndarray], batch_rows: int):

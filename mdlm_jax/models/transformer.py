@@ -85,7 +85,8 @@ class Block(nn.Module):
         x = x + self._branch("attention", y, parts and parts[2])
         y, stats = self._normalised("mlp_norm", x, parts and parts[3:5]), None
         if self.expert:
-            y, stats = MixtureOfExperts(c, name="moe")(y, around.visibility.query.segment, around.visibility.query.order)
+            places = around.visibility.query
+            y, stats = MixtureOfExperts(c, name="moe")(y, places.segment, places.order)
         else:
             y = FeedForward(c, name="mlp")(y)
         x = x + self._branch("mlp", y, parts and parts[5])

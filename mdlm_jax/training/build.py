@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_spec
+from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig
@@ -52,8 +52,11 @@ def build_objective(
         "data_shards": data_shards,
     }
     if kind == "count":
-        half_head = train.half_head and coupling == "antithetic"
-        if train.half_head and not half_head:
+        whole = parse_mesh(train.mesh)["context"] == 1
+        half_head = train.half_head and coupling == "antithetic" and whole
+        if train.half_head and not whole:
+            notes.append("full head: half-size heads gather along the length, which train.mesh splits over context")
+        elif train.half_head and not half_head:
             notes.append(f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}")
         return CountObjective(**shared, half_head=half_head, complementary=train.complementary), notes
     if train.half_head:

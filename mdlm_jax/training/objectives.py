@@ -20,6 +20,7 @@ from mdlm_jax.core.reduction import Reduced, chunk_length
 from mdlm_jax.core.schedules import SigmaSchedule
 from mdlm_jax.models import api, flops
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.moe.routing import balance_loss, z_loss
 from mdlm_jax.models.vocabulary import reduce
 
 _LEVEL, _NOISE, _TIME, _DROPOUT, _SECOND = range(5)  # streams folded into the step's key
@@ -81,8 +82,12 @@ class Objective(abc.ABC):
         return row_keys(jax.random.fold_in(key, stream), rows)
 
     def _denoise(self, trainable, batch, noisy, time, key, rows) -> Prediction:
+        return self._run(trainable, batch, noisy, time, key, rows)[0]
+
+    def _run(self, trainable, batch, noisy, time, key, rows) -> tuple[Prediction, jax.Array | None]:
+        """The prediction, and what the routers of expert layers add to the summed loss (None without experts)."""
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), rows[0])
-        return api.apply(
+        output = api.forward(
             self.network,
             trainable["network"],
             noisy,
@@ -91,6 +96,11 @@ class Objective(abc.ABC):
             positions=batch["positions"],
             dropout_key=dropout_key,
         )
+        if output.router is None:
+            return output.prediction, None
+        moe = self.network.moe
+        per_token = moe.balance_loss * balance_loss(output.router) + moe.z_loss * z_loss(output.router)
+        return output.prediction, per_token.sum() * _scored(batch).sum()
 
     def _reduce(self, prediction: Prediction, **wanted) -> Reduced:
         rows_here = -(-prediction.hidden.shape[0] // self.data_shards)
@@ -128,10 +138,10 @@ class CountObjective(Objective):
         time = None
         if self.network.time_conditioning:
             time = counts.time_given_count(self._noise_keys(key, rows, _TIME), draw, self.process.schedule)
-        prediction = self._denoise(trainable, batch, noisy, time, key, rows)
+        prediction, routers = self._run(trainable, batch, noisy, time, key, rows)
         log_prob = self._target_log_prob(prediction, tokens, draw.masked)
         loss = jnp.where(draw.masked, -draw.weight[:, None] * log_prob, 0.0)
-        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=loss)
+        return LossParts.of(_scored(batch), routers, diffusion=loss)
 
     def _target_log_prob(self, prediction, tokens, masked):
         if not self.half_head:
@@ -153,12 +163,12 @@ class ContinuousObjective(Objective):
         t, weight = levels.times(self.law, u, self.time_min)
         weight = weight[:, None] if self.weighting.is_bound else losses.level_weight(self.process, t, self.weighting)
         noisy = self.process.corrupt(self._noise_keys(key, rows), tokens, t, batch["noise_mask"])
-        prediction = self._denoise(trainable, batch, noisy, t, key, rows)
+        prediction, routers = self._run(trainable, batch, noisy, t, key, rows)
         reduced = self._reduce(
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, t, tokens.shape)
         )
         rate = losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
-        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=weight * rate)
+        return LossParts.of(_scored(batch), routers, diffusion=weight * rate)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """What the diffusion term leaves out: reconstruction from time_min and the prior at t = 1."""
@@ -168,7 +178,7 @@ class ContinuousObjective(Objective):
         prediction = self._denoise(trainable, batch, noisy, t, key, rows)
         reduced = self._reduce(prediction, target=tokens, current=noisy)
         return LossParts.of(
-            batch["loss_mask"] & batch["noise_mask"],
+            _scored(batch),
             reconstruction=losses.reconstruction(self.process, reduced, tokens, noisy, t),
             prior=jnp.broadcast_to(losses.prior(self.process, tokens), tokens.shape),
         )
@@ -195,13 +205,13 @@ class DiscreteObjective(Objective):
         step = jnp.clip(jnp.ceil(level * self.num_steps), 1, self.num_steps)
         s, t = (step - 1) / self.num_steps, step / self.num_steps
         noisy = self.process.corrupt(self._noise_keys(key, rows), tokens, t, batch["noise_mask"])
-        prediction = self._denoise(trainable, batch, noisy, t, key, rows)
+        prediction, routers = self._run(trainable, batch, noisy, t, key, rows)
         reduced = self._reduce(
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, s, tokens.shape)
         )
         kl = losses.kl_step(self.process, reduced, tokens, noisy, s, t)
         probability = self.law.bin_probability(step, float(self.num_steps))
-        return LossParts.of(batch["loss_mask"] & batch["noise_mask"], diffusion=kl / probability[:, None])
+        return LossParts.of(_scored(batch), routers, diffusion=kl / probability[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,19 +241,15 @@ class GenMD4Objective(Objective):
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, draw)
             own_key = jax.random.fold_in(key, _SECOND) if draw else key
             rate, masked = self._rate(trainable, powers, batch, own_key, own, rows, t)
-            per_token.append(jnp.where(self._scored(batch), weight[:, None] * rate, 0.0))
+            per_token.append(jnp.where(_scored(batch), weight[:, None] * rate, 0.0))
             per_row.append(per_token[-1].sum(-1))
             log_q.append(self.schedule.log_prob(powers, batch["tokens"], masked, t, batch["noise_mask"]))
         return LossParts.of(
-            self._scored(batch),
+            _scored(batch),
             surrogate=genmd4.rloo_surrogate(*per_row, *log_q).sum(),
             diffusion=0.5 * (per_token[0] + per_token[1]),
             reconstruction=self.schedule.reconstruction(powers, batch["tokens"]),
         )
-
-    @staticmethod
-    def _scored(batch):
-        return batch["loss_mask"] & batch["noise_mask"]
 
     def _rate(self, trainable, powers, batch, key, keys, rows, t):
         """[B, L] each: the integrand L(t) under one mask a row, and the mask, which takes no gradient."""
@@ -272,7 +278,7 @@ class GenMD4Bound(GenMD4Objective):
         powers = self.schedule.powers(trainable["schedule"])
         t, weight = levels.times(self.law, u, self.schedule.time_min)
         rate, _ = self._rate(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
-        return LossParts.of(self._scored(batch), diffusion=weight[:, None] * rate)
+        return LossParts.of(_scored(batch), diffusion=weight[:, None] * rate)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """-log mu of the tokens masked at time_min; the prior is zero."""
@@ -280,7 +286,12 @@ class GenMD4Bound(GenMD4Objective):
         t = jnp.full(rows.shape, self.schedule.time_min, jnp.float32)
         _, masked, prediction = self._masked(trainable, powers, batch, key, self._noise_keys(key, rows), rows, t)
         reduced = self._reduce(prediction, target=batch["tokens"])
-        return LossParts.of(self._scored(batch), reconstruction=jnp.where(masked, -reduced.target, 0.0))
+        return LossParts.of(_scored(batch), reconstruction=jnp.where(masked, -reduced.target, 0.0))
+
+
+def _scored(batch) -> jax.Array:
+    """[B, L] bool: the tokens a loss counts."""
+    return batch["loss_mask"] & batch["noise_mask"]
 
 
 def _require_elbo(objective: Objective) -> None:

@@ -96,14 +96,15 @@ def test_a_hypothesis_far_behind_is_not_lost_to_underflow():
     np.testing.assert_allclose(np.exp(got[0, -1]), [0.5, 0.5], rtol=1e-9)
 
 
-NAMES = pytest.mark.parametrize("name", ["hmm", "copy", "copy:noise=0", "drift:tau=0.3"])
+NAMED = {name: make(name) for name in ("hmm", "copy", "copy:noise=0")} | {"drift": Drift.random(tau=0.3)}
+NAMES = pytest.mark.parametrize("name", NAMED)
 
 
 @NAMES
 @pytest.mark.parametrize("length", [2, 63, 200])
 def test_conditionals_revealed_in_any_order_multiply_to_the_row(name, length):
     """The chain rule: the sum of log p(x_i | those before in the order) over any order is log p(row)."""
-    language, rng = make(name), np.random.default_rng(length)
+    language, rng = NAMED[name], np.random.default_rng(length)
     row, rank = language.sample(rng, 1, length), rng.permutation(length)
     got = language.conditional_log_probs(np.repeat(row, length, 0), rank[None] < rank[:, None])
     terms = got[np.arange(length), np.arange(length), row[0]]
@@ -113,7 +114,7 @@ def test_conditionals_revealed_in_any_order_multiply_to_the_row(name, length):
 @NAMES
 def test_conditionals_of_one_hidden_token_at_length_1024(name):
     """p(x_i = v | the rest) is p(row with v at i), normalised over v."""
-    language, length = make(name), 1024
+    language, length = NAMED[name], 1024
     row = language.sample(np.random.default_rng(0), 1, length)
     for i in (0, 1, 511, 512, 700, 1023):
         variants = np.repeat(row, language.vocab_size, 0)
@@ -156,7 +157,7 @@ def test_log_matmul_at_any_ratio():
 
 
 def test_random_languages_are_stationary():
-    for language in (make("hmm"), make("drift").chain, make("copy").source):
+    for language in (make("hmm"), make("drift").at(0.0).chain, make("copy").source):
         np.testing.assert_allclose(language.initial @ language.transition, language.initial, atol=1e-12)
     np.testing.assert_allclose(stationary(np.array([[0.5, 0.5], [0.25, 0.75]])), [1 / 3, 2 / 3], rtol=1e-12)
 
@@ -164,8 +165,10 @@ def test_random_languages_are_stationary():
 def test_names_make_what_they_say():
     language = make("hmm:states=5,vocab=7,seed=3")
     assert language.vocab_size == 7 and language.transition.shape == (5, 5)
-    assert make("copy:noise=0.25").noise == 0.25 and make("drift:tau=0.3").tau == 0.3
-    for name in LANGUAGES:
+    assert make("copy:noise=0.25").noise == 0.25
+    stream = make("drift:first=0.25,last=0.5,rows=9,vocab=5")
+    assert (stream.first, stream.last, stream.num_rows, stream.vocab_size) == (0.25, 0.5, 9, 5)
+    for name in set(LANGUAGES) - {"drift"}:
         rows = make(name).sample(np.random.default_rng(0), 4, 32)
         np.testing.assert_array_equal(make(name).log_prob(rows), make(name).log_prob(rows))
         assert (make(name).log_prob(rows) > make(f"{name}:seed=1").log_prob(rows)).all()
@@ -174,7 +177,7 @@ def test_names_make_what_they_say():
 def test_a_name_means_the_same_law_on_every_machine():
     """Values written down once: a change of numpy's generators would change every language and must not pass unseen."""
     np.testing.assert_allclose(make("copy").entropy(256).value, PINNED["copy"], rtol=1e-6)
-    np.testing.assert_allclose(make("drift:tau=0.5").entropy(256).value, PINNED["drift"], rtol=1e-6)
+    np.testing.assert_allclose(make("drift").at(0.5).entropy(256).value, PINNED["drift"], rtol=1e-6)
     np.testing.assert_allclose(make("hmm").log_prob(np.arange(256)[None] % 16)[0], PINNED["hmm"], rtol=1e-6)
 
 
@@ -190,7 +193,11 @@ def test_a_name_means_the_same_law_on_every_machine():
         ("hmm:states", "states='' must be a whole number"),
         ("copy:noise=nan", "noise='nan' must be a finite number"),
         ("copy:noise=2", "noise=2.0: must lie in"),
-        ("drift:tau=-1", "tau=-1.0: must lie in"),
+        ("drift:tau=0.5", "'tau=0.5' is not a setting of drift; its settings are first=0.0, last=1.0, rows=0"),
+        ("drift:first=-1", "first=-1.0: is a time and must lie in"),
+        ("drift:last=1.5", "last=1.5: is a time"),
+        ("drift:rows=1", "rows=1: must be at least 2, or 0"),
+        ("drift:rows=-3", "rows=-3: must be at least 2, or 0"),
         ("drift:vocab=1", "vocab=1: a language needs at least 2 symbols"),
         ("hmm:vocab=1", "states=16, vocab=1: needs"),
         ("hmm:jump=0", "jump=0.0: must lie in"),

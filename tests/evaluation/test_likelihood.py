@@ -200,6 +200,7 @@ class Numbered:
 def test_held_out_rows_are_different_ones_from_all_over_the_split(there, wanted):
     found = held_out_rows(Numbered(there), wanted)["tokens"][:, 0]
     assert len(found) == len(set(found.tolist())) == min(there, wanted)
+    np.testing.assert_array_equal(likelihood.held_out_index(there, wanted), found)
     if wanted > 16:
         assert found.min() == 0 and found.max() == there - 1
     pieces = functools.partial(padded_batches, {"tokens": found[:, None]})

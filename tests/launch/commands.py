@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 def run(module: str, *arguments, cwd: Path = ROOT) -> Outcome:
     done = subprocess.run(
-        command(module, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+        command(module, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=400
     )
     return outcome(done.returncode, done.stdout, done.stderr)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from launch import _cli, _help
 from mdlm_jax import config as config_module
 from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.data.languages.registry import LANGUAGES
 
 FLAGS = (
     _cli.Flag("workdir", "DIR", "a folder"),
@@ -171,5 +172,16 @@ def test_the_comments_are_those_of_the_source():
     )
 
 
+def test_help_lists_the_names_that_fields_take():
+    text = _help.name_lines()
+    for registry in ("SCHEDULES", "OBJECTIVES", "WEIGHTINGS", "LEVEL_LAWS", "TIME_SAMPLINGS"):
+        for name, choice in getattr(config_module, registry).items():
+            assert f"\n  {choice.form}" in text and choice.form.partition(":")[0] == name
+            assert choice.meaning in " ".join(text.split())
+    assert all(f"\n  {name}:" in text for name in LANGUAGES) and "copy:vocab=16,noise=0.05," in text
+    fields = {item for line in text.splitlines() for item in line.split("--config.")[1:]}
+    assert {field.rstrip(")") for field in fields if "=" not in field} <= set(_cli.field_types())
+
+
 def test_help_lines_fit_a_terminal():
-    assert max(map(len, _help.config_lines().splitlines())) <= 120
+    assert max(map(len, (_help.config_lines() + _help.name_lines()).splitlines())) <= 120

@@ -9,8 +9,9 @@ import resource
 import jax
 import pytest
 
+from launch import run_train
 from launch._memory import enough_memory
-from mdlm_jax.config import ConfigError
+from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.training import metrics
 from tests.launch.commands import ROOT, run
 
@@ -100,6 +101,14 @@ def test_too_little_memory_is_one_line_with_the_remedies(text, tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, before)
     remedies = ("train.batch_size", "train.microbatches", "model.remat=true", "train.head_budget")
     assert_one_line(result, "out of memory", "RESOURCE_EXHAUSTED", *remedies)
+
+
+def test_several_processes_are_for_later(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(run_train, "keep_freed_memory", lambda: None)
+    with pytest.raises(ConfigError, match="^2 processes: training over several is not written yet; start a single one"):
+        run_train.main(RunConfig(), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,15 @@ def log_normalize(x: np.ndarray) -> np.ndarray:
 
 
 def categorical(rng: np.random.Generator, laws: np.ndarray) -> np.ndarray:
-    """One draw from each law by inversion, int64 [num]. `laws` is [num, V]; probability 0 is never drawn."""
+    """One draw from each law, int64 [num]. `laws` is [num, V]; probability 0 is never drawn."""
+    return invert(rng.random(len(laws)), laws)
+
+
+def invert(uniform: np.ndarray, laws: np.ndarray) -> np.ndarray:
+    """The symbols, int64 [num], at which the cumulative laws [num, V] pass the numbers ``uniform`` [num] in [0, 1)."""
     cumulative = np.cumsum(laws, axis=-1)
     cumulative /= cumulative[:, -1:]  # exactly 1 from the last possible symbol on
-    return np.sum(rng.random(len(laws))[:, None] >= cumulative[:, :-1], axis=-1)
+    return np.sum(uniform[:, None] >= cumulative[:, :-1], axis=-1)
 
 
 def random_laws(rng: np.random.Generator, rows: int, size: int, concentration: float) -> np.ndarray:

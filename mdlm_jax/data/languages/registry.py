@@ -1,4 +1,4 @@
-"""Oracle languages by name, as a configuration writes them: `hmm`, `copy:noise=0.1`, `drift:tau=0.3,seed=2`."""
+"""Oracle languages by name, as a configuration writes them: `hmm`, `copy:noise=0.1`, `drift:last=0.5,seed=2`."""
 
 import inspect
 import math
@@ -7,13 +7,17 @@ from collections.abc import Callable
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.languages.base import Language
 from mdlm_jax.data.languages.copy import Copy
-from mdlm_jax.data.languages.drift import Drift
+from mdlm_jax.data.languages.drift import DriftStream
 from mdlm_jax.data.languages.hidden_markov import HiddenMarkov
 
-LANGUAGES: dict[str, Callable[..., Language]] = {"hmm": HiddenMarkov.random, "copy": Copy.random, "drift": Drift.random}
+LANGUAGES: dict[str, Callable[..., Language | DriftStream]] = {
+    "hmm": HiddenMarkov.random,
+    "copy": Copy.random,
+    "drift": DriftStream.random,
+}
 
 
-def make(name: str) -> Language:
+def make(name: str) -> Language | DriftStream:
     """The language that `NAME` or `NAME:KEY=VALUE,...` stands for. ConfigError for an unknown name, key or value."""
     kind, _, settings = name.partition(":")
     if kind not in LANGUAGES:
