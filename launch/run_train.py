@@ -24,7 +24,7 @@ from ._memory import enough_memory, keep_freed_memory
 from ._workdir import set_aside
 
 _EVAL_ROWS = 16  # rows measured at a time
-_SMALLER = "lower train.batch_size, raise train.microbatches, set model.remat=true or lower train.head_budget"
+_SMALLER = "lower train.batch_size, raise train.microbatches, set model.remat=full or lower train.head_budget"
 
 
 def main(config: RunConfig, workdir: Path) -> None:

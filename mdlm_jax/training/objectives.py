@@ -87,18 +87,15 @@ class Objective(abc.ABC):
     def _run(self, trainable, batch, noisy, time, key, rows) -> tuple[Prediction, jax.Array | None]:
         """The prediction, and what the routers of expert layers add to the summed loss (None without experts)."""
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), rows[0])
-        output = api.forward(
-            self.network,
-            trainable["network"],
-            noisy,
-            time=time if self.network.time_conditioning else None,
-            attention_mask=batch["attention_mask"],
-            positions=batch["positions"],
-            dropout_key=dropout_key,
-        )
-        if output.router is None:
-            return output.prediction, None
-        moe = self.network.moe
+        inputs = {
+            "time": time if self.network.time_conditioning else None,
+            "attention_mask": batch["attention_mask"],
+            "positions": batch["positions"],
+            "dropout_key": dropout_key,
+        }
+        if self.network.moe is None:
+            return api.apply(self.network, trainable["network"], noisy, **inputs), None
+        output, moe = api.forward(self.network, trainable["network"], noisy, **inputs), self.network.moe
         per_token = moe.balance_loss * balance_loss(output.router) + moe.z_loss * z_loss(output.router)
         return output.prediction, per_token.sum() * _scored(batch).sum()
 

@@ -16,7 +16,7 @@ from mdlm_jax.training.build import build_bound
 from tests.core import genmd4_toy as toy
 from tests.training import tiny
 
-NETWORK = TransformerConfig(toy.SIZE, toy.SIZE, 1, 16, 2, 2, 32, time_conditioning=True)
+NETWORK = TransformerConfig(toy.SIZE, toy.SIZE, 1, 16, 2, 2, 32, conditioning="time")
 ENTROPY = -toy.JOINT @ np.log(toy.JOINT)
 TRAINABLE = {"network": {}, "schedule": jnp.asarray(toy.RAW)}
 

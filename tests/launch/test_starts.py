@@ -99,7 +99,7 @@ def test_too_little_memory_is_one_line_with_the_remedies(text, tmp_path):
         result = train(text, tmp_path / "big", model_d_model=1 << 17, model_heads=1, model_d_ff=64)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    remedies = ("train.batch_size", "train.microbatches", "model.remat=true", "train.head_budget")
+    remedies = ("train.batch_size", "train.microbatches", "model.remat=full", "train.head_budget")
     assert_one_line(result, "out of memory", "RESOURCE_EXHAUSTED", *remedies)
 
 
