@@ -23,7 +23,7 @@ def get_config():
                         backend="splash")
     config.data.length = 1024
     config.train.batch_size = 32
-    config.train.head_chunk = 1 << 24
+    config.train.head_budget = 1 << 24
     config.train.ema_decay = 0.0
     return config
 """

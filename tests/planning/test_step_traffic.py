@@ -19,7 +19,7 @@ from mdlm_jax.planning import collectives, hlo, minimum, step
 CONFIG = RunConfig(
     model=ModelConfig(layers=3, d_model=64, heads=4, d_ff=96, vocab_size=1000, remat="full"),
     data=DataConfig(length=32),
-    train=TrainConfig(batch_size=32, ema_decay=0.0, head_chunk=1 << 14),
+    train=TrainConfig(batch_size=32, ema_decay=0.0, head_budget=1 << 14),
 )
 MESHES = ({"fsdp": 8}, {"replica": 2, "fsdp": 4})
 
