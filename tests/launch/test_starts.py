@@ -72,10 +72,11 @@ def test_the_life_of_a_workdir(text, tmp_path):
     assert f"unigram entropy: {samples['unigram_entropy']:.3f} nats a sample, {natural:.3f} a held-out row" in done.out
     assert_one_line(train(text, workdir, train_learning_rate=1e-2), "holds another run", "train.learning_rate is 0.001")
 
-    drawn = run("launch.sample", f"--checkpoint={workdir}", "--prompt=mask ", "--guidance=0.5", "--top_k=1", "--num=2")
+    drawn = run("launch.sample", f"--checkpoint={workdir}", "--prompt=mask ", "--guidance=0.5", "--top_k=1", "--num=2",
+                "--steps=1")
     assert drawn.status == 0 and re.fullmatch(r"unigram entropy: \d\.\d{3} nats a sample", drawn.err), drawn
     first, second = re.findall(r"--- sample \d ---\n(mask (?s:.*?))\n(?=---|\Z)", drawn.out)
-    assert first == second  # of one candidate, all draws are equal
+    assert first == second  # all at once and of one candidate, draws are equal
 
     (workdir / "checkpoints" / "00000004" / "config.json").write_text("{}")
     resumed = train(text, workdir, train_learning_rate=1e-3)
