@@ -1,5 +1,7 @@
 """transformers reads what we write, and we read what it writes: the same logits both ways."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,3 +61,26 @@ def test_an_adapted_model_is_not_taken_for_a_causal_one(tmp_path):
     save(tmp_path / "in", description, random_tensors(description))
     with pytest.raises(ValueError, match="a2d-llama"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_opened_weights_are_transformers_under_a_mask_that_hides_nothing(tmp_path, name):
+    """The causal weights of transformers, run by it with every key visible, are our bidirectional network."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    description = DESCRIPTIONS[name]
+    tensors = {key: 0.3 * value for key, value in random_tensors(description).items()}
+    folder = save(tmp_path / "in", description, tensors)
+    params = reader.read(folder, description, dtype="float32")
+    writer.write(tmp_path / "out", description, params)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, attn_implementation="eager")
+    model.eval()
+    rows, length = TOKENS.shape
+    with torch.no_grad():
+        opened = model(torch.as_tensor(TOKENS), attention_mask=torch.zeros(rows, 1, length, length)).logits.numpy()
+        causal = model(torch.as_tensor(TOKENS)).logits.numpy()
+    config = dataclasses.replace(description.config, attention="bidirectional")
+    found = np.asarray(api.apply(config, params, jnp.asarray(TOKENS), raw=True).logits())
+    np.testing.assert_allclose(found, opened, rtol=1e-4, atol=1e-4)
+    assert np.abs(opened - causal).max() > 1e-2  # the mask was honoured
