@@ -1,0 +1,224 @@
+"""Forward and train step beside md4 and PyTorch: ``python -m benchmarks.peers --md4=DIR --md4_python=... ...``.
+
+One process a contender, all on the same cores, all built and warm before the first timing. Then, round after round,
+each runs one forward pass or one train step while the others wait, in a fresh random order: what else the machine does
+hits all of them alike. Printed: medians and quartiles of the wall times, medians of the process's CPU times, and each
+contender's time over the first one's: medians of the ratios within a round, with 95 % bootstrap intervals over rounds.
+
+A forward pass is tokens -> logits. What a step contains is printed for each contender. A contender that does not start,
+or stops, is listed with the end of what it said.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import select
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import peer_worker
+from mdlm_jax.models import flops
+from mdlm_jax.models.config import TransformerConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONTENDERS = {  # name -> (module, its options, which python)
+    "ours": ("benchmarks.peer_ours", ["--head=half"], "python"),
+    "ours_full_head": ("benchmarks.peer_ours", ["--head=full"], "python"),
+    "md4": ("benchmarks.peer_md4", [], "md4_python"),
+    "torch": ("benchmarks.peer_torch", [], "torch_python"),
+    "torch_onednn": ("benchmarks.peer_torch", ["--onednn"], "torch_python"),
+    "torch_compile": ("benchmarks.peer_torch", ["--compile"], "torch_python"),
+    "torch_bf16": ("benchmarks.peer_torch", ["--bf16"], "torch_python"),
+}
+KEPT = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647"
+
+
+class Failed(RuntimeError):
+    """A contender that said nothing usable."""
+
+
+class Worker:
+    """One contender's process."""
+
+    def __init__(self, name: str, options, sizes: list[str]):
+        module, extra, python = CONTENDERS[name]
+        interpreter = getattr(options, python) or sys.executable
+        if name == "md4":
+            if not options.md4:
+                raise Failed("no checkout given; pass --md4=DIR")
+            extra = [*extra, f"--md4={options.md4}"]
+        environment = dict(os.environ, PYTHONPATH=str(ROOT))
+        if options.keep_freed_memory == "all":
+            environment["GLIBC_TUNABLES"] = KEPT
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                [interpreter, "-m", module, *extra, *sizes, *options.extra.get(name, [])], env=environment, cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        except OSError as error:
+            raise Failed(str(error)) from error
+        try:
+            self.about = self._read(options.start_seconds)
+        except Failed:
+            self.stop()
+            raise
+
+    def run(self, call: str, seconds: float) -> dict:
+        try:
+            print(call, file=self._process.stdin, flush=True)
+        except BrokenPipeError as error:
+            raise Failed(self._end()) from error
+        return self._read(seconds)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self, seconds: float) -> dict:
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            raise Failed(f"nothing for {seconds:.0f} s; {self._end()}")
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(self._end())
+        return json.loads(line)
+
+    def _end(self) -> str:
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        return f"exit status {self._process.poll()}: " + " | ".join(lines[-3:])
+
+
+def start(options, sizes) -> tuple[dict[str, Worker], dict[str, str]]:
+    """The running contenders and the errors of the others, one after the other."""
+    workers, failed = {}, {}
+    for name in options.contenders:
+        begin = time.perf_counter()
+        try:
+            workers[name] = Worker(name, options, sizes)
+        except Failed as error:
+            failed[name] = str(error)
+            print(f"  {name}: not started: {error}", flush=True)
+            continue
+        about = workers[name].about
+        print(f"  {name} ({time.perf_counter() - begin:.0f} s): {about['parameters']:,} parameters; "
+              f"{about['versions']}; {about['contains']}", flush=True)
+    return workers, failed
+
+
+def measure(options, workers, failed, call: str) -> dict[str, list[dict]]:
+    """Name -> what each round found, for contenders that finished all of them."""
+    found = {name: [] for name in workers}
+    rng = random.Random(options.seed)
+    for _ in range(options.rounds):
+        for name in rng.sample(sorted(found), len(found)):
+            time.sleep(options.pause)  # thread pools stop spinning
+            try:
+                found[name].append(workers[name].run(call, options.call_seconds))
+            except Failed as error:
+                failed[name] = f"stopped in {call}: {error}"
+                print(f"  {name}: {failed[name]}", flush=True)
+                workers.pop(name).stop()
+                del found[name]
+    return found
+
+
+def interval(ratios: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the median."""
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (draws, len(ratios))), axis=1)
+    return tuple(np.quantile(medians, (0.025, 0.975)))
+
+
+def table(call: str, found: dict, work: dict[str, float]) -> list[dict]:
+    rows = []
+    base = next(iter(found), None)
+    print(f"\n{call}: seconds; ratio to {base}")
+    print(f"{'':>16} {'median':>8} {'quartiles':>15} {'CPU':>8}  {'ratio':>6} {'95 %':>15}  {'CPU ratio':>9}  "
+          f"{'GFLOP':>7} {'GFLOP/s':>8} {'GB':>5}")
+    for name, results in found.items():
+        wall, cpu = (np.array([r[key] for r in results]) for key in ("seconds", "cpu_seconds"))
+        base_wall, base_cpu = (np.array([r[key] for r in found[base]]) for key in ("seconds", "cpu_seconds"))
+        low, high = interval(wall / base_wall)
+        row = {
+            "contender": name, "call": call, "seconds": wall.tolist(), "cpu_seconds": cpu.tolist(),
+            "median": float(np.median(wall)), "quartiles": np.quantile(wall, (0.25, 0.75)).tolist(),
+            "cpu_median": float(np.median(cpu)), "ratio": float(np.median(wall / base_wall)), "interval": [low, high],
+            "cpu_ratio": float(np.median(cpu / base_cpu)), "gflop": work[name] / 1e9,
+            "resident_bytes": max(r["resident_bytes"] for r in results), "value": results[-1]["value"],
+        }
+        rows.append(row)
+        print(f"{name:>16} {row['median']:8.3f} {row['quartiles'][0]:7.3f} {row['quartiles'][1]:7.3f} "
+              f"{row['cpu_median']:8.3f}  {row['ratio']:6.3f} {low:7.3f} {high:7.3f}  {row['cpu_ratio']:9.3f}  "
+              f"{row['gflop']:7.1f} {row['gflop'] / row['median']:8.1f} {row['resident_bytes'] / 1e9:5.1f}", flush=True)
+    return rows
+
+
+def _extra(text: str) -> tuple[str, str]:
+    name, _, option = text.partition(":")
+    if name not in CONTENDERS or not option:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME:--option=value with NAME of {', '.join(CONTENDERS)}")
+    return name, option
+
+
+def main() -> None:
+    sizes = peer_worker.parser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     parents=[sizes], conflict_handler="resolve")
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS),
+                        help="who runs; the first is what the others are compared with")
+    parser.add_argument("--calls", nargs="+", default=["forward", "step"], choices=["forward", "step"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--md4", default="", help="a checkout of github.com/google-deepmind/md4")
+    parser.add_argument("--python", default="", help="of our contenders; the default: this one")
+    parser.add_argument("--md4_python", default="", help="of md4")
+    parser.add_argument("--torch_python", default="", help="of PyTorch")
+    parser.add_argument("--keep_freed_memory", choices=("ours", "all"), default="ours",
+                        help="ours: each as it ships; all: glibc keeps freed memory for every contender")
+    parser.add_argument("--extra", type=_extra, action="append", default=[], help="NAME:--option=value for one worker")
+    parser.add_argument("--pause", type=float, default=0.3, help="seconds between two calls")
+    parser.add_argument("--start_seconds", type=float, default=900.0)
+    parser.add_argument("--call_seconds", type=float, default=300.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", default="", help="also write the numbers here")
+    options = parser.parse_args()
+    extras = options.extra
+    options.extra = {name: [option for other, option in extras if other == name] for name in CONTENDERS}
+    names = [action.dest for action in sizes._actions if action.dest != "help"]
+    passed = [f"--{name}={getattr(options, name)}" for name in names]
+
+    tokens, length = options.rows * options.length, options.length
+    network = TransformerConfig(options.vocab + 1, options.vocab, options.layers, options.d_model, options.heads,
+                                options.heads, options.d_ff)
+    print(f"{options.layers} layers, D={options.d_model}, {options.heads} heads, F={options.d_ff}, V={options.vocab}, "
+          f"{options.rows} x {length} tokens, {options.threads} threads, {options.rounds} rounds, "
+          f"load {os.getloadavg()[0]:.1f}", flush=True)
+    workers, failed = start(options, passed)
+    results = []
+    try:
+        for call in options.calls:
+            cost = flops.forward_flops if call == "forward" else flops.train_flops
+            found = measure(options, workers, failed, call)
+            work = {}
+            for name in found:
+                head = workers[name].about.get("head_positions", tokens) if call == "step" else tokens
+                work[name] = cost(network, tokens, length, head)
+            results += table(call, found, work)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    for name, error in failed.items():
+        print(f"NOT MEASURED {name}: {error}")
+    if options.json:
+        about = {name: worker.about for name, worker in workers.items()}
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"options": vars(options), "about": about, "failed": failed, "results": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
