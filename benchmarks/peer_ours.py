@@ -6,7 +6,7 @@ from benchmarks.peer_worker import parser, prepare, serve, token_rows
 def main() -> None:
     p = parser()
     p.add_argument("--head", choices=("half", "full"), default="half")
-    p.add_argument("--head_chunk", type=int, default=0, help="logits alive at once; 0: the library's default")
+    p.add_argument("--head_budget", type=int, default=0, help="logits alive at once; 0: the library's default")
     options = p.parse_args()
     reply = prepare(options)
     import jax
@@ -29,7 +29,7 @@ def main() -> None:
         options.vocab + 1, options.vocab, options.layers, options.d_model, options.heads, options.heads, options.d_ff
     )
     train = TrainConfig(batch_size=options.rows, ema_decay=options.ema)
-    budget = options.head_chunk or train.head_chunk
+    budget = options.head_budget or train.head_budget
     process = Process(options.vocab + 1, options.vocab, head_size=options.vocab)
     objective = CountObjective(network, process, half_head=options.head == "half", head_budget=budget)
     optimizer = schedules.optimizer(train)
