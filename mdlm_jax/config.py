@@ -61,6 +61,7 @@ WEIGHTINGS = _choices(
     ("clipped:MAX", "clipped:10", "1 / level, but at most MAX; no bound"),
 )
 MESH_AXES = ("replica", "fsdp", "expert", "context", "tensor")
+BATCH_AXES = ("replica", "fsdp", "expert")  # those that split the rows of a batch
 
 
 def _require_seed(field: str, seed: int) -> None:

@@ -42,8 +42,8 @@ class Attention(nn.Module):
         if around.tables is not None:
             query, key = (rotary.rotate(y, around.tables, c.rope.interleaved) for y in (query, key))
         if cached is not None:
-            key, value = (caches.write(slots, y, around.start) for slots, y in zip(cached, (key, value), strict=True))
-            cached = key, value
+            written = (caches.write(slots, y, around.start) for slots, y in zip(cached, (key, value), strict=True))
+            cached = key, value = tuple(map(caches.constrain_layer, written))
             key, value = key.astype(x.dtype), value.astype(x.dtype)
         context = checkpoint_name(attend(c.backend, query, key, value, around.visibility), "context")
         shape, axes = (c.heads, c.head_dim, c.d_model), ("heads", "head_dim", "embed")

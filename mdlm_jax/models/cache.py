@@ -10,8 +10,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import BATCH_AXES
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +47,23 @@ def empty(config: TransformerConfig, rows: int, slots: int) -> Cache:
     nothing = jnp.zeros((rows, slots), jnp.int32)
     zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
     return Cache(zeros, zeros, nothing, nothing)
+
+
+def shardings(config: TransformerConfig, mesh: Mesh) -> Cache:
+    """The cache's layout: rows as those of a batch, heads over tensor where it divides them, slots whole."""
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    keys = NamedSharding(mesh, PartitionSpec(None, *_layer(mesh, config.kv_heads)))
+    return Cache(keys, keys, rows, rows)
+
+
+def constrain_layer(slots: jax.Array) -> jax.Array:
+    """One layer's keys or values [B, S, K, H], laid out as `shardings` says where a mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return slots if mesh.empty else jax.lax.with_sharding_constraint(slots, _layer(mesh, slots.shape[2]))
+
+
+def _layer(mesh: Mesh | AbstractMesh, heads: int) -> PartitionSpec:
+    return PartitionSpec(BATCH_AXES, None, "tensor" if heads % mesh.shape["tensor"] == 0 else None)
 
 
 def write(slots: jax.Array, window: jax.Array, start: jax.Array) -> jax.Array:

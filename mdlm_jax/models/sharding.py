@@ -6,7 +6,7 @@ import math
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from mdlm_jax.config import MESH_AXES, ConfigError
+from mdlm_jax.config import BATCH_AXES, MESH_AXES, ConfigError
 
 # FSDP splits the model axis of every weight, tensor parallelism heads, feed-forward and vocabulary, expert parallelism
 # the experts. Rows run over replica, fsdp and expert, positions over context.
@@ -23,7 +23,6 @@ WEIGHT_RULES = {
     "condition": None,
     None: None,
 }
-BATCH_AXES = ("replica", "fsdp", "expert")
 LENGTH_AXIS = "context"
 
 

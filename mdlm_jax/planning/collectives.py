@@ -2,8 +2,9 @@
 
 The bytes of a collective are those of the whole array: gathered, before it is scattered, or reduced. On TPU one
 logical collective may be fused into several neighbours (start, steps and done of an asynchronous chain), which share
-channel, shape and chain, and count once; a reduce-scatter is an all-reduce in a computation named for it; what crosses
-slices is a send to the host. A channel alone tells nothing: all collectives of shard_map have the same.
+channel, shape, chain and the computation they stand in, and count once; a turn peeled off a loop counts besides it. A
+reduce-scatter is an all-reduce in a computation named for it; what crosses slices is a send to the host. A channel
+alone tells nothing: all collectives of shard_map have the same.
 """
 
 import collections
@@ -70,7 +71,8 @@ def find(program: Program) -> list[Collective]:
                            _text(_SOURCE, instruction.rest), instruction.shape)
         key = (instruction.computation, instruction.name)
         if instruction.computation in fused:
-            key = (kind, instruction.dimensions, *(_text(p, instruction.rest) for p in (_CHANNEL, _CHAIN, _SOURCE)))
+            key = (fused[instruction.computation], kind, instruction.dimensions,
+                   *(_text(p, instruction.rest) for p in (_CHANNEL, _CHAIN, _SOURCE)))
         if key not in channels or found.times < channels[key].times:
             channels[key] = found
     return sorted(channels.values(), key=lambda c: -c.total)
@@ -119,10 +121,10 @@ def _group(rest: str) -> int:
     return 0
 
 
-def _fused(program: Program) -> set[str]:
-    """Computations that fusions call."""
-    calls = (_CALLS.search(i.rest) for i, _ in program.running() if i.operation == "fusion")
-    return {found[1] for found in calls if found}
+def _fused(program: Program) -> dict[str, str]:
+    """Computation that a fusion calls -> the computation where the fusion stands."""
+    calls = ((_CALLS.search(i.rest), i.computation) for i, _ in program.running() if i.operation == "fusion")
+    return {found[1]: place for found, place in calls if found}
 
 
 def _text(pattern: re.Pattern, rest: str) -> str:

@@ -166,7 +166,11 @@ def _called(rest: str) -> list[str]:
 
 
 def _turns(instruction: Instruction, computations) -> float:
-    """1, or the turns of a loop: told, or the bound in the condition of a scan; NaN where neither says."""
+    """1, or the turns of a loop: told, or from its counter; NaN where neither says.
+
+    A scan that TPU runs compares a counter with a constant in its condition. It counts from 0, or from later where the
+    compiler has peeled the first turns off.
+    """
     if instruction.operation != "while":
         return 1.0
     told = _TRIPS.search(instruction.rest)
@@ -174,7 +178,17 @@ def _turns(instruction: Instruction, computations) -> float:
         return float(told[1])
     condition = computations.get(_CONDITION.search(instruction.rest)[1], [])
     bounds = {line.operands[0] for line in condition if line.operation == "constant" and line.shape.startswith("s32[]")}
-    return float(bounds.pop()) if len(bounds) == 1 else math.nan
+    begin = _first_element(instruction, computations)
+    return float(bounds.pop()) - begin if len(bounds) == 1 else math.nan
+
+
+def _first_element(instruction: Instruction, computations) -> float:
+    """The constant that is first in the tuple a loop begins with, its counter; NaN where it is none."""
+    lines = {line.name: line for line in computations[instruction.computation]}
+    line = lines.get(instruction.operands[0])
+    while line is not None and line.operation in ("tuple", "copy", "bitcast"):
+        line = lines.get(line.operands[0])
+    return float(line.operands[0]) if line is not None and line.operation == "constant" else math.nan
 
 
 def _dot_terms(instruction: Instruction, left, right) -> tuple[int, int]:

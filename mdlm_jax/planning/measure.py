@@ -1,28 +1,29 @@
-"""A plan: the train step compiled for a topology, and what its text says it costs on one device."""
+"""A plan: a train or decoding step compiled for a topology, and what its text says it costs on one device."""
 
 import math
 import re
 import time
+from collections.abc import Callable
 
 import jax
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.models import api, flops
-from mdlm_jax.planning import collectives, hlo, minimum, step, topologies
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.planning import collectives, decode, hlo, kernels, minimum, step, topologies
 from mdlm_jax.planning.chips import CHIPS
+from mdlm_jax.planning.decoding import Decoding
 from mdlm_jax.planning.topologies import Topology
-from mdlm_jax.training.objectives import Objective
 
 _OVERFLOW = re.compile(r"\(?([\d.]+)G\)? exceeds available HBM \(?([\d.]+)G\)?|"
                        r"[Uu]sed ([\d.]+)G of ([\d.]+)G hbm")
-_PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}  # matrix products of scores or with scores in each splash kernel
 
 
 def plan(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> dict:
-    """Compiles the step and measures it; a nested dict of plain numbers, all of one device and one step.
+    """Compiles the train step and measures it; a nested dict of plain numbers, all of one device and one step.
 
-    Keys: topology, devices, mesh, parameters, rows, notes, seconds, fits; and where it fits memory, flops, traffic,
-    largest, bound. Where it does not: needed, available (bytes).
+    Keys: step, topology, slices, devices, mesh, parameters, rows, length, remat, backend, notes, fits; and where it
+    fits seconds, memory, flops, traffic, largest, bound. Where it does not: needed, available (bytes).
 
     Raises:
       ConfigError: the configuration cannot be split as asked.
@@ -30,22 +31,54 @@ def plan(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> dict:
     """
     mesh = topologies.make_mesh(topology, sizes)
     objective, notes = step.objective_of(config, mesh)
-    found = {"topology": topology.name, "slices": topology.slices, "devices": topology.devices,
-             "mesh": {axis: size for axis, size in sizes.items() if size > 1},
-             "parameters": api.num_parameters(objective.network), "rows": config.train.batch_size,
-             "length": config.data.length, "remat": config.model.remat, "backend": config.model.backend, "notes": notes}
-    begin = time.monotonic()
-    lowered = step.lower(config, objective, mesh)
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return found | _overflow(error)
+    found = _heading("train", config, topology, sizes, objective.network)
+    found |= {"rows": config.train.batch_size, "length": config.data.length, "remat": config.model.remat,
+              "notes": notes}
+    compiled, outcome = _compile(lambda: step.lower(config, objective, mesh))
+    found |= outcome
+    if compiled is None:
+        return found
     program = hlo.parse(compiled.as_text())
-    found |= {"fits": True, "seconds": time.monotonic() - begin, "memory": _memory(compiled)}
-    found["flops"] = _flops(config, objective, program, topology, sizes)
-    found |= _traffic(config, objective, program, mesh, sizes)
-    found["bound"] = _bound(found, topology)
-    return found
+    shapes = jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
+                          api.abstract(objective.network), api.shardings(objective.network, mesh))
+    least = minimum.traffic(shapes, config.model.dtype, sizes, config.train.microbatches)
+    found["flops"] = _flops(objective.network, program, topology.devices, config.train.batch_size, config.data.length,
+                            config.data.length, 3, objective.train_flops(config.train.batch_size, config.data.length))
+    found |= _traffic(program, least, sizes)
+    return found | _bound(found, topology, 2)
+
+
+def decoding_plan(config: RunConfig, topology: Topology, sizes: dict[str, int], decoding: Decoding) -> dict:
+    """The same of one decoding step (`decode.step`); ``rows``, ``slots`` and ``window`` say what it works on."""
+    mesh = topologies.make_mesh(topology, sizes)
+    network, rows, window = step.network_of(config), decoding.rows, decoding.window
+    found = _heading("decode", config, topology, sizes, network)
+    found |= {"rows": rows, "slots": decoding.slots, "window": window, "notes": []}
+    compiled, outcome = _compile(lambda: decode.lower(network, decoding, mesh))
+    found |= outcome
+    if compiled is None:
+        return found
+    program = hlo.parse(compiled.as_text())
+    whole = flops.forward_flops(network, rows * window, window, rows * window)
+    whole += flops.attention_flops(network, rows * window, decoding.slots - window)
+    found["flops"] = _flops(network, program, topology.devices, rows, window, decoding.slots, 1, whole)
+    found |= _traffic(program, {}, sizes)
+    return found | _bound(found, topology, 1)
+
+
+def _heading(kind: str, config: RunConfig, topology: Topology, sizes: dict, network: TransformerConfig) -> dict:
+    return {"step": kind, "topology": topology.name, "slices": topology.slices, "devices": topology.devices,
+            "mesh": {axis: size for axis, size in sizes.items() if size > 1},
+            "parameters": api.num_parameters(network), "backend": config.model.backend}
+
+
+def _compile(lower: Callable[[], jax.stages.Lowered]) -> tuple[jax.stages.Compiled | None, dict]:
+    begin = time.monotonic()
+    try:
+        compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        return None, _overflow(error)
+    return compiled, {"fits": True, "seconds": time.monotonic() - begin, "memory": _memory(compiled)}
 
 
 def _overflow(error: Exception) -> dict:
@@ -69,26 +102,19 @@ def _memory(compiled) -> dict:
     }
 
 
-def _flops(config: RunConfig, objective: Objective, program, topology: Topology, sizes: dict) -> dict:
+def _flops(network: TransformerConfig, program, devices: int, rows: int, length: int, seen: int, passes: int,
+           whole: float) -> dict:
     """compiled: matrix products outside kernels; kernels: theirs, by count of runs; formula: model FLOPs without, and
-    with, what runs in kernels."""
-    network, rows, length = objective.network, config.train.batch_size, config.data.length
-    compiled = sum(hlo.matmuls(program).values())
-    attention = flops.attention_flops(network, rows * length, length) / network.layers / 2  # one product, one layer
-    runs = hlo.kernels(program)
-    products = sum(count * next((n for key, n in _PRODUCTS.items() if f"_{key}_" in name), 0)
-                   for name, count in runs.items() if "splash" in name)
-    whole = objective.train_flops(rows, length) / topology.devices
-    in_kernels = 3 * 2 * network.layers * attention / topology.devices if products else 0.0
-    return {"compiled": compiled, "kernels": products * attention / topology.devices,
-            "formula": whole - in_kernels, "formula_with_kernels": whole, "ratio": (whole - in_kernels) / compiled}
+    with, what runs in kernels; ``passes`` forward passes in the formula."""
+    compiled, runs = sum(hlo.matmuls(program).values()), hlo.kernels(program)
+    hidden = passes * kernels.in_formula(network, runs, rows * length, seen) / devices
+    formula = whole / devices - hidden
+    return {"compiled": compiled, "kernels": kernels.computed(network, runs, rows * length, seen) / devices,
+            "formula": formula, "formula_with_kernels": whole / devices, "ratio": formula / compiled}
 
 
-def _traffic(config: RunConfig, objective: Objective, program, mesh, sizes: dict) -> dict:
+def _traffic(program, least: dict[str, float], sizes: dict[str, int]) -> dict:
     found = collectives.find(program)
-    shapes = jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
-                          api.abstract(objective.network), api.shardings(objective.network, mesh))
-    least = minimum.traffic(shapes, config.model.dtype, sizes, config.train.microbatches)
     totals = collectives.totals(found)
     travelled = sum(total["wire"] for kind, total in totals.items() if kind != "cross-slice")
     needed = sum(minimum.wire(kind, size, sizes) for kind, size in least.items())
@@ -102,21 +128,24 @@ def _traffic(config: RunConfig, objective: Objective, program, mesh, sizes: dict
                         "wire_by_group": by_group}, "largest": largest}
 
 
-def _bound(found: dict, topology: Topology) -> dict:
-    """Seconds each resource is busy at its public peak, taken alone; a step is no faster than the slowest of them."""
+def _bound(found: dict, topology: Topology, touched: int) -> dict:
+    """Seconds each resource is busy at its public peak, taken alone; a step is no faster than the slowest of them.
+
+    Memory: arguments and outputs, ``touched`` times (a train step reads its state and writes it).
+    """
     chip = CHIPS[topology.generation]
     peak = chip.flops / chip.devices
     memory, traffic = found["memory"], found["traffic"]
     ici = sum(wire / (chip.ring * _axes(topology, group)) for group, wire in traffic["wire_by_group"].items())
     seconds = {
         "compute": (found["flops"]["compiled"] + found["flops"]["kernels"]) / peak,
-        "memory": (memory["arguments"] + memory["outputs"]) * 2 / (chip.hbm_bandwidth / chip.devices),
+        "memory": (memory["arguments"] + memory["outputs"]) * touched / (chip.hbm_bandwidth / chip.devices),
         "interconnect": ici,
         "data_center": traffic["totals"].get("cross-slice", {"bytes": 0.0})["bytes"] / (chip.dcn / chip.devices),
     }
     slowest = max(seconds, key=seconds.get)
-    return {"seconds": seconds, "slowest": slowest, "step": seconds[slowest],
-            "mfu": found["flops"]["formula_with_kernels"] / peak / seconds[slowest]}
+    return {"bound": {"seconds": seconds, "slowest": slowest, "step": seconds[slowest],
+                      "mfu": found["flops"]["formula_with_kernels"] / peak / seconds[slowest]}}
 
 
 def _axes(topology: Topology, group: int) -> int:

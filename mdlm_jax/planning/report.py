@@ -9,8 +9,7 @@ def text(plan: dict) -> str:
     slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
     lines = [
         f"topology   {slices}{plan['topology']}, {plan['devices']} devices: {mesh}",
-        f"step       {plan['rows']} rows of {plan['length']} tokens, {plan['parameters']:,} parameters, remat "
-        f"{plan['remat']}, attention by {plan['backend']}",
+        _step(plan),
         *(f"note       {note}" for note in plan["notes"]),
     ]
     if not plan["fits"]:
@@ -18,6 +17,15 @@ def text(plan: dict) -> str:
                           f"{plan['available'] / 2**30:.2f} GiB"]) + "\n"
     return "\n".join([*lines, *_memory(plan["memory"]), *_flops(plan["flops"]), *_traffic(plan["traffic"]),
                       *_bound(plan["bound"]), f"compiled   in {plan['seconds']:.0f} s"]) + "\n"
+
+
+def _step(plan: dict) -> str:
+    if plan["step"] == "decode":
+        work = f"decode {plan['window']} tokens of each of {plan['rows']} rows against {plan['slots']} slots"
+        return f"step       {work}, {plan['parameters']:,} parameters, attention by {plan['backend']}"
+    work = f"train on {plan['rows']} rows of {plan['length']} tokens"
+    return (f"step       {work}, {plan['parameters']:,} parameters, remat {plan['remat']}, attention by "
+            f"{plan['backend']}")
 
 
 def _memory(memory: dict) -> list[str]:
@@ -30,15 +38,15 @@ def _memory(memory: dict) -> list[str]:
 def _flops(flops: dict) -> list[str]:
     tera = {name: f"{count / 1e12:.1f}" for name, count in flops.items()}
     return [f"products   {tera['compiled']} TFLOP compiled, {tera['formula']} by formula ({flops['ratio']:.3f} of it); "
-            f"attention kernels {tera['kernels']} TFLOP more"]
+            f"kernels {tera['kernels']} TFLOP more"]
 
 
 def _traffic(traffic: dict) -> list[str]:
     lines = []
     for kind in sorted({*traffic["totals"], *traffic["minimum"]}):
         total, least = traffic["totals"].get(kind, {"bytes": 0.0, "number": 0}), traffic["minimum"].get(kind, 0.0)
-        lines.append(f"travels    {kind:<19}{total['bytes'] / _GB:8.2f} GB in {total['number']:>5}   minimum "
-                     f"{least / _GB:.2f} GB")
+        line = f"travels    {kind:<19}{total['bytes'] / _GB:8.2f} GB in {total['number']:>5}"
+        lines.append(f"{line}   minimum {least / _GB:.2f} GB" if traffic["minimum"] else line)
     if traffic["minimum_wire"]:
         lines.append(f"           sent by a device {traffic['wire'] / _GB:.2f} GB, minimum "
                      f"{traffic['minimum_wire'] / _GB:.2f} GB ({traffic['wire'] / traffic['minimum_wire']:.3f} of it)")

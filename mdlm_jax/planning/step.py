@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, data_shards
 from mdlm_jax.training import schedules
 from mdlm_jax.training.build import build_network, build_objective, build_process
@@ -18,11 +19,15 @@ BATCH = {"tokens": jnp.int32, "attention_mask": jnp.int32, "positions": jnp.int3
          "loss_mask": bool}
 
 
-def objective_of(config: RunConfig, mesh) -> tuple[Objective, list[str]]:
-    """The objective over as many ids as the model has rows; the tokenizer is not read."""
+def network_of(config: RunConfig) -> TransformerConfig:
+    """The network with as many ids as the model has rows; the tokenizer is not read."""
     if not config.model.vocab_size:
         raise ConfigError("model.vocab_size=0: a plan reads no tokenizer; set model.vocab_size")
-    network = build_network(config, config.model.vocab_size)
+    return build_network(config, config.model.vocab_size)
+
+
+def objective_of(config: RunConfig, mesh) -> tuple[Objective, list[str]]:
+    network = network_of(config)
     process = build_process(config, network.vocab_size, network.head_size - 1)
     return build_objective(config, network, process, data_shards(mesh))
 

@@ -58,13 +58,13 @@ def parse(name: str, slices: int = 1) -> Topology:
     return Topology(generation, tuple(int(n) for n in layout.split("x")), slices)
 
 
-def mesh_sizes(topology: Topology, spec: str | None) -> dict[str, int]:
-    """The default mesh, or that of ``spec`` (`config.parse_mesh`) with its -1 filled in.
+def mesh_sizes(topology: Topology, spec: str | None, default: dict[str, int] | None = None) -> dict[str, int]:
+    """The mesh of ``spec`` (`config.parse_mesh`) with its -1 filled in; without one ``default``, or the topology's.
 
     Raises:
       ConfigError: the sizes do not multiply to the devices, or the slices do not divide ``replica``.
     """
-    sizes = topology.default_mesh() if spec is None else parse_mesh(spec)
+    sizes = (default or topology.default_mesh()) if spec is None else parse_mesh(spec)
     fixed = math.prod(size for size in sizes.values() if size > 0)
     sizes = {axis: topology.devices // fixed if size < 0 else size for axis, size in sizes.items()}
     total = math.prod(sizes.values())

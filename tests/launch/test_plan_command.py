@@ -34,6 +34,11 @@ def test_help():
     (("--topology=v5e:4x4x4",), "2 sizes, as in v5e:16x16"),
     (("--topology=v5e:4x4", "--num_slices=0"), "num_slices=0"),
     (("--topology=v5e:4x4", "--config.train.mesh=fsdp:8"), "makes 8 devices and 1 x v5e:4x4 has 16"),
+    (("--topology=v5e:4x4", "--step=encode"), "--step=encode: choose train or decode"),
+    (("--topology=v5e:4x4", "--rows=16"), "--rows=16: of a decoding step"),
+    (("--topology=v5e:4x4", "--step=decode", "--rows=0"), "--rows=0: must be at least 1"),
+    (("--topology=v5e:4x4", "--step=decode", "--rows=6"), "the mesh splits rows over 4 devices; make it a multiple"),
+    (("--topology=v5e:4x4", "--step=decode", "--slots=16"), "--window=32: more than the 16 slots"),
     (("--topology=v5e:4x4", "--json=/nowhere/at/all.json"), "its folder does not exist"),
 ))
 def test_refusals(recipe, arguments, message):

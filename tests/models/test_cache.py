@@ -10,6 +10,7 @@ import pytest
 
 from mdlm_jax.models import api, cache
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import make_mesh
 from tests.models.test_transformer import parameters
 
 BASE = TransformerConfig(23, 23, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
@@ -37,6 +38,25 @@ def test_block_by_block_is_one_pass(contract, block, cuts):
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, 1), whole(config, params, TOKENS), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(slots.segment), [[1] * 12 + [0] * 4] * 3)
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 4}, {"replica": 2, "fsdp": 2, "tensor": 2}])
+def test_a_sharded_cache_is_the_cache(sizes):
+    """Rows and heads over eight devices, block by block; what the layout says is where the keys lie."""
+    config = dataclasses.replace(BASE, kv_heads=4, attention="block_causal", block_length=4)
+    tokens = jax.random.randint(jax.random.key(1), (8, 12), 0, 23)
+    params, mesh = parameters(config), make_mesh(sizes)
+    layout = cache.shardings(config, mesh)
+    weights = jax.device_put(params, api.shardings(config, mesh))
+    slots, parts = jax.device_put(cache.empty(config, 8, 16), layout), []
+    with jax.set_mesh(mesh):
+        for start in (0, 4, 8):
+            logits, slots = run(config, weights, tokens[:, start:start + 4], slots, start)
+            parts.append(np.asarray(logits))
+    assert slots.key.sharding.is_equivalent_to(layout.key, slots.key.ndim)
+    held = {shard.data.shape for shard in slots.key.addressable_shards}
+    assert held == {(2, 8 * sizes.get("tensor", 1) // 8, 16, 4 // sizes.get("tensor", 1), 8)}
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole(config, params, tokens), rtol=1e-4, atol=1e-5)
 
 
 def test_a_dropped_window_leaves_no_trace():

@@ -84,6 +84,12 @@ HloModule jit_step
   ROOT %slice = f32[32,64]{1,0:T(8,128)S(1)} dynamic-slice(%all-reduce.9, %n), dynamic_slice_sizes={32,64}
 }
 
+%all-reduce-scatter.4 (input: f32[128,64]) -> f32[32,64] {
+  %input = f32[128,64]{1,0:T(8,128)S(1)} parameter(0)
+  %all-reduce.9 = f32[128,64]{1,0:T(8,128)} all-reduce(%input), channel_id=8, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %slice = f32[32,64]{1,0:T(8,128)S(1)} dynamic-slice(%all-reduce.9, %n), dynamic_slice_sizes={32,64}
+}
+
 %body (p: (s32[], bf16[128,64])) -> (s32[], bf16[128,64]) {
   %start = (bf16[32,64]{1,0:T(8,128)(2,1)S(1)}, /*index=1*/u32[]{:S(2)}) fusion(%w), kind=kCustom, calls=%gather_part
   %done = bf16[128,64]{1,0:T(8,128)(2,1)S(1)} fusion(%start), kind=kCustom, calls=%gather_rest
@@ -105,6 +111,10 @@ ENTRY %main (a: bf16[4]) -> bf16[4] {
   %sum = f32[512,1536,1]{1,0,2:T(8,128)} convolution(%left, %right), window={size=2}, dim_labels=0fb_0io->bf0
   %left = bf16[2,1024,512]{2,1,0:T(8,128)(2,1)} bitcast(%q)
   %right = bf16[2,1024,1536]{2,1,0:T(8,128)(2,1)} parameter(2)
+  %zero = s32[]{:T(128)} constant(0)
+  %counter = s32[]{:T(128)} copy(%zero)
+  %peeled = f32[32,64]{1,0:T(8,128)S(1)} fusion(%h), kind=kCustom, calls=%all-reduce-scatter.4
+  %s = (s32[]{:T(128)}, bf16[128,64]{1,0:T(8,128)(2,1)}) tuple(%counter, /*index=1*/%a)
   %loop = (s32[]{:T(128)}, bf16[128,64]{1,0:T(8,128)(2,1)}) while(%s), condition=%condition, body=%body
   %send = (f32[1000]{0}, u32[]{:S(2)}, token[]) send(%g, %token), channel_id=99, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
   %other = (f32[1000]{0}, u32[]{:S(2)}, token[]) send(%g, %token), channel_id=98, is_host_transfer=true
@@ -123,12 +133,23 @@ def test_products_written_as_convolutions():
 
 
 def test_asynchronous_chains_count_once_and_scatters_are_recognised():
-    found = {c.kind: c for c in collectives.find(hlo.parse(TPU))}
+    every = collectives.find(hlo.parse(TPU))
+    found = {c.kind: c for c in every if c.times > 1 or c.kind == "cross-slice"}
     gather, scatter = found["all-gather"], found["reduce-scatter"]
     assert (gather.times, gather.bytes, gather.group) == (32, 128 * 64 * 2, 4)
     assert (scatter.times, scatter.bytes, scatter.group) == (32, 128 * 64 * 4, 4)
     assert found["cross-slice"].total == 4000
     assert set(found) == {"all-gather", "reduce-scatter", "cross-slice"}
+    peeled = [c for c in every if c not in found.values()]
+    assert [(c.kind, c.times, c.bytes) for c in peeled] == [("reduce-scatter", 1, 128 * 64 * 4)]  # beside the loop's
+
+
+def test_a_loop_whose_first_turn_was_peeled_off():
+    one_less = hlo.parse(TPU.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(1)"))
+    assert hlo.matmuls(one_less)[(1024, 64), 128] == 31 * 2 * 1024 * 64 * 128
+    unknown = hlo.parse(TPU.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} parameter(3)"))
+    with pytest.raises(ValueError, match="in body: runs in a loop of unknown length"):
+        hlo.matmuls(unknown)
 
 
 def test_what_xla_compiles_here():
