@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdlm_jax.core.chunks import over_chunks, scan_chunks
+from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.reduction_chunk import (
     Given,
@@ -45,6 +46,7 @@ def reduce(
     teacher: Prediction | None = None,
     reverse_kl: bool = False,
     chunk: int | None = None,
+    columns: Columns = ALL_HERE,
 ) -> Reduced:
     """Reduces over the vocabulary, differentiably in ``prediction``, ``offset`` and ``values``.
 
@@ -59,6 +61,9 @@ def reduce(
       teacher: asks for KL(teacher || model); no gradient flows into it.
       reverse_kl: KL(model || teacher) instead.
       chunk: positions of a row at a time; None: all. B * chunk * V logits are alive at once.
+      columns: inside `jax.shard_map`, the mesh axis that splits the V columns of head, teacher's head and ``values``.
+        Cotangents of the results, and gradients of what is not split, are then shares to be summed over that axis, as
+        ``shard_map(check_vma=False)`` hands them out and takes them back.
     Returns:
       `Reduced`.
     """
@@ -66,7 +71,7 @@ def reduce(
     chunk = length if chunk is None else min(chunk, length)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: must be at least 1 position")
-    wanted = Wanted(suppress, chunk, entropy, reverse_kl)
+    wanted = Wanted(suppress, chunk, entropy, reverse_kl, columns)
     return _reduce(wanted, prediction, Given(target, current, offset), values, teacher)
 
 
@@ -83,8 +88,8 @@ def _reduce(wanted: Wanted, prediction: Prediction, given: Given, values, teache
 def _forward(wanted, prediction, given, values, teacher):
     def one(pieces):
         hidden, given_piece, teacher_hidden = pieces
-        logits = suppressed_logits(prediction.head, hidden, wanted.suppress)
-        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress)
+        logits = suppressed_logits(prediction.head, hidden, wanted.suppress, wanted.columns)
+        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress, wanted.columns)
         return chunk_forward(wanted, logits, given_piece, values, log_teacher)
 
     pieces = (prediction.hidden, given, None if teacher is None else teacher.hidden)
@@ -92,14 +97,15 @@ def _forward(wanted, prediction, given, values, teacher):
     return reduced, (prediction, given, values, teacher, reduced, slope)
 
 
-def _backward(wanted, saved, cotangent: Reduced):
+def _backward(wanted, saved, shares: Reduced):
     prediction, given, values, teacher, reduced, slope = saved
+    cotangent = wanted.columns.whole_cotangent(shares)
     head = prediction.head
 
     def one(sums, pieces):
         hidden, given_piece, teacher_hidden, reduced_piece, slope_piece, cotangent_piece = pieces
-        logits = suppressed_logits(head, hidden, wanted.suppress)
-        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress)
+        logits = suppressed_logits(head, hidden, wanted.suppress, wanted.columns)
+        log_teacher = teacher_log_probs(teacher, teacher_hidden, wanted.suppress, wanted.columns)
         grad_logits, grad_values = chunk_backward(
             wanted, logits, given_piece, values, log_teacher, reduced_piece, slope_piece, cotangent_piece
         )
@@ -111,7 +117,7 @@ def _backward(wanted, saved, cotangent: Reduced):
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32)), (head, values))
     sums, grad_hidden = scan_chunks(one, zeros, pieces, prediction.hidden.shape[1], wanted.chunk)
     grad_head, grad_values = jax.tree.map(lambda g, w: g.astype(w.dtype), sums, (head, values))
-    grad_offset = None if given.offset is None else (cotangent.softplus_sum * slope).astype(given.offset.dtype)
+    grad_offset = None if given.offset is None else (shares.softplus_sum * slope).astype(given.offset.dtype)
     return (
         Prediction(grad_hidden.astype(prediction.hidden.dtype), grad_head),
         Given(_no_gradient(given.target), _no_gradient(given.current), grad_offset),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.linear import outer
 from mdlm_jax.core.prediction import Head
 
@@ -18,6 +19,7 @@ class Wanted:
     chunk: int
     entropy: bool
     reverse_kl: bool
+    columns: Columns
 
 
 class Given(NamedTuple):
@@ -40,43 +42,42 @@ class Reduced(NamedTuple):
     mean_value: jax.Array | None = None
 
 
-def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None) -> jax.Array:
+def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None, columns: Columns = ALL_HERE) -> jax.Array:
     """Logits of one chunk with -inf at the suppressed id."""
     logits = head(hidden)
-    if suppress is None or suppress >= logits.shape[-1]:
+    held = logits.shape[-1]
+    if suppress is None or suppress >= columns.count(held):
         return logits
-    return jnp.where(jnp.arange(logits.shape[-1]) == suppress, -jnp.inf, logits)
+    return jnp.where(columns.ids(held) == suppress, -jnp.inf, logits)
 
 
-def teacher_log_probs(teacher, hidden, suppress):
-    return None if teacher is None else jax.nn.log_softmax(suppressed_logits(teacher.head, hidden, suppress), axis=-1)
-
-
-def _at(values: jax.Array, ids: jax.Array) -> jax.Array:
-    """values[..., ids] by comparison, which partitions over a split vocabulary; -inf for ids without a column."""
-    hit = ids[..., None] == jnp.arange(values.shape[-1])
-    return jnp.where(hit, values, -jnp.inf).max(-1)
+def teacher_log_probs(teacher, hidden, suppress, columns: Columns):
+    if teacher is None:
+        return None
+    logits = suppressed_logits(teacher.head, hidden, suppress, columns)
+    return logits - columns.logsumexp(logits)[..., None]
 
 
 def chunk_forward(wanted: Wanted, logits, given: Given, values, log_teacher):
-    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    columns = wanted.columns
+    log_normaliser = columns.logsumexp(logits)
     log_probs = logits - log_normaliser[..., None]
     softplus_sum = slope = entropy = kl = mean_value = None
     if given.offset is not None:
         shifted = log_probs + given.offset[..., None]
-        softplus_sum = jax.nn.softplus(shifted).sum(-1)
-        slope = jax.nn.sigmoid(shifted).sum(-1)
+        softplus_sum = columns.sum(jax.nn.softplus(shifted))
+        slope = columns.sum(jax.nn.sigmoid(shifted))
     if wanted.entropy:
-        entropy = -_expectation(log_probs, log_probs)
+        entropy = -_expectation(columns, log_probs, log_probs)
     if log_teacher is not None:
         first, second = (log_probs, log_teacher) if wanted.reverse_kl else (log_teacher, log_probs)
-        kl = _expectation(first, first - second)
+        kl = _expectation(columns, first, first - second)
     if values is not None:
-        mean_value = (jnp.exp(log_probs) * values).sum(-1)
+        mean_value = columns.sum(jnp.exp(log_probs) * values)
     reduced = Reduced(
         log_normaliser,
-        None if given.target is None else _at(log_probs, given.target),
-        None if given.current is None else _at(log_probs, given.current),
+        None if given.target is None else columns.at(log_probs, given.target),
+        None if given.current is None else columns.at(log_probs, given.current),
         softplus_sum,
         entropy,
         kl,
@@ -85,9 +86,9 @@ def chunk_forward(wanted: Wanted, logits, given: Given, values, log_teacher):
     return reduced, slope
 
 
-def _expectation(log_probs, values):
+def _expectation(columns: Columns, log_probs, values):
     """sum_e exp(log_probs) values, with 0 * inf = 0."""
-    return jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * values).sum(-1)
+    return columns.sum(jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * values))
 
 
 def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: Reduced, slope, cotangent: Reduced):
@@ -96,13 +97,14 @@ def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: R
     log_probs = jnp.minimum(logits - reduced.log_normaliser[..., None], 0.0)
     probs = jnp.exp(log_probs)
     possible = probs > 0
-    columns = jnp.arange(logits.shape[-1])
+    ids_here = wanted.columns.ids(logits.shape[-1])
     on_probs = cotangent.log_normaliser  # collects the factors of p_e
     grad = 0.0
     for ids, weight in ((given.target, cotangent.target), (given.current, cotangent.current)):
         if ids is not None:
-            weight = jnp.where(jnp.isneginf(_at(log_probs, ids)), 0.0, weight)  # no gradient through an impossible id
-            grad = grad + jnp.where(ids[..., None] == columns, weight[..., None], 0.0)
+            impossible = jnp.isneginf(wanted.columns.at(log_probs, ids))  # takes no gradient
+            weight = jnp.where(impossible, 0.0, weight)
+            grad = grad + jnp.where(ids[..., None] == ids_here, weight[..., None], 0.0)
             on_probs = on_probs - weight
     if given.offset is not None:
         gate = jax.nn.sigmoid(log_probs + given.offset[..., None])

@@ -6,13 +6,12 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from mdlm_jax.core.linear import project
 from mdlm_jax.models import cache as caches
 from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.dispatch import attend
 from mdlm_jax.models.attention.visibility import Visibility
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.layers import bias, fan_in, matrix, rms_normalise, weight
+from mdlm_jax.models.layers import bias, fan_in, product, rms_normalise, weight
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -47,8 +46,8 @@ class Attention(nn.Module):
             key, value = key.astype(x.dtype), value.astype(x.dtype)
         context = checkpoint_name(attend(c.backend, query, key, value, around.visibility), "context")
         shape, axes = (c.heads, c.head_dim, c.d_model), ("heads", "head_dim", "embed")
-        out = matrix(self, "out", shape, axes, fan_in(c.heads * c.head_dim, (2 * c.layers) ** -0.5), x.dtype)
-        y = project(context.reshape(*x.shape[:2], -1), out.reshape(-1, c.d_model))
+        init = fan_in(c.heads * c.head_dim, (2 * c.layers) ** -0.5)
+        y = product(self, "out", context.reshape(*x.shape[:2], -1), shape, axes, init, contracted=2)
         if c.out_bias:
             y = y + bias(self, "out_bias", (c.d_model,), ("norm",), x.dtype)
         return y, cached
@@ -58,8 +57,8 @@ class Attention(nn.Module):
         c = self.config
         axis = "heads" if name == "query" else "kv_heads"
         shape = (c.d_model, heads, c.head_dim)
-        kernel = matrix(self, name, shape, ("embed", axis, "head_dim"), fan_in(c.d_model), x.dtype)
-        y = project(x, kernel.reshape(c.d_model, -1)).reshape(*x.shape[:2], heads, c.head_dim)
+        y = product(self, name, x, shape, ("embed", axis, "head_dim"), fan_in(c.d_model))
+        y = y.reshape(*x.shape[:2], heads, c.head_dim)
         return y + bias(self, f"{name}_bias", shape[1:], (axis, "head_dim"), x.dtype) if c.qkv_bias else y
 
     def _head_norm(self, name: str, x: jax.Array) -> jax.Array:

@@ -8,9 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core.linear import project
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.sharding import gather_weight
+from mdlm_jax.models.projection import project
 
 
 def weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init) -> jax.Array:
@@ -23,9 +22,12 @@ def fan_in(fan: int, scale: float = 1.0):
     return nn.initializers.normal(scale * fan**-0.5)
 
 
-def matrix(module: nn.Module, name: str, shape, axes, init, dtype) -> jax.Array:
-    """A weight ready for use: cast to the compute dtype, then gathered over fsdp, so that the narrow form travels."""
-    return gather_weight(weight(module, name, shape, axes, init).astype(dtype), axes)
+def product(module: nn.Module, name: str, x: jax.Array, shape, axes, init, contracted: int = 1) -> jax.Array:
+    """x [B, L, D] times a weight declared here -> [B, L, F]. It is cast, then gathered: the narrow form travels.
+
+    Its leading ``contracted`` axes hold D, its others F.
+    """
+    return project(x, weight(module, name, shape, axes, init).astype(x.dtype), axes, contracted)
 
 
 def bias(module: nn.Module, name: str, shape, axes, dtype) -> jax.Array:
@@ -78,7 +80,7 @@ class FeedForward(nn.Module):
         return self._project("down", up, (f, d), ("mlp", "embed"), fan_in(f, (2 * c.layers) ** -0.5))
 
     def _project(self, name, x, shape, axes, init, biased=True):
-        y = project(x, matrix(self, name, shape, axes, init, x.dtype))
+        y = product(self, name, x, shape, axes, init)
         if biased and self.config.mlp_bias:
             y = y + bias(self, f"{name}_bias", shape[1:], (axes[1] if axes[1] == "mlp" else "norm",), x.dtype)
         return y

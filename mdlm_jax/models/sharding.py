@@ -110,3 +110,18 @@ def weight_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], sha
     if len(used) != len(set(used)):
         raise ValueError(f"weight with axes {axes}: two of them map to one mesh axis, {spec}")
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+@jax.custom_vjp
+def sum_over_tensor(y: jax.Array) -> jax.Array:
+    """Sum of the tensor axis' partial results, with a gradient that does not travel.
+
+    `shard_map` gives each of the n devices that hold one copy of a result 1/n of its cotangent and expects them to be
+    summed, as the transpose of psum does; they are equal, so n times one's own is that sum.
+    """
+    return jax.lax.psum(y, "tensor")
+
+
+sum_over_tensor.defvjp(
+    lambda y: (sum_over_tensor(y), None), lambda _, grad: (grad * jax.lax.axis_size("tensor"),)
+)

@@ -1,8 +1,10 @@
 """Both ends of the network on a mesh: rows of the embedding table, and the reduction over the head's columns.
 
-Each device gathers the table once, works on its own rows, sums its share of the gradient at home, and the shares are
-reduce-scattered once. Left to the partitioner, the cotangents of all rows would be gathered to every device for the
-table, and the head's gradient would be scattered again for every chunk of positions.
+Each device gathers its part of the table over fsdp once, works on its own rows, sums its share of the gradient at home,
+and the shares are reduce-scattered once. Over tensor the ids stay split: a device looks up those it holds and reduces
+over its own columns, and small numbers of every position are summed. Left to the partitioner, the cotangents of all
+rows would be gathered to every device for the table, and the head's gradient would be scattered again for every chunk
+of positions.
 """
 
 from collections.abc import Callable
@@ -11,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from mdlm_jax.core.columns import Columns
 from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.reduction import Reduced
 from mdlm_jax.core.reduction import reduce as reduce_here
-from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, weight_sharding
+from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, sum_over_tensor, weight_sharding
 
 
 def lookup(table: jax.Array, ids: jax.Array, axes: tuple[str | None, str]) -> jax.Array:
@@ -22,8 +25,9 @@ def lookup(table: jax.Array, ids: jax.Array, axes: tuple[str | None, str]) -> ja
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return jnp.take(table, ids, axis=0)
-    split, tokens = _fsdp_alone(mesh, axes, table.shape), _tokens(mesh, ids.shape[1])
-    run = _on_devices(mesh, lambda table, ids: jnp.take(_whole(table, split), ids, axis=0), (split, tokens), tokens)
+    layout, tokens = weight_sharding(mesh, axes, table.shape).spec, _tokens(mesh, ids.shape[1])
+    take = _take_own if "tensor" in layout else _take
+    run = _on_devices(lambda table, ids: take(_gathered(table, layout), ids), (layout, tokens), tokens)
     return run(table, ids)
 
 
@@ -36,45 +40,65 @@ def reduce(prediction: Prediction, *, teacher: Prediction | None = None, values:
     if mesh.empty:
         return reduce_here(prediction, teacher=teacher, values=values, **given, **static)
     tokens = _tokens(mesh, prediction.hidden.shape[1])
+    both = tuple(p for p in (prediction, teacher) if p is not None)
+    columns = Columns("tensor" if all(_splits(mesh, p.head) for p in both) else None)
+    layouts = tuple(None if p is None else _head_layout(mesh, p.head, columns) for p in (prediction, teacher))
 
     def here(prediction, teacher, values, given):
-        prediction, teacher = (_gathered(mesh, p, q) for p, q in zip((prediction, teacher), whole, strict=True))
-        return reduce_here(prediction, teacher=teacher, values=values, **given, **static)
+        prediction, teacher = (_whole(p, layout) for p, layout in zip((prediction, teacher), layouts, strict=True))
+        return reduce_here(prediction, teacher=teacher, values=values, **given, **static, columns=columns)
 
-    whole = tuple(None if p is None else _head_spec(mesh, p.head) for p in (prediction, teacher))
-    specs = tuple(None if h is None else Prediction(tokens, h) for h in whole)
-    run = _on_devices(mesh, here, (*specs, PartitionSpec(), tokens), tokens)
+    specs = tuple(None if layout is None else Prediction(tokens, layout) for layout in layouts)
+    run = _on_devices(here, (*specs, PartitionSpec(columns.axis), tokens), tokens)
     return run(prediction, teacher, values, given)
 
 
-def _gathered(mesh: AbstractMesh, prediction: Prediction | None, split: Head | None) -> Prediction | None:
+def _take(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return jnp.take(table, ids, axis=0)
+
+
+def _take_own(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Each device looks up the ids it holds rows of."""
+    own = ids - jax.lax.axis_index("tensor") * table.shape[0]
+    held = (own >= 0) & (own < table.shape[0])
+    rows = jnp.take(table, jnp.where(held, own, 0), axis=0)
+    return sum_over_tensor(jnp.where(held[..., None], rows, 0))
+
+
+def _splits(mesh: AbstractMesh, head: Head) -> bool:
+    """Whether the head's columns lie over tensor."""
+    return head.kernel is not None and "tensor" in _kernel_layout(mesh, head.kernel)
+
+
+def _kernel_layout(mesh: AbstractMesh, kernel: jax.Array) -> PartitionSpec:
+    return weight_sharding(mesh, ("embed", "vocab"), kernel.shape).spec
+
+
+def _head_layout(mesh: AbstractMesh, head: Head, columns: Columns) -> Head:
+    bias = None if head.bias is None else PartitionSpec(columns.axis)
+    if head.kernel is None:
+        return Head(None, bias)
+    return Head(PartitionSpec(_kernel_layout(mesh, head.kernel)[0], columns.axis), bias)
+
+
+def _whole(prediction: Prediction | None, layout: Head | None) -> Prediction | None:
+    """The head's kernel gathered over fsdp."""
     if prediction is None or prediction.head.kernel is None:
         return prediction
-    return Prediction(prediction.hidden, Head(_whole(prediction.head.kernel, split.kernel), prediction.head.bias))
+    return Prediction(prediction.hidden, Head(_gathered(prediction.head.kernel, layout.kernel), prediction.head.bias))
 
 
-def _head_spec(mesh: AbstractMesh, head: Head) -> Head:
-    kernel = None if head.kernel is None else _fsdp_alone(mesh, ("embed", "vocab"), head.kernel.shape)
-    return Head(kernel, None if head.bias is None else PartitionSpec())
-
-
-def _whole(weight: jax.Array, split: PartitionSpec) -> jax.Array:
+def _gathered(weight: jax.Array, layout: PartitionSpec) -> jax.Array:
     """The weight gathered over fsdp; the transpose scatters the sum of the devices' gradients."""
-    for axis, name in enumerate(split):
-        if name is not None:
+    for axis, name in enumerate(layout):
+        if name == "fsdp":
             weight = jax.lax.all_gather(weight, name, axis=axis, tiled=True)
     return weight
-
-
-def _fsdp_alone(mesh: AbstractMesh, axes, shape) -> PartitionSpec:
-    """The weight's layout without ``tensor``, which the partitioner keeps to itself."""
-    return PartitionSpec(*(axis if axis == "fsdp" else None for axis in weight_sharding(mesh, axes, shape).spec))
 
 
 def _tokens(mesh: AbstractMesh, length: int) -> PartitionSpec:
     return PartitionSpec(BATCH_AXES, LENGTH_AXIS if length % mesh.shape[LENGTH_AXIS] == 0 else None)
 
 
-def _on_devices(mesh: AbstractMesh, function: Callable, in_specs, out_specs) -> Callable:
-    manual = {axis for axis in mesh.axis_names if axis != "tensor" or mesh.shape[axis] == 1}
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=manual, check_vma=False)
+def _on_devices(function: Callable, in_specs, out_specs) -> Callable:
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)

@@ -24,7 +24,7 @@ from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.layers import fan_in, weight
 from mdlm_jax.models.moe.grouped import grouped_swiglu
 from mdlm_jax.models.moe.routing import RouterStats, Routing, route, router_logits, router_stats
-from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, gather_weight, weight_sharding
+from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, gather_weight, sum_over_tensor, weight_sharding
 
 _EXPERTS = (("experts", "embed", "mlp"), ("experts", "embed", "mlp"), ("experts", "mlp", "embed"))
 _SHARED = (("embed", "mlp"), ("embed", "mlp"), ("mlp", "embed"))
@@ -121,11 +121,11 @@ def _visit(x, index, weights, gate, up, down):
 def _on_one_device(expert_layout, shared_layout, x, index, weights, experts, shared):
     """What a device does with its part of each operand, laid out as `visit_experts` says."""
     y = _visit_own(expert_layout, x, index, weights, experts)
-    y = _sum_over_tensor(y) if "tensor" in expert_layout[0] else y
+    y = sum_over_tensor(y) if "tensor" in expert_layout[0] else y
     if not shared:
         return y
     z = _swiglu(x, *map(_gather, shared, shared_layout))
-    return y + (_sum_over_tensor(z) if "tensor" in shared_layout[0] else z)
+    return y + (sum_over_tensor(z) if "tensor" in shared_layout[0] else z)
 
 
 def _visit_own(layout, x, index, weights, experts):
@@ -142,18 +142,3 @@ def _visit_own(layout, x, index, weights, experts):
 def _gather(w: jax.Array, spec: PartitionSpec) -> jax.Array:
     """A local part, whole again along fsdp."""
     return jax.lax.all_gather(w, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else w
-
-
-@jax.custom_vjp
-def _sum_over_tensor(y: jax.Array) -> jax.Array:
-    """Sum of the tensor axis' partial results, with a gradient that does not travel.
-
-    `shard_map` gives each of the n devices that hold one copy of a result 1/n of its cotangent and expects them to be
-    summed, as the transpose of psum does; they are equal, so n times one's own is that sum.
-    """
-    return jax.lax.psum(y, "tensor")
-
-
-_sum_over_tensor.defvjp(
-    lambda y: (_sum_over_tensor(y), None), lambda _, grad: (grad * jax.lax.axis_size("tensor"),)
-)
