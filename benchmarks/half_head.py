@@ -22,7 +22,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.planning import collectives, hlo
 from mdlm_jax.training import schedules
-from mdlm_jax.training.objectives import CountObjective
+from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.state import abstract_state
 from mdlm_jax.training.step import make_train_step
 

@@ -20,7 +20,7 @@ def main() -> None:
     from mdlm_jax.models.config import TransformerConfig
     from mdlm_jax.models.sharding import make_mesh
     from mdlm_jax.training import schedules
-    from mdlm_jax.training.objectives import CountObjective
+    from mdlm_jax.training.objectives.count import CountObjective
     from mdlm_jax.training.state import sharded_init
     from mdlm_jax.training.step import make_train_step
 

@@ -1,4 +1,4 @@
-"""The text of --help. The words about each configuration field are its comment in mdlm_jax/config.py."""
+"""The text of --help. The words about each configuration field are its comment in mdlm_jax/config."""
 
 import ast
 import dataclasses

@@ -233,7 +233,7 @@ def ids_of(description: Description) -> dict[str, int | None]:
 def save_checkpoint(directory: Path | str, model: LanguageModel, tokenizer_json: bytes | None = None) -> Path:
     """Writes a model as a checkpoint of ours, which ``load`` reads: step 0 in ``directory``."""
     from mdlm_jax.config import RunConfig, to_dict
-    from mdlm_jax.model_config import ModelConfig, from_transformer
+    from mdlm_jax.config.model import ModelConfig, from_transformer
     from mdlm_jax.training.checkpoints import Checkpoints
 
     run = dataclasses.replace(RunConfig(), model=ModelConfig(**from_transformer(model.config)))

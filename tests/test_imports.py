@@ -15,16 +15,14 @@ HEAVY = {"jax", "jaxlib", "numpy", "tensorflow", "torch", "tensorflow_datasets",
 MAY_IMPORT = {
     "core": set(),
     "data": {"config"},
-    "models": {"core", "config", "model_config", "errors"},
+    "models": {"core", "config", "errors"},
     "sampling": {"models", "core", "config"},
     "evaluation": {"sampling", "models", "core", "config"},
     "training": {"models", "data", "core", "config"},
     "planning": {"training", "models", "config", "errors"},
-    "config": {"errors", "model_config"},
-    "model_config": {"errors", "models"},  # models.config alone, which is free of jax
+    "config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),
-    "language_model": {"evaluation", "sampling", "training", "models", "data", "core", "config", "model_config",
-                       "errors"},
+    "language_model": {"evaluation", "sampling", "training", "models", "data", "core", "config", "errors"},
 }
 THIRD_PARTY_OF_CORE = {"jax", "numpy"}
 

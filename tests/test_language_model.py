@@ -8,10 +8,10 @@ import pytest
 
 import mdlm_jax
 from mdlm_jax.config import RunConfig, to_dict
+from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.language_model import save_checkpoint
-from mdlm_jax.model_config import ModelConfig
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.training.checkpoints import Checkpoints

@@ -23,7 +23,7 @@ def get(name: str) -> TransformerConfig:
 
 def fields(name: str) -> dict:
     """The same as fields of the ``model`` section of a run's configuration."""
-    from mdlm_jax.model_config import from_transformer
+    from mdlm_jax.config.model import from_transformer
 
     return from_transformer(get(name))
 

@@ -11,7 +11,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, data_shards
 from mdlm_jax.training import schedules
 from mdlm_jax.training.build import build_network, build_objective, build_process
-from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.state import abstract_state
 from mdlm_jax.training.step import make_train_step
 

@@ -6,14 +6,10 @@ from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, par
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.training.objectives import (
-    ContinuousObjective,
-    CountObjective,
-    DiscreteObjective,
-    GenMD4Bound,
-    GenMD4Objective,
-    Objective,
-)
+from mdlm_jax.training.objectives.base import Objective
+from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
+from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:

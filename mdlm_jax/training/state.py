@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import replicated
-from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.objectives.base import Objective
 
 
 @jax.tree_util.register_dataclass

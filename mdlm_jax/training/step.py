@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.loss_parts import LossTotals
 from mdlm_jax.models.sharding import batch_sharding, replicated
-from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.state import TrainState, state_shardings
 
 NOISE_STREAM = 1  # the run's seed gives weights (stream 0) and noise (stream 1)

@@ -20,7 +20,7 @@ from mdlm_jax.training import schedules
 from mdlm_jax.training.ceiling import matmul_ceiling
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.metrics import MetricsWriter
-from mdlm_jax.training.objectives import Objective
+from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.progress import Progress
 from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step

@@ -10,8 +10,8 @@ import pytest
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.evaluation.likelihood import held_out_bound, padded_batches
+from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.training import objectives
 from mdlm_jax.training.build import build_bound
 from tests.core import genmd4_toy as toy
 from tests.training import tiny
@@ -51,7 +51,7 @@ def measure(monkeypatch):
         ones = np.ones(tokens.shape, np.int32)
         batch = {"tokens": tokens.astype(np.int32), "attention_mask": ones, "noise_mask": ones == 1,
                  "loss_mask": ones == 1, "positions": np.broadcast_to(np.arange(2, dtype=np.int32), tokens.shape)}
-        monkeypatch.setattr(objectives.api, "apply", exact_network(blur))
+        monkeypatch.setattr(api, "apply", exact_network(blur))
         made = bound(blur)
         found = held_out_bound(made.loss_at, TRAINABLE, padded_batches(batch, 1000), np.zeros_like, draws=8,
                                end_terms=made.end_terms)

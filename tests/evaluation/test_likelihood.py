@@ -13,9 +13,9 @@ from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
 from mdlm_jax.evaluation import likelihood
 from mdlm_jax.evaluation.likelihood import held_out_bound, held_out_rows, padded_batches
+from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
-from mdlm_jax.training import objectives
 from mdlm_jax.training.build import build_bound
 from tests.core.toy import MASK, SIZE, Toy
 from tests.training import tiny
@@ -72,7 +72,7 @@ def measure(monkeypatch):
     """``measure(batch, mixing=0, draws=4)`` as a training run does it, with the exact denoiser for a network."""
 
     def run(batch, mixing=0.0, draws=4, blur=0.0, seed=0, batch_rows=500, sharding=None):
-        monkeypatch.setattr(objectives.api, "apply", exact_network(mixing, blur))
+        monkeypatch.setattr(api, "apply", exact_network(mixing, blur))
         objective = bound(mixing, draws, blur)
         ends = None if mixing == 0 else objective.end_terms
         return held_out_bound(objective.loss_at, {"network": {}}, padded_batches(batch, batch_rows),

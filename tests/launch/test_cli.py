@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import tokenize
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -162,11 +163,12 @@ def test_help_holds_every_field_with_its_default_and_comment():
 
 
 def test_the_comments_are_those_of_the_source():
-    with open(config_module.__file__, "rb") as file:
+    folder = Path(config_module.__file__).parent
+    with open(folder / "data.py", "rb") as file:
         comments = [t.string for t in tokenize.tokenize(file.readline) if t.type == tokenize.COMMENT]
     docs = _help.field_docs()
     assert docs["data.length"] == "tokens a row" and "# tokens a row" in comments
-    source = ast.parse(open(config_module.__file__).read())
+    source = ast.parse((folder / "process.py").read_text())
     assert docs["process"] == next(
         ast.get_docstring(n) for n in source.body if getattr(n, "name", "") == "ProcessConfig"
     )

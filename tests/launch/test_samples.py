@@ -13,7 +13,8 @@ from mdlm_jax.models.denoise import ScheduledDenoiser
 from mdlm_jax.sampling.ancestral import LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import sample
-from mdlm_jax.training.objectives import CountObjective, GenMD4Objective
+from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.genmd4 import GenMD4Objective
 from tests.training import tiny
 
 OPTIONS = SampleConfig(num=4, steps=6, seed=3)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.model_config import ModelConfig
 from mdlm_jax.models import api, presets
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.shapes import active_parameter_count, layer_parameter_count, parameter_count

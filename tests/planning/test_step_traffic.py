@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from mdlm_jax.config import DataConfig, RunConfig, TrainConfig
-from mdlm_jax.model_config import ModelConfig
+from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.planning import collectives, hlo, minimum, step

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mdlm_jax.models.config import MoEConfig
-from mdlm_jax.training.objectives import ContinuousObjective, CountObjective, DiscreteObjective
+from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
+from mdlm_jax.training.objectives.count import CountObjective
 from tests.training import tiny
 
 

@@ -14,15 +14,11 @@ from mdlm_jax.core import levels
 from mdlm_jax.core.levels import Cosine, Fixed, Uniform
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.weights import Clipped, Custom, Elbo, Power
-from mdlm_jax.training import objectives
+from mdlm_jax.models import api
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
-from mdlm_jax.training.objectives import (
-    ContinuousObjective,
-    CountObjective,
-    DiscreteObjective,
-    GenMD4Bound,
-    GenMD4Objective,
-)
+from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
+from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 from tests.training import tiny
 
 KINDS = {
@@ -62,7 +58,7 @@ def observed(monkeypatch, objective, batch, key=0, logits=ignorant):
         calls.append((tokens, time))
         return Prediction.from_logits(logits(tokens))
 
-    monkeypatch.setattr(objectives.api, "apply", apply)
+    monkeypatch.setattr(api, "apply", apply)
     rows = len(batch["tokens"])
     trainable = {"network": {}, "schedule": jnp.full((tiny.VOCAB,), 0.541325)}  # softplus of it is 1
 
@@ -222,7 +218,7 @@ def test_one_discrete_step_is_the_reconstruction_from_pure_mask():
     objective = DiscreteObjective(tiny.NETWORK, tiny.process(eps=0.0), num_steps=1)
     batch, trainable = tiny.batch(8, prompts=False), tiny.weights(objective)
     parts = loss(objective, trainable, batch, jax.random.key(0))
-    logits = objectives.api.apply(tiny.NETWORK, trainable["network"], jnp.full((8, tiny.LENGTH), tiny.MASK)).logits()
+    logits = api.apply(tiny.NETWORK, trainable["network"], jnp.full((8, tiny.LENGTH), tiny.MASK)).logits()
     log_probs = np.asarray(jax.nn.log_softmax(logits[..., :12]))
     expected = -np.take_along_axis(log_probs, batch["tokens"][..., None], -1)[..., 0]
     np.testing.assert_allclose(np.asarray(parts.terms["diffusion"]), expected, rtol=1e-4, atol=1e-5)
@@ -243,7 +239,7 @@ def test_without_eps_losses_and_gradients_are_finite_at_extreme_levels(schedule,
     objective = ENDS[kind](tiny.TIMED, process, Cosine(), "iid", **options)
     batch, u = tiny.batch(6, prompts=False), jnp.asarray([2.0**-24, 0.5, 1 - 2.0**-24] * 2, jnp.float32)
     logits = np.random.default_rng(0).standard_normal((tiny.LENGTH, tiny.VOCAB), np.float32)
-    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, *, time, **options: (
+    monkeypatch.setattr(api, "apply", lambda network, params, tokens, *, time, **options: (
         Prediction.from_logits(params * (1 + time[:, None, None]))))
 
     @jax.jit
@@ -337,7 +333,7 @@ def test_the_bound_of_genmd4_is_what_it_trains_on_without_the_second_mask(monkey
     difference = measured.terms["diffusion"].sum(1) - trained.terms["diffusion"].sum(1)
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(8192)
     trainable = {"network": {}, "schedule": jnp.full((tiny.VOCAB,), math.log(math.expm1(0.2)))}  # t^0.2 = 0.25
-    monkeypatch.setattr(objectives.api, "apply", lambda network, params, tokens, **o: (
+    monkeypatch.setattr(api, "apply", lambda network, params, tokens, **o: (
         Prediction.from_logits(ignorant(tokens))))
     ends = jax.jit(bound.end_terms)(trainable, batch, jax.random.key(0), jnp.arange(8192))
     paid = np.asarray(ends.terms["reconstruction"])

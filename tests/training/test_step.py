@@ -11,9 +11,10 @@ import pytest
 
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.models import api
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
-from mdlm_jax.training import objectives
-from mdlm_jax.training.objectives import ContinuousObjective, CountObjective
+from mdlm_jax.training.objectives.continuous import ContinuousObjective
+from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.schedules import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
@@ -102,7 +103,7 @@ def test_the_noise_is_the_same_bit_for_bit_on_any_mesh_and_in_any_microbatch(obj
         objective.loss({"network": {}}, batch, jax.random.key(3), rows, ROWS)
         return given.pop()
 
-    monkeypatch.setattr(objectives.api, "apply", apply)
+    monkeypatch.setattr(api, "apply", apply)
     batch = tiny.batch(ROWS)
     one = np.asarray(jax.jit(noisy)(batch, jnp.arange(ROWS)))
     assert 0.2 < (one != batch["tokens"]).mean() < 0.8

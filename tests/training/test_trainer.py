@@ -12,7 +12,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.training import metrics, trainer
 from mdlm_jax.training.checkpoints import Checkpoints
-from mdlm_jax.training.objectives import CountObjective
+from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
 from tests.training import tiny
 

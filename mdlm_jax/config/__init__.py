@@ -1,0 +1,41 @@
+"""The run configuration: typed, frozen, checked at construction, free of jax.
+
+A config file (``configs/*.py``) returns an ``ml_collections.ConfigDict`` made by ``default_config``; the command line
+edits it; ``freeze`` turns it into the dataclasses below, which every other module receives. Impossible values are
+refused here, so a mistake costs milliseconds and never a compilation. Each error names the field, the value and the
+remedy.
+"""
+
+from mdlm_jax.config.choices import LEVEL_LAWS, OBJECTIVES, SCHEDULES, TIME_SAMPLINGS, WEIGHTINGS, Choice, parse_spec
+from mdlm_jax.config.data import DataConfig
+from mdlm_jax.config.evaluation import EvalConfig, SampleConfig
+from mdlm_jax.config.mesh import BATCH_AXES, MESH_AXES, parse_mesh
+from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.config.process import ProcessConfig
+from mdlm_jax.config.run import RunConfig, default_config, freeze, to_dict
+from mdlm_jax.config.train import TrainConfig
+from mdlm_jax.errors import ConfigError
+
+__all__ = [
+    "BATCH_AXES",
+    "Choice",
+    "ConfigError",
+    "DataConfig",
+    "EvalConfig",
+    "LEVEL_LAWS",
+    "MESH_AXES",
+    "ModelConfig",
+    "OBJECTIVES",
+    "ProcessConfig",
+    "RunConfig",
+    "SCHEDULES",
+    "SampleConfig",
+    "TIME_SAMPLINGS",
+    "TrainConfig",
+    "WEIGHTINGS",
+    "default_config",
+    "freeze",
+    "parse_mesh",
+    "parse_spec",
+    "to_dict",
+]

@@ -1,0 +1,72 @@
+"""Values that are a name and its numbers, as in ``clipped:10``: the registries, and how one is read."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mdlm_jax.errors import ConfigError, require
+
+
+class Choice(NamedTuple):
+    """One name that a field takes, with its numbers; `--help` prints form and meaning, errors the example."""
+
+    form: str
+    example: str
+    meaning: str
+
+
+def _choices(*rows: tuple[str, str, str]) -> dict[str, Choice]:
+    return {form.partition(":")[0]: Choice(form, example, meaning) for form, example, meaning in rows}
+
+
+SCHEDULES = _choices(
+    ("linear", "linear", "a = 1 - t; MDLM calls it log-linear"),
+    ("cosine", "cosine", "a = cos(pi t / 2)"),
+    ("cosine_mask", "cosine_mask", "a = 1 - sin(pi t / 2), the cosine of MaskGIT and MD4"),
+    ("polynomial:POWER", "polynomial:2", "a = 1 - t^POWER"),
+    ("geometric:SIGMA_MIN,SIGMA_MAX", "geometric:1e-3,20", "-log alpha = SIGMA_MIN^(1-t) SIGMA_MAX^t (SEDD), no eps"),
+)
+OBJECTIVES = _choices(
+    ("nelbo", "nelbo", "the bound: count if process.mixing=0, else continuous"),
+    ("count", "count", "the masked bound by the number of masks, exact at both ends"),
+    ("continuous", "continuous", "the continuous-time bound, for any mixing"),
+    ("discrete:T", "discrete:100", "the bound of a process of T steps, for any mixing"),
+    ("genmd4:W", "genmd4:1", "the masked bound with a learned schedule a token, alpha = 1 - t^w with w = W at first"),
+)
+TIME_SAMPLINGS = _choices(
+    ("auto", "auto", "antithetic where the rows of a device make pairs, else stratified"),
+    ("iid", "iid", "independent levels"),
+    ("stratified", "stratified", "one level in each of batch_size equal parts"),
+    ("antithetic", "antithetic", "stratified pairs of u and 1 - u"),
+)
+LEVEL_LAWS = _choices(
+    ("uniform", "uniform", "every noise level alike"),
+    ("cosine", "cosine", "heavy noise more often, as MaskGIT"),
+    ("band:LOW,HIGH", "band:0.3,0.8", "levels between the two only; no bound"),
+    ("fixed:RATIO", "fixed:0.15", "one level, as BERT; no bound"),
+)
+WEIGHTINGS = _choices(
+    ("elbo", "elbo", "the bound's own weight"),
+    ("constant", "constant", "every corrupted token counts alike; no bound"),
+    ("power:P", "power:0.5", "level^-P; no bound"),
+    ("clipped:MAX", "clipped:10", "1 / level, but at most MAX; no bound"),
+)
+
+
+def parse_spec(field: str, spec: str, choices: Mapping[str, Choice]) -> tuple[str, tuple[float, ...]]:
+    """Splits ``"name"`` or ``"name:1.5,2"`` into its name and its numbers, as many as the name's example has."""
+    name, colon, tail = spec.partition(":")
+    require(name in choices, field, spec, f"choose one of {', '.join(choices)}")
+    try:
+        numbers = tuple(float(part) for part in tail.split(",")) if colon else ()
+    except ValueError:
+        raise ConfigError(f"{field}={spec!r}: what follows the colon must be numbers, as in '{name}:0.5'") from None
+    require(all(math.isfinite(n) for n in numbers), field, spec, "its numbers must be finite")
+    example = choices[name].example
+    count = len(example.split(",")) if ":" in example else 0
+    require(len(numbers) == count, field, spec, f"takes {count or 'no'} number(s), as in '{example}'")
+    return name, numbers
+
+
+def require_seed(field: str, seed: int) -> None:
+    require(0 <= seed < 2**32, field, seed, "must lie in [0, 2^32)")

@@ -1,0 +1,38 @@
+"""The ``data`` section of a run."""
+
+import dataclasses
+
+from mdlm_jax.config.choices import require_seed
+from mdlm_jax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them."""
+
+    source: str = "stdlib"  # stdlib | a file, folder or .jsonl path | tfds:NAME[/CONFIG] | language:NAME
+    data_dir: str = ""  # tfds only: the prepared data_dir
+    text_field: str = "text"  # jsonl and tfds only: which field holds the text
+    tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json
+    length: int = 256  # tokens a row
+    packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
+    valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split)
+    seed: int = 0  # order of the rows
+
+    def __post_init__(self):
+        require(bool(self.source), "data.source", self.source, "must be stdlib, a path, tfds:NAME or language:NAME")
+        require(self.length >= 2, "data.length", self.length, "must be at least 2")
+        require_seed("data.seed", self.seed)
+        require(0.0 < self.valid_fraction < 1.0, "data.valid_fraction", self.valid_fraction, "must lie in (0, 1)")
+        require(self.packing in ("concat", "documents"), "data.packing", self.packing, "choose concat or documents")
+        if self.tokenizer == "bpe" or self.tokenizer.startswith("bpe:"):
+            size = self.tokenizer.partition(":")[2]
+            require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
+                     "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
+        if self.text_field != DataConfig.text_field:
+            require(self.source.startswith("tfds:") or self.source.endswith((".jsonl", ".jsonl.gz")),
+                     "data.text_field", self.text_field,
+                     f"is read only from .jsonl files and tfds, not from {self.source!r}; leave it out")
+        if self.data_dir:
+            require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
+                     f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")

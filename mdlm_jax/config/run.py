@@ -1,0 +1,103 @@
+"""A whole run: its sections, what they demand of each other, and how a ``ConfigDict`` becomes one."""
+
+import dataclasses
+import math
+
+from mdlm_jax.config.choices import OBJECTIVES, parse_spec
+from mdlm_jax.config.data import DataConfig
+from mdlm_jax.config.evaluation import EvalConfig, SampleConfig
+from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.config.process import ProcessConfig
+from mdlm_jax.config.train import TrainConfig
+from mdlm_jax.errors import ConfigError, require
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    process: ProcessConfig = ProcessConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        require(self.sample.guidance == 0, "sample.guidance", self.sample.guidance,
+                 "guides towards a prompt, which a run's own samples do not have; leave it to launch.sample")
+        objective, _ = parse_spec("train.objective", self.train.objective, OBJECTIVES)
+        if objective in ("count", "genmd4"):
+            require(self.process.mixing == 0.0, "train.objective", self.train.objective,
+                     f"is defined for the masked process only, and process.mixing={self.process.mixing}; "
+                     "use continuous or discrete:T")
+        if objective == "discrete":
+            require(not self.process.schedule.startswith("geometric"), "process.schedule", self.process.schedule,
+                     f"leaves noise at t=0, which train.objective={self.train.objective} cannot measure")
+        if objective == "genmd4":
+            require((self.process.schedule, self.process.eps) == (ProcessConfig.schedule, ProcessConfig.eps),
+                     "process.schedule", self.process.schedule,
+                     f"train.objective={self.train.objective} learns its schedule; leave process.schedule and eps out")
+            require(not self.model.moe_balance_loss and not self.model.moe_z_loss, "train.objective",
+                     self.train.objective, "does not train routers; leave model.moe_balance_loss and moe_z_loss out")
+        require(self.model.attention not in ("two_stream", "permutation"), "model.attention", self.model.attention,
+                 "needs inputs that no training objective makes yet; choose bidirectional, causal or block_causal")
+        if objective in ("discrete", "genmd4"):
+            require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
+                     f"train.objective={self.train.objective} has only its own weight; use elbo")
+        if self.train.complementary:
+            require(self.process.mixing == 0.0 and objective in ("nelbo", "count"), "train.complementary", True,
+                     "needs process.mixing=0 and train.objective=count")
+            require(self.train.time_sampling in ("auto", "antithetic"), "train.complementary", True,
+                     "needs train.time_sampling=antithetic")
+
+
+def default_config():
+    """A locked ``ConfigDict`` with every field of ``RunConfig`` at its default; config files start from it."""
+    from ml_collections import ConfigDict
+
+    return ConfigDict(dataclasses.asdict(RunConfig())).lock()
+
+
+def freeze(config) -> RunConfig:
+    """The checked, frozen form of a ``ConfigDict`` or of a nested dict (as read back from ``config.json``).
+
+    Raises:
+      ConfigError: an unknown section or field, a value of the wrong type, or an impossible value.
+    """
+    raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    for name, section in raw.items():
+        require(isinstance(section, dict), name, section, "must be a section, that is a dict of fields")
+    sections = {field.name: field.default.__class__ for field in dataclasses.fields(RunConfig)}
+    _reject_unknown("", raw, sections)
+    return RunConfig(**{name: _freeze_section(name, cls, raw.get(name, {})) for name, cls in sections.items()})
+
+
+def _freeze_section(name: str, cls, raw: dict):
+    types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+    _reject_unknown(f"{name}.", raw, types)
+    return cls(**{key: _coerce(f"{name}.{key}", value, types[key]) for key, value in raw.items()})
+
+
+def _coerce(field: str, value, kind: type):
+    if kind is float and type(value) is int:
+        value = float(value)
+    require(type(value) is kind, field, value, f"must be of type {kind.__name__}")
+    if kind is float:
+        require(math.isfinite(value), field, value, "must be finite")
+    return value
+
+
+def _reject_unknown(prefix: str, raw: dict, known) -> None:
+    import difflib
+
+    for key in raw:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"the fields are {', '.join(known)}"
+            raise ConfigError(f"{prefix}{key}: there is no such field; {hint}")
+
+
+def to_dict(config: RunConfig) -> dict:
+    """The nested dict that ``freeze`` takes back; this is what ``config.json`` holds."""
+    return dataclasses.asdict(config)

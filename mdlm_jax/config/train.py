@@ -1,0 +1,76 @@
+"""The ``train`` section of a run."""
+
+import dataclasses
+
+from mdlm_jax.config.choices import LEVEL_LAWS, OBJECTIVES, TIME_SAMPLINGS, WEIGHTINGS, parse_spec, require_seed
+from mdlm_jax.config.mesh import parse_mesh
+from mdlm_jax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation, by AdamW. Losses are in nats per token."""
+
+    steps: int = 1000  # optimiser steps; may be raised on an existing run
+    batch_size: int = 32  # rows a step, over all devices
+    microbatches: int = 1  # gradient accumulation: batch_size must be a multiple
+    objective: str = "nelbo"  # what is minimised; one of OBJECTIVES
+    time_sampling: str = "auto"  # how the noise levels of a batch hang together; one of TIME_SAMPLINGS
+    level_law: str = "uniform"  # law of the noise level; one of LEVEL_LAWS
+    weighting: str = "elbo"  # how much a corrupted token counts, by the noise level; one of WEIGHTINGS
+    complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
+    half_head: bool = True  # run the head on half the slots where antithetic counts allow it
+    learning_rate: float = 3e-4  # peak, after the warm-up
+    warmup_steps: int = 100  # linear rise to the learning rate
+    lr_schedule: str = "cosine"  # after warm-up: cosine (to a tenth) | constant | linear (to zero)
+    b1: float = 0.9  # decay of Adam's mean of the gradient
+    b2: float = 0.999  # decay of Adam's mean of its square
+    weight_decay: float = 0.0  # decoupled, on matrices only
+    clip_norm: float = 1.0  # largest global norm of the gradient
+    ema_decay: float = 0.999  # 0: no moving average
+    checkpoint_every: int = 500  # steps; the last step is always kept
+    keep_checkpoints: int = 2  # the newest so many
+    log_every: int = 10  # steps between records in metrics.jsonl
+    mesh: str = "fsdp:-1"  # axis:size,... over replica, fsdp, expert, context, tensor; one may be -1
+    head_budget: int = 1 << 22  # logits alive at once per device in the loss; fewer cost time, not exactness
+    seed: int = 0  # weights and noise
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints",
+                     "head_budget"):
+            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
+        require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
+                 f"must divide train.batch_size={self.batch_size}")
+        require_seed("train.seed", self.seed)
+        name, numbers = parse_spec("train.objective", self.objective, OBJECTIVES)
+        if name == "discrete":
+            require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
+                     "the number of steps must be a positive integer")
+        if name == "genmd4":
+            require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
+        parse_spec("train.time_sampling", self.time_sampling, TIME_SAMPLINGS)
+        law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
+        require(all(0 <= level <= 1 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
+        if law == "band":
+            require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
+        if law == "fixed":
+            require(0 < levels[0] < 1, "train.level_law", self.level_law, "the ratio must lie in (0, 1)")
+        weighting, numbers = parse_spec("train.weighting", self.weighting, WEIGHTINGS)
+        if weighting == "power":
+            require(abs(numbers[0]) <= 5, "train.weighting", self.weighting, "the power must lie in [-5, 5]")
+        if weighting == "clipped":
+            require(numbers[0] > 0, "train.weighting", self.weighting, "the largest weight must be positive")
+        if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
+            require(weighting != "elbo", "train.weighting", self.weighting,
+                     f"train.level_law={self.level_law!r} leaves out noise levels, so no weight makes it a bound; "
+                     "set train.weighting to constant, power:P or clipped:MAX")
+        require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
+        require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
+                 f"must lie in [0, train.steps={self.steps}]")
+        require(self.lr_schedule in ("cosine", "constant", "linear"), "train.lr_schedule", self.lr_schedule,
+                 "choose cosine, constant or linear")
+        for name in ("b1", "b2", "ema_decay"):
+            require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "must lie in [0, 1)")
+        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative")
+        require(self.clip_norm > 0, "train.clip_norm", self.clip_norm, "must be positive")
+        parse_mesh(self.mesh)

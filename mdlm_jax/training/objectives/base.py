@@ -1,0 +1,107 @@
+"""What all objectives share: levels, the run of the network, the reduction, and which tokens count."""
+
+import abc
+import dataclasses
+
+import jax
+
+from mdlm_jax.core import levels, weights
+from mdlm_jax.core.keys import row_keys
+from mdlm_jax.core.loss_parts import LossParts
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.process import Process
+from mdlm_jax.core.reduction import Reduced, chunk_length
+from mdlm_jax.models import api, flops, vocabulary
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.moe.routing import balance_loss, z_loss
+
+LEVEL, NOISE, TIME, DROPOUT, SECOND = range(5)  # streams folded into the step's key
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """What all diffusion objectives share.
+
+    Attributes:
+      network: the denoiser's shape.
+      process: the noise.
+      law, coupling: of the noise levels, see `core.levels`.
+      weighting: how much a corrupted token's loss counts, see `core.weights`; a bound with `weights.Elbo` only.
+      head_budget: logits alive at once on one device.
+      data_shards: devices that share a batch's rows.
+    """
+
+    network: TransformerConfig
+    process: Process
+    law: levels.Law = levels.Uniform()  # noqa: RUF009 (frozen)
+    coupling: str = "antithetic"
+    weighting: weights.Weighting = weights.Elbo()  # noqa: RUF009 (frozen)
+    head_budget: int = 1 << 22
+    data_shards: int = 1
+
+    def __post_init__(self):
+        weights.check(self.weighting, self.law)
+
+    def init(self, key: jax.Array) -> dict:
+        """Fresh trainable parameters."""
+        return {"network": api.init(self.network, key)}
+
+    def head_positions(self, rows: int, length: int) -> int:
+        """Positions of a batch that pass through the head."""
+        return rows * length
+
+    def train_flops(self, rows: int, length: int) -> int:
+        """Model FLOPs of one step on ``rows`` rows, forward and backward."""
+        return flops.train_flops(self.network, rows * length, length, self.head_positions(rows, length))
+
+    def loss(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, total_rows: int) -> LossParts:
+        """The loss of some rows of a step's batch.
+
+        Args:
+          trainable: what `init` gave.
+          batch: tokens, attention_mask, positions, noise_mask, loss_mask, each [B, L].
+          key: the step's key.
+          rows: [B] indices of these rows in the step's batch of ``total_rows``.
+        """
+        u = levels.unit_levels(jax.random.fold_in(key, LEVEL), total_rows, self.coupling, rows)
+        return self.loss_at(trainable, batch, key, rows, u)
+
+    @abc.abstractmethod
+    def loss_at(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, u: jax.Array) -> LossParts:
+        """The loss at given levels: u [B] in (0, 1) is where each row stands in the law of the noise level."""
+
+    def noise_keys(self, key, rows, stream=NOISE):
+        return row_keys(jax.random.fold_in(key, stream), rows)
+
+    def denoise(self, trainable, batch, noisy, time, key, rows) -> Prediction:
+        return self.run(trainable, batch, noisy, time, key, rows)[0]
+
+    def run(self, trainable, batch, noisy, time, key, rows) -> tuple[Prediction, jax.Array | None]:
+        """The prediction, and what the routers of expert layers add to the summed loss (None without experts)."""
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), rows[0])
+        inputs = {
+            "time": time if self.network.time_conditioning else None,
+            "attention_mask": batch["attention_mask"],
+            "positions": batch["positions"],
+            "dropout_key": dropout_key,
+        }
+        if self.network.moe is None:
+            return api.apply(self.network, trainable["network"], noisy, **inputs), None
+        output, moe = api.forward(self.network, trainable["network"], noisy, **inputs), self.network.moe
+        per_token = moe.balance_loss * balance_loss(output.router) + moe.z_loss * z_loss(output.router)
+        return output.prediction, per_token.sum() * scored(batch).sum()
+
+    def reduce(self, prediction: Prediction, **wanted) -> Reduced:
+        rows_here = -(-prediction.hidden.shape[0] // self.data_shards)
+        chunk = chunk_length(rows_here, prediction.num_columns, self.head_budget)
+        return vocabulary.reduce(prediction, suppress=self.process.mask_id, chunk=chunk, **wanted)
+
+
+def scored(batch) -> jax.Array:
+    """[B, L] bool: the tokens a loss counts."""
+    return batch["loss_mask"] & batch["noise_mask"]
+
+
+def require_elbo(objective: Objective) -> None:
+    if not objective.weighting.is_bound:
+        raise ValueError(f"weighting={objective.weighting}: {type(objective).__name__} has only its own weight, Elbo()")
