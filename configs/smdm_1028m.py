@@ -4,7 +4,7 @@
 --config.data.tokenizer; the paper trained on SlimPajama. The mask is id 32000, a row of the table without a column.
 
 Three things differ from the released script: the learning rate is the paper's 4e-4 (the script has 2e-4), weight decay
-spares norms and biases, and the noise levels of two rows are antithetic (--config.train.time_sampling=independent draws
+spares norms and biases, and the noise levels of two rows are antithetic (--config.train.time_sampling=iid draws
 them apart, as the paper does, at the price of a head twice as large).
 """
 
