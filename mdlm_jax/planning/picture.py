@@ -26,7 +26,7 @@ def plan_figure(plan: dict):
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items()) or "one device"
     how = "by arithmetic" if plan.get("arithmetic") else "compiled"
     slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
-    memory.set_title(f"{slices}{plan['topology']}: {mesh} ({how})", loc="left", fontsize=11, parse_math=False)
+    memory.set_title(f"{slices}{plan['topology']}: {mesh} ({how})", loc="left", fontsize=11, pad=16, parse_math=False)
     _memory(memory, plan)
     _seconds(seconds, plan["bound"])
     return figure
@@ -47,7 +47,7 @@ def _memory(axes, plan: dict) -> None:
     axes.set_xlim(0, 1.08 * max(room, left))
     axes.set_yticks([])
     axes.set_xlabel(f"GiB of a device: peak {peak:.2f} (dashed) of {room:.2f} (black)", parse_math=False)
-    axes.legend(frameon=False, ncols=len(kinds), fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.86))
+    axes.legend(frameon=False, ncols=len(kinds), fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.9))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_ylim(-0.4, 0.9)
 
