@@ -41,7 +41,8 @@ exit "$status"
 def actions(flags: dict, command: list[str]) -> list[Action]:
     """sbatch, which reads the script from its standard input."""
     name = check_name("name", _cli.require(flags, "name", "llada", "the name of the job"))
-    _cli.require(flags, "nodes", "16", "how many nodes")
+    if "nodes" not in flags:
+        _cli.require(flags, "nodes", "16", "how many nodes")
     nodes, grace = at_least(flags, "nodes", 1), at_least(flags, "grace", 120)
     gpus = at_least(flags, "gpus_per_node", 0, 0)
     if not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", flags.get("time", "1")):

@@ -3,8 +3,6 @@
 A step is no faster than the slowest of them; overlap, latency and efficiency are not modelled.
 """
 
-import math
-
 from mdlm_jax.planning.chips import ALL, GPUS
 from mdlm_jax.planning.topologies import Topology
 
@@ -33,7 +31,7 @@ def bound(topology: Topology, flops: float, model_flops: float, touched: float, 
 def speed(topology: Topology, group: int, inside: int = 1) -> float:
     """Bytes a second that a device of a ring of ``group`` devices sends, inside a slice.
 
-    TPU: as many axes of the torus as the group needs, the last ones first. GPU: NVLink in a node; over nodes the
+    TPU: the axes of the torus that the group fills wholly, the last ones first. GPU: NVLink in a node; over nodes the
     network of all members that stand in one node, which send different parts, but no more than NVLink.
 
     Args:
@@ -47,10 +45,9 @@ def speed(topology: Topology, group: int, inside: int = 1) -> float:
 
 
 def _axes(topology: Topology, group: int) -> int:
-    """Axes of the torus that a group of so many devices spans, the last ones first."""
-    reach, axes = 1, 0
+    """Axes of the torus that a group of so many devices fills wholly, the last ones first; one at least."""
+    reach, axes = ALL[topology.generation].devices, 0
     for size in reversed(topology.shape):
-        if reach >= group and axes:
-            break
-        reach, axes = reach * size, axes + 1
-    return max(axes, 1) if math.prod(topology.shape) > 1 else 1
+        reach *= size
+        axes += reach <= group and size > 1
+    return max(axes, 1)

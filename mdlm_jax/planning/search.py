@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mdlm_jax.config import BATCH_AXES, MESH_AXES, RunConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.planning.chips import ALL
 from mdlm_jax.planning.estimate import estimate, network_of
 from mdlm_jax.planning.topologies import Topology
 
@@ -31,14 +32,17 @@ def candidates(config: RunConfig, topology: Topology) -> Iterator[tuple[RunConfi
     """Every (config with mesh and microbatches, sizes of the axes) worth an estimate.
 
     replica takes what is left and spans the slices. fsdp divides d_model; tensor, at most 16 and inside a node of GPUs,
-    divides the key/value heads and d_ff; expert divides the experts. A mesh of TPUs whose fsdp is a whole slice is left
-    out: libtpu sums unsharded gradients there (README). Microbatches are powers of two that divide the rows.
+    divides the key/value heads and d_ff; expert divides the experts. Of TPUs the three together are a part of one axis
+    of the torus or fill whole ones, so that they run over rings, and fsdp is no whole slice of several axes: libtpu
+    sums unsharded gradients there (README). Microbatches are powers of two that divide the rows.
     """
     network, inner = network_of(config), topology.devices_per_slice
+    rings = _divisors(inner, inner) if topology.gpu else _rings(topology)
     for tensor in _tensors(network, topology):
         for expert in _divisors(inner // tensor, network.moe.experts if network.moe else 1):
             for fsdp in _divisors(inner // tensor // expert, network.d_model):
-                if not topology.gpu and fsdp == inner and len([n for n in topology.shape if n > 1]) > 1:
+                flat = not topology.gpu and fsdp == inner and sum(n > 1 for n in topology.shape) > 1
+                if flat or tensor * expert * fsdp not in rings:
                     continue
                 replica = topology.devices // (tensor * expert * fsdp)
                 sizes = dict.fromkeys(MESH_AXES, 1) | {"replica": replica, "fsdp": fsdp, "expert": expert,
@@ -77,6 +81,16 @@ def _tensors(network: TransformerConfig, topology: Topology) -> list[int]:
     found = _divisors(topology.devices_per_slice, network.kv_heads)
     room = min(_LARGEST_TENSOR, topology.shape[0]) if topology.gpu else _LARGEST_TENSOR
     return [n for n in found if n <= room and width % n == 0]
+
+
+def _rings(topology: Topology) -> list[int]:
+    """Devices of a part of the last axis of the torus, of that axis, of the last two, ..."""
+    reach = ALL[topology.generation].devices
+    axes = [size for size in reversed(topology.shape) if size > 1] or [1]
+    found = _divisors(reach * axes[0], reach * axes[0])
+    for size in axes[1:]:
+        found.append(found[-1] * size)
+    return found
 
 
 def _divisors(a: int, b: int) -> list[int]:

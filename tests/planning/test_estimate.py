@@ -12,6 +12,8 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.planning import estimate, layout, minimum, step, topologies
+from mdlm_jax.training import optimizers
+from mdlm_jax.training.state import abstract_state
 
 DENSE = ModelConfig(layers=3, d_model=64, heads=4, d_ff=96, vocab_size=1000, remat="full")
 EXPERTS = ModelConfig(layers=3, d_model=64, heads=4, kv_heads=2, vocab_size=1000, head_size=999, moe_experts=8,
@@ -47,13 +49,24 @@ def test_the_layout_is_that_of_the_network(model, mesh):
     (0, {}), (1, {"ema_decay": 0.99}), (2, {"optimizer": "lion"}), (1, {"optimizer": "muon"}),
     (0, {"freeze": "network/embedding,network/layers/mlp/*"}),
 ), ids=("adamw", "ema", "lion", "muon", "frozen"))
-def test_arguments_are_those_of_the_compiled_step(mesh, changes):
-    """State and batch to the byte, but for the few counters of steps."""
+def test_the_state_is_that_of_the_optimiser(mesh, changes):
+    """To the byte, but for the few counters of steps."""
     config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, **changes))
     devices = make_mesh(MESHES[mesh])
     objective, _ = step.objective_of(config, devices)
-    stats = step.lower(config, objective, devices).compile().memory_analysis()
+    state = abstract_state(objective, optimizers.optimizer(config.train), config.train.ema_decay > 0, devices)
+    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+               for leaf in jax.tree.leaves(state))
     found = estimate.memory_of(config, estimate.network_of(config), sized(MESHES[mesh]))
+    assert 0 < held - found["state"] <= 32
+
+
+def test_arguments_are_those_of_the_compiled_step():
+    config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, ema_decay=0.99))
+    devices = make_mesh(MESHES[1])
+    objective, _ = step.objective_of(config, devices)
+    stats = step.lower(config, objective, devices).compile().memory_analysis()
+    found = estimate.memory_of(config, estimate.network_of(config), sized(MESHES[1]))
     assert 0 < stats.argument_size_in_bytes - found["state"] - found["batch"] <= 32
 
 
@@ -103,6 +116,19 @@ def test_traffic_by_hand():
     assert across == 50.0  # each of two devices sends half of the sum once
     tokens = 32 // 16 * 32
     assert wire["tensor"] == tokens * 64 * 4 * (3 * 2 * 3 + 2)
+
+
+@pytest.mark.parametrize(("name", "group", "rings"), (
+    ("v5e:16x16", 2, 1), ("v5e:16x16", 16, 1), ("v5e:16x16", 128, 1), ("v5e:16x16", 256, 2),
+    ("v5p:8x8x8", 8, 1), ("v5p:8x8x8", 64, 2), ("v5p:8x8x8", 512, 3), ("tpu7x:4x4x4", 16, 1), ("tpu7x:4x4x4", 32, 2),
+    ("v5e:1x1", 1, 1), ("v5e:1x4", 4, 1),
+))
+def test_a_ring_uses_the_axes_it_fills(name, group, rings):
+    from mdlm_jax.planning.bound import speed
+    from mdlm_jax.planning.chips import CHIPS
+
+    topology = topologies.parse(name)
+    assert speed(topology, group) == rings * CHIPS[topology.generation].ring
 
 
 def test_the_bound_of_gpus_by_hand():

@@ -30,6 +30,16 @@ def test_every_candidate_is_a_mesh_of_the_devices():
     assert len({(one.train.mesh, one.train.microbatches) for one, _ in found}) == len(found)
 
 
+def test_meshes_of_tpus_run_over_rings():
+    config = run_of("llada-8b", 1024)
+    inner = {sizes["fsdp"] * sizes["tensor"] for _, sizes in search.candidates(config, topologies.parse("v5p:8x8x8"))}
+    assert inner == {1, 2, 4, 8, 64, 512}
+    inner = {sizes["fsdp"] * sizes["tensor"] for _, sizes in search.candidates(config, topologies.parse("tpu7x:4x4x4"))}
+    assert inner == {1, 2, 4, 8, 32, 128}
+    inner = {sizes["fsdp"] * sizes["tensor"] for _, sizes in search.candidates(config, topologies.parse("h100:8x16"))}
+    assert inner == {1, 2, 4, 8, 16, 32, 64, 128}
+
+
 def test_all_of_a_small_slice_by_hand():
     """Four chips in a square, eight rows: fsdp 4 is a whole slice of two axes and left out; heads allow tensor 2."""
     config = RunConfig(model=ModelConfig(heads=2, vocab_size=100), train=TrainConfig(batch_size=8))
