@@ -27,9 +27,9 @@ The recipe adds --distributed to COMMAND, so that the processes find each other;
 --workdir that all hosts see. docs/pods.md says how to watch, debug and resume a job.
 
 examples
-  {program} tpu-vm --name=llada --zone=us-east5-a -- python3 -m launch.train --config=llada_8b --workdir=gs://b/run
+  {program} tpu-vm --name=llada --zone=us-east5-a -- python3 -m launch.train --config=llada_8b --workdir=/shared/run
   {program} gke --name=llada --topology=v5e:16x16 --image=gcr.io/p/mdlm -- python -m launch.train --config=llada_8b \\
-      --workdir=gs://b/run
+      --workdir=/shared/run
   {program} slurm --name=llada --nodes=16 --gpus_per_node=8 -- python -m launch.train --config=llada_8b \\
       --workdir=/shared/run
   {program} ssh --hosts=node0,node1 -- python -m launch.train --config=quickstart --workdir=/shared/run

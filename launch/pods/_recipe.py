@@ -60,7 +60,7 @@ def check_command(command: Sequence[str]) -> None:
     """ConfigError where there is none, or where it already says how its processes meet."""
     if not command:
         raise ConfigError("-- COMMAND is missing; write it after two dashes, as in -- python -m launch.train "
-                          "--config=llada_8b --workdir=gs://BUCKET/run")
+                          "--config=llada_8b --workdir=/shared/run")
     given = next((word for word in command if word.startswith("--distributed")), None)
     if given:
         raise ConfigError(f"{given}: the recipe adds this flag; leave it out of COMMAND")
