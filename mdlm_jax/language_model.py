@@ -123,33 +123,33 @@ def _load_run(path: Path, mesh, dtype, mask_id) -> LanguageModel:
     from mdlm_jax.training import checkpoints
     from mdlm_jax.training.build import build_process
 
-    folder, network, ids = describe_run(path)
-    ids |= {} if mask_id is None else {"mask_id": mask_id}
-    run, meta, tokenizer = _run_config(folder), checkpoints.read_meta(folder), _tokenizer(folder, None)
-    length = meta.get("max_length", run.data.length)
-    description = Description(network, meta.get("family", ""), **ids, max_length=length)
-    if "family" in meta:
+    folder, description = describe_run(path)
+    if mask_id is not None:
+        description = dataclasses.replace(description, mask_id=mask_id)
+    tokenizer = _tokenizer(folder, None)
+    if "family" in checkpoints.read_meta(folder):
         process = process_of(description, path)
         _give_ids(tokenizer, description)
     else:
-        process = build_process(run, tokenizer.vocab_size, description.mask_id)
-    params = _restore(folder, network, mesh, dtype)
+        process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
+    params = restore_network(folder, description.config, mesh, dtype)
     return LanguageModel(params, _computing_in(description, params, keep=dtype is None), process, tokenizer)
 
 
-def describe_run(path: Path) -> tuple[Path, TransformerConfig, dict[str, int | None]]:
-    """The step's folder, the network and the special ids of a checkpoint of ours, without its weights."""
+def describe_run(path: Path) -> tuple[Path, Description]:
+    """The step's folder and what it holds, without its weights; the family of a run of ours is ""."""
     from mdlm_jax.training import checkpoints
 
     folder = checkpoints.find(path)
-    run, tokenizer = _run_config(folder), _tokenizer(folder, None)
-    ids = checkpoints.read_meta(folder).get("ids")  # of a converted checkpoint
+    run, tokenizer, meta = _run_config(folder), _tokenizer(folder, None), checkpoints.read_meta(folder)
+    ids = meta.get("ids")  # of a converted checkpoint
     if tokenizer is None and not (run.model.vocab_size and ids):
         raise ConfigError(f"{folder}: has no tokenizer.json, and is not a converted checkpoint, which may do without")
     network = run.model.transformer(run.model.vocab_size or tokenizer.vocab_size)
     if ids is None:
         ids = {name: getattr(tokenizer, name) for name in ("mask_id", "eos_id", "pad_id")}
-    return folder, network, ids
+    length = meta.get("max_length", run.data.length)
+    return folder, Description(network, meta.get("family", ""), **ids, max_length=length)
 
 
 def _run_config(folder: Path):
@@ -161,12 +161,20 @@ def _run_config(folder: Path):
         raise ConfigError(f"{folder / 'config.json'}: {error}") from None
 
 
-def _restore(folder: Path, network: TransformerConfig, mesh, dtype) -> dict:
+def saved_network(folder: Path) -> dict:
+    """The parameters of a step's folder as ``ShapeDtypeStruct``s, as they were saved; averaged where there are some."""
     from mdlm_jax.training import checkpoints
 
     saved = checkpoints.abstract(folder)
-    name = "ema" if "ema" in saved else "trainable"
-    tree = saved[name]["network"]
+    return saved["ema" if "ema" in saved else "trainable"]["network"]
+
+
+def restore_network(folder: Path, network: TransformerConfig, mesh: Mesh | None = None, dtype=None) -> dict:
+    """The parameters of a step's folder, those that `saved_network` describes."""
+    from mdlm_jax.training import checkpoints
+
+    name = "ema" if "ema" in checkpoints.abstract(folder) else "trainable"
+    tree = saved_network(folder)
     if mesh is not None:
         layout = api.shardings(network, mesh)
         tree = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout)

@@ -1,8 +1,8 @@
 """LLaDA2.0 to 2.2, mini and flash: sigmoid-routed experts, fused query_key_value, block-causal attention.
 
-Their ``config.json`` names neither the block length nor the mask; both are defaults of the model's ``generate``. No field
-for the block-level routing of LLaDA2.2 is known either: ours stands in the section ``mdlm_jax``, as ``moe_block`` and
-``moe_block_pool``, and other fields that speak of routing are refused.
+Their ``config.json`` names neither the block length nor the mask; both are defaults of the model's ``generate``. No
+field for the block-level routing of LLaDA2.2 is known either: ours stands in the section ``mdlm_jax``, as ``moe_block``
+and ``moe_block_pool``, and other fields that speak of routing are refused.
 """
 
 import dataclasses
@@ -119,8 +119,8 @@ def _rotated(config: TransformerConfig, width: int | None, fraction_is_said: boo
     if width is None or width == config.rotary_dim:
         return config
     if fraction_is_said:
-        raise ConfigError(f"config.json: rotary_dim={width} contradicts partial_rotary_factor={config.rope.fraction} of "
-                          f"head_dim={config.head_dim}, which makes {config.rotary_dim}; leave one of them out")
+        raise ConfigError(f"config.json: rotary_dim={width} contradicts partial_rotary_factor={config.rope.fraction} "
+                          f"of head_dim={config.head_dim}, which makes {config.rotary_dim}; leave one of them out")
     if not 0 < width <= config.head_dim:
         raise ConfigError(f"config.json: rotary_dim={width} must lie in [1, head_dim={config.head_dim}]")
     fraction = width / config.head_dim
