@@ -1,5 +1,6 @@
 """What a Python user holds: a network with its parameters, its noise and its tokenizer. ``mdlm_jax.load`` makes one."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
@@ -17,6 +18,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.config import DTYPES, TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
 
 _SMALL = 1 << 28  # bytes of parameters below which loading shows no progress
 
@@ -43,7 +45,7 @@ class LanguageModel:
         return self.description.config
 
     def logits(self, tokens, attention_mask=None, *, time=None, raw: bool = False) -> jax.Array:
-        """Scores of every id at every position, [B, L, head_size] float32.
+        """Scores of every id at every position, [B, L, head_size] float32, on the mesh of the parameters.
 
         Args:
           tokens: [B, L] integers.
@@ -56,13 +58,41 @@ class LanguageModel:
         tokens = _checked(tokens, self.config.vocab_size)
         if attention_mask is not None and np.shape(attention_mask) != tokens.shape:
             raise ValueError(f"attention_mask has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
-        mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
-        return _logits(self.config, raw, self.params, tokens, mask, time)
+        mask = None if attention_mask is None else np.asarray(attention_mask, np.int32)
+        rows, length = tokens.shape
+        tokens, mask, time = _filled_up(self.config, self.mesh, tokens, mask, time)
+        logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, time)
+        return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
+
+    @property
+    def mesh(self) -> AbstractMesh | None:
+        """The mesh that the parameters lie on; None: they lie on one device, or on the host."""
+        layout = getattr(self.params["embedding"], "sharding", None)
+        return layout.mesh.abstract_mesh if isinstance(layout, NamedSharding) else None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(config, raw, params, tokens, attention_mask, time):
-    return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _logits(config, raw, mesh, params, tokens, attention_mask, time):
+    """On a mesh it must be set: without one the partitioner gathers weights, and kernels do not compile at all."""
+    with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
+        return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+
+
+def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.ndarray, mask, time):
+    """Rows and positions that every shard has equally many of; nothing of what is added is seen by what was there."""
+    if mesh is None:
+        return tokens, mask, time
+    rows, length = tokens.shape
+    more, longer = -rows % data_shards(mesh), -length % mesh.shape[LENGTH_AXIS]
+    if longer and config.attention == "two_stream":
+        raise ValueError(f"tokens: two streams of {length} positions cannot be shared by mesh axis context="
+                         f"{mesh.shape[LENGTH_AXIS]}; give a multiple of it")
+    if longer:
+        mask = np.ones(tokens.shape, np.int32) if mask is None else mask
+        mask = np.pad(mask, ((0, 0), (0, longer)))
+    mask = None if mask is None else np.pad(mask, ((0, more), (0, 0)), mode="edge")
+    time = None if time is None or np.ndim(time) == 0 else jnp.pad(jnp.asarray(time), (0, more), mode="edge")
+    return np.pad(tokens, ((0, more), (0, longer))), mask, time
 
 
 def _checked(tokens, vocab_size: int) -> np.ndarray:
