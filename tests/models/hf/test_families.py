@@ -45,7 +45,7 @@ def test_every_table_fills_the_whole_tree(name):
         assert {path: leaf.shape for path, leaf in leaves.items()} == shapes(description.config)
 
 
-@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe_layer0"])
+@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe"])
 def test_tables_name_the_tensors_of_the_references(name):
     from safetensors import safe_open
 
@@ -57,7 +57,7 @@ def test_tables_name_the_tensors_of_the_references(name):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe_layer0"])
+@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe"])
 def test_published_config_files_hold_no_unknown_field(name):
     families.describe(GOLDEN / f"{name}_ckpt")
 
@@ -71,7 +71,7 @@ def test_ids_of_the_references():
 
 
 def test_masks_that_no_config_names_come_with_the_published_vocabulary():
-    for name in ("llada2_ckpt", "lladamoe_layer0_ckpt"):
+    for name in ("llada2_ckpt", "lladamoe_ckpt"):
         raw = json.loads((GOLDEN / name / "config.json").read_text())
         assert families.identify(raw).read(raw).mask_id is None
         assert families.identify(raw).read(raw | {"vocab_size": 157184}).mask_id == 156895
