@@ -18,7 +18,7 @@ from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.data.pipeline import Pipeline, prefetch
 from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
-from mdlm_jax.training import hosts, schedules
+from mdlm_jax.training import hosts, optimizers, schedules
 from mdlm_jax.training.ceiling import matmul_ceiling
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.metrics import MetricsWriter, Silent
@@ -58,7 +58,7 @@ class Trainer:
           NonFiniteLoss: naming the step; the checkpoints written before it stay.
           Preempted: SIGTERM came; the step after it is saved.
         """
-        optimizer = schedules.optimizer(self.train)
+        optimizer = optimizers.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
         step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
