@@ -38,6 +38,7 @@ def _norm(name: str, path: str) -> list[Rule]:
 
 
 def read(raw: dict) -> Description:
+    """GPT-2 and our adapted forms of it."""
     f = Fields(raw)
     f.require("scale_attn_weights", True)
     f.require("scale_attn_by_inverse_layer_idx", False)
