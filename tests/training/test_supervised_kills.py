@@ -29,8 +29,8 @@ def start(workdir, cache) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     environment |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0",
                     "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    command = [sys.executable, "-m", "launch.local", "--processes=2", "--devices_per_process=2", "--max_restarts=60", "--",
-               sys.executable, "-m", "launch.train", "--config=oracle", f"--workdir={workdir}",
+    command = [sys.executable, "-m", "launch.local", "--processes=2", "--devices_per_process=2", "--max_restarts=60",
+               "--", sys.executable, "-m", "launch.train", "--config=oracle", f"--workdir={workdir}",
                *(f"--config.{name}={value}" for name, value in SETTINGS.items())]
     with open(f"{workdir}.log", "a", encoding="utf-8") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
