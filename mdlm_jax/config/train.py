@@ -29,6 +29,7 @@ class TrainConfig:
     weighting: str = "elbo"  # how much a corrupted token counts, by the noise level; one of WEIGHTINGS
     complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
+    init_from: str = ""  # a Hugging Face directory or a run of ours whose weights a fresh run starts from
     optimizer: str = "adamw"  # one of OPTIMIZERS
     freeze: str = ""  # patterns of weights that do not train, as in network/embedding,network/layers/mlp/*
     learning_rate: float = 3e-4  # peak, after the warm-up

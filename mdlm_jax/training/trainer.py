@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -47,6 +48,7 @@ class Trainer:
     checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
+    start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
 
     def run(self, evaluate: Evaluate) -> TrainState:
         """Trains to ``train.steps`` from the newest whole checkpoint, or from the start.
@@ -105,7 +107,7 @@ class Trainer:
         restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
         if restored is None:
             self._refuse_damaged()
-            return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+            return self._fresh(optimizer, use_ema)
         stored = restored.meta["data"]["fingerprint"]
         if stored != self.pipeline.fingerprint:
             raise ConfigError(
@@ -114,6 +116,14 @@ class Trainer:
             )
         print(f"resuming from step {restored.step} ({restored.path})", flush=True)
         return restored.tree
+
+    def _fresh(self, optimizer, use_ema: bool) -> TrainState:
+        state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+        if self.start_from is None:
+            return state
+        trainable = state.trainable | {"network": self.start_from()}
+        ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
+        return dataclasses.replace(state, trainable=trainable, ema=ema)
 
     def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
