@@ -35,7 +35,8 @@ def test_refusals(flags, message):
 
 
 def test_every_process_is_told_its_place():
-    done = local("--processes=3", "--devices_per_process=2", code="import os; os.write(1, (os.environ['MDLM_JAX_PROCESS'] + "
+    done = local("--processes=3", "--devices_per_process=2",
+                 code="import os; os.write(1, (os.environ['MDLM_JAX_PROCESS'] + "
                  "' ' + os.environ['JAX_NUM_CPU_DEVICES'] + os.linesep).encode())")
     assert done.returncode == 0
     places = sorted(line.split()[0].split(",") for line in done.stdout.splitlines())
