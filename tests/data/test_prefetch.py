@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.data.pipeline import Pipeline
+from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 
 
