@@ -111,7 +111,7 @@ def _chairmen(counts: tuple[int, ...]) -> list[int]:
     """Tijdeman's rule in whole numbers: of the sources due at place n, the one whose deadline comes first.
 
     With weights w = counts / P, source k is due if w_k n - taken_k >= 1/(2K - 2), and its deadline comes the earlier,
-    the smaller (1 - 1/(2K - 2) - (w_k n - taken_k)) / w_k. Multiplied out by P (2K - 2) nothing is rounded but the ratio.
+    the smaller (1 - 1/(2K - 2) - (w_k n - taken_k)) / w_k. All is multiplied by P (2K - 2); only the ratio is rounded.
     """
     total, halves = sum(counts), 2 * len(counts) - 2
     if not halves:
