@@ -46,7 +46,7 @@ class Mixed:
     Which source a position takes is a pattern of ``PARTS`` places, repeated without end: the chairman assignment of
     Tijdeman 1980, in which after n places each source has had its share of n to within 1 - 1/(2K - 2) rows. The places
     of each batch are shuffled among themselves, so the bound holds at the end of every batch. Each source runs through
-    its own epochs, every row once in each.
+    its own epochs, every row once in each, whatever the others do.
 
     Attributes:
       sizes: rows of each source.
@@ -78,20 +78,30 @@ class Mixed:
 
     @functools.cached_property
     def _pattern(self) -> tuple[np.ndarray, np.ndarray]:
-        """Source and number within the source of each of the ``PARTS`` places, int64 each."""
+        """Source of each of the ``PARTS`` places [P], and how many places of each source come before each [P, K]."""
         source = np.array(_chairmen(self.counts), np.int64)
-        rank = np.empty_like(source)
-        for k, count in enumerate(self.counts):
-            rank[source == k] = np.arange(count)
-        return source, rank
+        taken = np.eye(len(self.counts), dtype=np.int64)[source]
+        return source, np.cumsum(taken, axis=0) - taken
 
     def sources(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each position its source and how many rows of that source the stream has had before it, int64 [n]."""
+        """Of each position its source and how many rows of that source the stream has had before it, int64 [n].
+
+        O(B) for each step that the positions touch, wherever it is.
+        """
+        source, before = self._pattern
         step, place = np.divmod(positions, self.batch_size)
-        place = permute(place, step, self.batch_size, self.seed + _NEXT_SEED)
-        period, slot = np.divmod(step * self.batch_size + place, PARTS)
-        source, rank = (table[slot] for table in self._pattern)
-        return source, period * np.array(self.counts)[source] + rank
+        steps, line = np.unique(step, return_inverse=True)
+        lines = np.repeat(steps[:, None], self.batch_size, axis=1)
+        places = np.tile(np.arange(self.batch_size), (len(steps), 1))
+        places = permute(places.ravel(), lines.ravel(), self.batch_size, self.seed + _NEXT_SEED).reshape(lines.shape)
+        shown = source[(lines * self.batch_size + places) % PARTS]  # source of every place of every batch touched
+        period, slot = np.divmod(steps * self.batch_size, PARTS)
+        number = np.empty_like(shown)
+        for k, count in enumerate(self.counts):
+            mine = shown == k
+            first = period * count + before[slot, k]
+            number[mine] = (first[:, None] + np.cumsum(mine, axis=1) - 1)[mine]
+        return shown[line, place], number[line, place]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         source, number = self.sources(positions)

@@ -51,7 +51,7 @@ def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tupl
     special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     for chunk in _chunks(documents):
         for document, ids in zip(chunk, tokenizer.encode_batch([d.text for d in chunk]), strict=True):
-            if np.isin(ids, special).any():
+            if any((ids == token).any() for token in special):
                 raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its "
                                   f"special tokens {special}; choose a tokenizer that keeps them apart")
             yield document, ids

@@ -2,8 +2,7 @@
 
 ``open_source`` returns a ``Source``; its documents are read as they are iterated, so a pass costs one reading and no
 memory. A document is held out by a hash of its name, so the split neither moves with the order nor with the seed, nor
-when documents are added. Only where that would hold out next to nothing are more held out, in the order of their hashes
-(``Split``).
+when documents are added. Only where that would hold out next to nothing are more held out, by their hashes (``Split``).
 """
 
 import abc
