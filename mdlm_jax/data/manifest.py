@@ -31,8 +31,6 @@ def read(folder: Path) -> dict:
     Raises:
       ConfigError: no such folder, one whose preparation was not finished, or a damaged manifest.
     """
-    if "://" in str(folder):
-        raise ConfigError(f"prepared rows in {folder}: only folders of this machine can be read; mount or copy it")
     if not folder.is_dir():
         raise ConfigError(f"prepared rows in {folder}: there is no such folder; make it with launch.prepare")
     path = folder / NAME

@@ -33,7 +33,7 @@ class Piece:
     split: str = ""
 
 
-def cut(source: Source, size: int = SIZE) -> list[Piece]:
+def cut(source: Source, size: int) -> list[Piece]:
     """The pieces of a source, of about ``size`` bytes each; a .gz file is one, since it must be read from its start.
 
     Costs the reading of a text or .jsonl file once, without its decoding; of other sources next to nothing.

@@ -137,7 +137,7 @@ def _noted(work: Work, name: str) -> bool:
 
 
 def _cut(parts: tuple[Source, ...], number: int) -> tuple[int, list[pieces.Piece]]:
-    return number, pieces.cut(parts[number])
+    return number, pieces.cut(parts[number], pieces.SIZE)
 
 
 def _settle_tokenizer(preparation: Preparation, out: Path, folder: Path, sources: Several) -> None:

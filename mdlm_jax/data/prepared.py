@@ -109,6 +109,9 @@ def read_manifests(config: DataConfig) -> list[tuple[float, Path, dict]]:
     """
     found = []
     for weight, name in parse_prepared(config.source):
+        if "://" in name:
+            raise ConfigError(f"data.source={config.source!r}: only folders of this machine can be read; mount or copy "
+                              f"{name}")
         folder = Path(name).expanduser()
         manifest = manifests.read(folder)
         manifests.check_length(config, folder, manifest)

@@ -64,7 +64,7 @@ def test_pieces_are_read_in_any_order(root):
 def test_bytes_that_are_not_utf8_are_told_when_the_file_is_cut(root):
     (root / "bad.txt").write_bytes(b"good\n" * 5000 + b"\xff\n")
     with pytest.raises(ConfigError, match=r"bad\.txt.*is not UTF-8"):
-        pieces.cut(opened(root, "bad.txt"))
+        pieces.cut(opened(root, "bad.txt"), pieces.SIZE)
 
 
 def test_parquet_without_the_column_or_no_parquet(root):
