@@ -79,7 +79,7 @@ def slow_flags(tmp_path_factory):
     """Twelve sources and a tokenizer slow enough to be caught at work; the folder holds their rows in ``whole``."""
     root = tmp_path_factory.mktemp("slow")
     for number in range(12):
-        (root / f"{number:02d}.txt").write_text("".join(paragraphs(2000, number)))
+        (root / f"{number:02d}.txt").write_text("".join(paragraphs(1200, number)))
     small = run("launch.prepare", f"--source={root / '00.txt'}", f"--out={root / 'small'}", "--tokenizer=bpe:300")
     flags = [f"--source={root}/*.txt", f"--tokenizer={root / 'small' / 'tokenizer.json'}", "--length=32", "--shards=9",
              "--workers=2"]
