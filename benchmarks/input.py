@@ -1,9 +1,9 @@
 """What the input costs: ``python -m benchmarks.input [--megabytes=20] [--json=FILE]``.
 
-Preparing: tokens a second of one core, for each of the two passes, by the CPU seconds of this process, for bytes and for
-a BPE of 32,768 tokens; the text is the Python files of this environment. Reading: tokens a second of ``batch(step)``
-from prepared rows in the page cache, by the wall clock, for rows of 128 and of 4096 tokens and for one, two and four
-threads. Waiting: the share of a step that the quickstart's training waits for its batch. Last, by
+Preparing: tokens a second of one core, for each of the two passes, by the CPU seconds of this process, for bytes and
+for a BPE of 32,768 tokens; the text is the Python files of this environment. Reading: tokens a second of
+``batch(step)`` from prepared rows in the page cache, by the wall clock, for rows of 128 and of 4096 tokens and for one,
+two and four threads. Waiting: the share of a step that the quickstart's training waits for its batch. Last, by
 arithmetic: tokens a second that a host of a pod must read to feed LLaDA-8B, beside the measured reader.
 """
 

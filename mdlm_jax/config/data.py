@@ -11,9 +11,10 @@ _FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them."""
+    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them. A path
+    is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare made."""
 
-    source: str = "stdlib"  # stdlib | a file or folder | tfds:NAME | language:NAME | prepared:DIR | mixture:0.7*DIR,...
+    source: str = "stdlib"  # stdlib | a path | tfds:NAME[/CONFIG] | language:NAME | prepared:DIR | mixture:0.7*DIR,...
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
     tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json

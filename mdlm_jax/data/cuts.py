@@ -1,7 +1,7 @@
 """Training rows of random and of rising length, under static shapes: what lies behind the cut becomes padding.
 
-The shape of a batch never changes and the padding is neither attended to, noised nor counted, so the loss is exactly
-that of the shorter rows. It costs what whole rows cost: shorter rows save no time here.
+The shape of a batch never changes, and the padding is neither attended to, noised nor counted: what stood behind the
+cut has no part in the loss. Shorter rows cost what whole ones cost; nothing is saved here.
 """
 
 import dataclasses
