@@ -13,6 +13,7 @@ from pathlib import Path
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.preparation import Preparation
 from mdlm_jax.data.several import names_of
+from mdlm_jax.data.tokenizers import load_tokenizer
 
 from . import _cli, _help
 
@@ -71,7 +72,7 @@ def read_options(flags: dict) -> PrepareOptions:
     """Checks the flags and opens every source.
 
     Raises:
-      ConfigError: a missing flag, an impossible value, or a source that cannot be read.
+      ConfigError: a missing flag, an impossible value, or a source or tokenizer that cannot be read.
     """
     names = names_of(_cli.require(flags, "source", "book.txt", "the text to prepare"))
     dry_run = flags.get("dry_run", False)
@@ -87,6 +88,8 @@ def read_options(flags: dict) -> PrepareOptions:
     fields = {field.name for field in dataclasses.fields(Preparation)} - {"sources"}
     preparation = Preparation(tuple(names), **{name: flags[name] for name in fields if name in flags})
     preparation.open()
+    if preparation.tokenizer != "byte" and not preparation.tokenizer.startswith("bpe:"):
+        load_tokenizer(preparation.tokenizer)
     return PrepareOptions(preparation, out, workers, dry_run)
 
 

@@ -42,7 +42,7 @@ def verify(folder: Path) -> None:
 def _dry_run(options) -> None:
     preparation = options.preparation
     sources = preparation.open()
-    cuts = data_prepare.survey(preparation, sources, options.workers)
+    cuts = data_prepare.survey(sources, options.workers)
     for number, name in enumerate(preparation.sources):
         print(f"source   {name}: {type(sources.parts[number]).__name__}, {sum(n == number for n, _ in cuts)} pieces")
     print(f"rows     of {preparation.length} tokens by tokenizer {preparation.tokenizer}, "

@@ -92,8 +92,8 @@ def _compare(out: Path, old: dict, new: dict) -> None:
     for name, value in new["settings"].items():
         if old["settings"].get(name) != value:
             raise ConfigError(f"--out={out}: holds rows prepared with {name}={old['settings'].get(name)!r}, and now it "
-                              f"is {value!r}; give that, or choose another folder")
+                              f"is {value!r}; give that, delete the folder, or choose another")
     for before, now in zip(old["sources"], new["sources"], strict=True):
         if before != now:
-            raise ConfigError(f"--out={out}: holds rows of {now['source']!r} as it was before it changed; choose "
-                              "another folder")
+            raise ConfigError(f"--out={out}: holds rows of {now['source']!r} as it was before it changed; delete "
+                              "the folder or choose another")

@@ -68,7 +68,7 @@ class Work:
         return self.folder / f"{name}.json"
 
 
-def survey(preparation: Preparation, sources: Several, workers: int) -> tuple[tuple[int, pieces.Piece], ...]:
+def survey(sources: Several, workers: int) -> tuple[tuple[int, pieces.Piece], ...]:
     """All pieces of all sources, in order."""
     cuts = dict(processes.run(_cut, sources.parts, range(len(sources.parts)), workers))
     return tuple((number, piece) for number in range(len(sources.parts)) for piece in cuts[number])
@@ -88,7 +88,9 @@ def prepare(preparation: Preparation, out: Path, workers: int, library: str, rep
     sources = preparation.open()
     described = describe(preparation, sources)
     if (out / manifests.NAME).exists():
-        return finished(out, described)
+        manifest = finished(out, described)
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # a kill can come between the manifest and the tidying
+        return manifest
     folder = claim(out, described)
     with open(folder / "lock", "w") as lock:
         try:
@@ -101,7 +103,7 @@ def prepare(preparation: Preparation, out: Path, workers: int, library: str, rep
 def _prepare(preparation, out: Path, workers: int, library: str, report: Report, sources: Several, described) -> dict:
     folder = out / UNFINISHED
     report("reading the sources", 0, 1)
-    cuts = survey(preparation, sources, workers)
+    cuts = survey(sources, workers)
     _settle_tokenizer(preparation, out, folder, sources)
     work = Work(folder, sources.parts, sources.limit, cuts, preparation.length)
     names = [f"{number:06d}" for number in range(len(cuts))]

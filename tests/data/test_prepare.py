@@ -88,6 +88,7 @@ def test_a_finished_preparation_is_not_done_again(sources, tmp_path, monkeypatch
     manifest = make(tmp_path / "rows", *sources)
     before = content(tmp_path / "rows")
     monkeypatch.setattr(writer, "_prepare", None)
+    (tmp_path / "rows" / "unfinished").mkdir()  # as a kill after the manifest leaves it
     assert make(tmp_path / "rows", *sources) == manifest
     assert content(tmp_path / "rows") == before
 

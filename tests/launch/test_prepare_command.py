@@ -130,6 +130,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         ([book, out, "--workers=0"], ["--workers=0", "must be positive"]),
         ([book, out, "--length=1"], ["--length=1", "at least 2"]),
         ([book, out, "--tokenizer=bpe"], ["--tokenizer='bpe'", "bpe:VOCAB_SIZE"]),
+        ([book, out, "--tokenizer=nowhere.json"], ["nowhere.json", "is not a file"]),
         ([book, out, "--tokeniser=byte"], ["did you mean --tokenizer"]),
         ([book, "--out=gs://bucket/rows"], ["--out=gs://bucket/rows"]),
         ([book, f"--out={tmp_path / 'book.txt'}"], ["is not a folder"]),
