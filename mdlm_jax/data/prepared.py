@@ -105,7 +105,7 @@ def read_manifests(config: DataConfig) -> list[tuple[float, Path, dict]]:
     """Weight, folder and manifest of each source of a ``prepared:`` or ``mixture:``, checked without reading a row.
 
     Raises:
-      ConfigError: a folder, shard, length or tokenizer that does not fit.
+      ConfigError: a folder, shard, length, tokenizer or weight that does not fit.
     """
     found = []
     for weight, name in parse_prepared(config.source):
@@ -122,7 +122,14 @@ def read_manifests(config: DataConfig) -> list[tuple[float, Path, dict]]:
                               f"prepare it with --tokenizer={found[0][1] / manifests.TOKENIZER}")
         manifests.check_files(folder, manifest)
         found.append((weight, folder, manifest))
+    if len(found) > 1:
+        _ = _mixed(found, 1, 0).counts  # refuses a weight that is too small
     return found
+
+
+def _mixed(found: list[tuple[float, Path, dict]], batch_size: int, seed: int) -> Mixed:
+    rows = tuple(manifest["splits"]["train"]["rows"] for _, _, manifest in found)
+    return Mixed(rows, tuple(weight for weight, _, _ in found), batch_size, seed)
 
 
 def check_prepared(config: DataConfig, batch_size: int) -> list[tuple[float, Path, dict]]:
@@ -152,10 +159,7 @@ def build_prepared(config: DataConfig, batch_size: int, tokenizer: Tokenizer | N
         raise ConfigError(f"data.source={config.source!r}: its rows have another tokenizer than the checkpoint; give "
                           "the rows that the run began with, or choose another --workdir")
     rows = {split: [Rows(folder, manifest, split) for _, folder, manifest in found] for split in manifests.SPLITS}
-    mixed = None
-    if len(found) > 1:
-        mixed = Mixed(tuple(map(len, rows["train"])), tuple(weight for weight, _, _ in found), batch_size, config.seed)
-        _ = mixed.counts  # refuses a weight that is too small
+    mixed = _mixed(found, batch_size, config.seed) if len(found) > 1 else None
     joined = {split: parts[0] if len(parts) == 1 else Joined(parts) for split, parts in rows.items()}
     info = {split: _account([manifest["splits"][split] for _, _, manifest in found]) for split in manifests.SPLITS}
     info["folders"] = [{"folder": str(folder), "weight": weight, "rows": manifest["splits"]["train"]["rows"]}

@@ -229,6 +229,11 @@ def test_sources_that_cannot_be(source, said):
         build(DataConfig(source=source, length=LENGTH), 4)
 
 
+def test_a_weight_that_is_too_small_is_refused_before_a_row_is_read(root):
+    with pytest.raises(ConfigError, match="weight 1e-06 .* less than 1 part in 10000"):
+        opened(root / "one", root / "two", weights=(1.0, 1e-6))
+
+
 def test_fields_that_were_settled_before_are_refused(root):
     for fields, said in (({"valid_fraction": 0.1}, "data.valid_fraction=0.1: was settled"),
                          ({"text_field": "body"}, "data.text_field='body'"), ({"data_dir": "x"}, "data.data_dir='x'")):

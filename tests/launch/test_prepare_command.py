@@ -89,7 +89,7 @@ def slow_flags(tmp_path_factory):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir() or not shutil.which("ps"), reason="needs /proc and ps")
-@pytest.mark.parametrize("pattern", ["*.train", "train-*.json"])
+@pytest.mark.parametrize("pattern", ["*.train", pytest.param("train-*.json", marks=pytest.mark.slow)])
 def test_a_kill_in_the_middle_costs_only_what_was_not_finished(slow_flags, tmp_path, pattern):
     """SIGKILL while pieces, or shards, are being made: no process stays, and the next start ends in the same bytes."""
     flags, whole = slow_flags
