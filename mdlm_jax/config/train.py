@@ -27,6 +27,7 @@ class TrainConfig:
     b2: float = 0.999  # decay of Adam's mean of its square
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
+    max_bad_steps: int = 10  # a step whose loss or gradient is not finite is skipped; so many in a row end the run
     ema_decay: float = 0.999  # 0: no moving average
     checkpoint_every: int = 500  # steps; the last step is always kept
     keep_checkpoints: int = 2  # the newest so many
@@ -37,7 +38,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints",
-                     "head_budget"):
+                     "head_budget", "max_bad_steps"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
         require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")

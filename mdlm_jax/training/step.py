@@ -1,5 +1,6 @@
 """One optimisation step, compiled for a mesh."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -22,7 +23,8 @@ def make_train_step(
     """``step(state, batch) -> (state, metrics)``; the state is donated.
 
     The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of
-    microbatches. metrics: ``totals`` (`LossTotals`), ``grad_norm``, ``update_norm``.
+    microbatches. A step whose loss or gradient is not finite changes nothing but the step's number. metrics: ``totals``
+    (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``.
     """
     layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh)
     rows = batch_sharding(mesh)
@@ -36,7 +38,10 @@ def make_train_step(
         trainable = optax.apply_updates(state.trainable, updates)
         ema = None if state.ema is None else _average(state.ema, trainable, state.step, train.ema_decay)
         metrics = {"totals": totals, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-        return TrainState(state.step + 1, trainable, optimizer_state, ema), metrics
+        metrics["finite"] = jnp.isfinite(totals.mean()) & jnp.isfinite(metrics["grad_norm"])
+        after = TrainState(state.step + 1, trainable, optimizer_state, ema)
+        before = dataclasses.replace(state, step=state.step + 1)
+        return jax.tree.map(lambda new, old: jnp.where(metrics["finite"], new, old), after, before), metrics
 
     return jax.jit(step, in_shardings=(layout, rows), out_shardings=(layout, replicated(mesh)), donate_argnums=(0,))
 
