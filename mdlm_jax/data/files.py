@@ -28,11 +28,15 @@ def appearing(path: Path, scratch: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def flush_names(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut: a rename is durable only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the name, too, survives a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str, scratch: Path | None = None) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.files import sha256_of, write_whole
+from mdlm_jax.data.files import flush_names, sha256_of, write_whole
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 
 NAME, TOKENIZER, SUFFIX, UNFINISHED = "manifest.json", "tokenizer.json", ".array_record", "unfinished"
@@ -22,7 +22,10 @@ def seal(manifest: dict) -> dict:
 
 
 def write(folder: Path, manifest: dict, scratch: Path) -> None:
+    """Writes it last: the shards' names are on the disk before its own appears."""
+    flush_names(folder)
     write_whole(folder / NAME, json.dumps(manifest, indent=1) + "\n", scratch)
+    flush_names(folder)
 
 
 def read(folder: Path) -> dict:

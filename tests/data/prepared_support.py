@@ -16,11 +16,11 @@ def paragraphs(count, seed=0):
 
 def write_sources(root: Path) -> list[str]:
     """A book, a folder, lines, and packed lines; their paths."""
-    (root / "book.txt").write_text("".join(paragraphs(300)))
+    (root / "book.txt").write_text("".join(paragraphs(160)))
     (root / "folder").mkdir()
     for i, text in enumerate(paragraphs(40, 1)):
         (root / "folder" / f"{i:02d}.txt").write_text(text * 3)
-    lines = [json.dumps({"text": text}) for text in paragraphs(100, 2)]
+    lines = [json.dumps({"text": text}) for text in paragraphs(60, 2)]
     (root / "lines.jsonl").write_text("\n".join(lines) + "\n")
     other = "\n".join(lines).replace("book 2", "book 3")
     (root / "packed.jsonl.gz").write_bytes(gzip.compress(other.encode(), mtime=0))
