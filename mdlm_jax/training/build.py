@@ -5,7 +5,9 @@ import dataclasses
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
+from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import whole_parameters
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
@@ -84,6 +86,15 @@ def build_bound(
     if process.masked_only:
         return CountObjective(**shared, half_head=config.eval.draws % 2 == 0)
     return ContinuousObjective(**shared)
+
+
+def layout_notes(network: TransformerConfig, mesh) -> list[str]:
+    """A line where weights lie whole on every device because the mesh does not divide them."""
+    whole = whole_parameters(api.logical_axes(network), api.abstract(network), mesh)
+    if not whole:
+        return []
+    return [f"{sum(whole.values()):,} of {api.num_parameters(network):,} parameters lie whole on every device: "
+            f"fsdp={mesh.shape['fsdp']} does not divide model.d_model={network.d_model}; change train.mesh"]
 
 
 def check_batch(config: RunConfig, data_shards: int) -> None:
