@@ -27,7 +27,7 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     if "schedule" in weights:
         denoise, params, decoder = ScheduledDenoiser(network), weights, LearnedScheduleAncestral(*chain)
     else:
-        denoise, params, decoder = Denoiser(network), weights["network"], Ancestral(*chain)
+        denoise, params, decoder = Denoiser(network, process.vocab_size), weights["network"], Ancestral(*chain)
     run = sample(denoise, params, canvas, decoder, steps=options.steps, seed=options.seed, trace=trace)
     return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]
 

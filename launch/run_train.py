@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mdlm_jax.config import RunConfig, parse_mesh, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
@@ -39,6 +39,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+    if config.model.backend == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError(f"model.backend='cudnn': runs on NVIDIA GPUs, and this is a {jax.default_backend()}; choose xla")
     mesh = make_mesh(parse_mesh(config.train.mesh))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     check_batch(config, shards)
@@ -63,7 +65,8 @@ def main(config: RunConfig, workdir: Path) -> None:
             draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
-    trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every)
+    trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every,
+                      _starting_weights(config, network, mesh))
     watched = held_out_rows(built.valid, config.eval.rows)
     with enough_memory(_SMALLER):
         state = trainer.run(lambda params: _numbers(measure(params, watched)))
@@ -97,6 +100,14 @@ def _write_description(config: RunConfig, workdir: Path, tokenizer) -> None:
         print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)
     tokenizer.save(workdir / "tokenizer.json")
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def _starting_weights(config: RunConfig, network, mesh):
+    if not config.train.init_from:
+        return None
+    from ._weights import starting_weights
+
+    return lambda: starting_weights(config.train.init_from, network, mesh)
 
 
 def _on_this_host(params: dict) -> dict:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_jax.config import RunConfig, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, to_dict
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
@@ -73,6 +73,9 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     check_data(config.data, config.train.batch_size)
+    if config.train.init_from and not Path(config.train.init_from).expanduser().is_dir():
+        raise ConfigError(f"train.init_from={config.train.init_from!r}: there is no such directory; give a Hugging "
+                          "Face directory or a run's workdir")
     if dry_run:
         print(json.dumps(to_dict(config), indent=2))
         return None

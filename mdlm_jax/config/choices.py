@@ -33,6 +33,17 @@ OBJECTIVES = _choices(
     ("discrete:T", "discrete:100", "the bound of a process of T steps, for any mixing"),
     ("genmd4:W", "genmd4:1", "the masked bound with a learned schedule a token, alpha = 1 - t^w with w = W at first"),
 )
+LR_SCHEDULES = _choices(
+    ("cosine", "cosine", "after the warm-up a cosine to a tenth"),
+    ("constant", "constant", "after the warm-up no change"),
+    ("linear", "linear", "after the warm-up linearly to zero"),
+    ("wsd:SHARE", "wsd:0.1", "constant, and linearly to zero in the last SHARE of all steps"),
+)
+OPTIMIZERS = _choices(
+    ("adamw", "adamw", "Adam with decoupled weight decay"),
+    ("lion", "lion", "sign of the momentum; a tenth of AdamW's learning rate is usual"),
+    ("muon", "muon", "orthogonalised momentum for the matrices of layers, AdamW for the rest; AdamW's learning rate"),
+)
 TIME_SAMPLINGS = _choices(
     ("auto", "auto", "antithetic where the rows of a device make pairs, else stratified"),
     ("iid", "iid", "independent levels"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -19,7 +20,7 @@ from mdlm_jax.data.pipeline import Pipeline
 from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
-from mdlm_jax.training import hosts, schedules
+from mdlm_jax.training import hosts, optimizers, schedules
 from mdlm_jax.training.ceiling import matmul_ceiling
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.metrics import MetricsWriter, Silent
@@ -48,6 +49,7 @@ class Trainer:
     checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
+    start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
 
     def run(self, evaluate: Evaluate) -> TrainState:
         """Trains to ``train.steps`` from the newest whole checkpoint, or from the start.
@@ -59,7 +61,7 @@ class Trainer:
           NonFiniteLoss: naming the step; the checkpoints written before it stay.
           Preempted: SIGTERM came; the step after it is saved.
         """
-        optimizer = schedules.optimizer(self.train)
+        optimizer = optimizers.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
         step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
@@ -106,7 +108,7 @@ class Trainer:
         restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
         if restored is None:
             self._refuse_damaged()
-            return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+            return self._fresh(optimizer, use_ema)
         stored = restored.meta["data"]["fingerprint"]
         if stored != self.pipeline.fingerprint:
             raise ConfigError(
@@ -115,6 +117,14 @@ class Trainer:
             )
         print(f"resuming from step {restored.step} ({restored.path})", flush=True)
         return restored.tree
+
+    def _fresh(self, optimizer, use_ema: bool) -> TrainState:
+        state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+        if self.start_from is None:
+            return state
+        trainable = state.trainable | {"network": self.start_from()}
+        ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
+        return dataclasses.replace(state, trainable=trainable, ema=ema)
 
     def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
