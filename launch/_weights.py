@@ -25,7 +25,8 @@ def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.M
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise ConfigError(f"train.init_from={path!r}: {name} is {_said(found, name)} there and "
-                              f"{_said(wanted, name)} in this run; set the model section to the checkpoint's (models.presets, launch.convert)")
+                              f"{_said(wanted, name)} in this run; set the model section to the checkpoint's "
+                              "(models.presets)")
     return params
 
 

@@ -28,6 +28,7 @@ from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
+from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._workdir import set_aside
 
@@ -35,12 +36,12 @@ _EVAL_ROWS = 16  # rows measured at a time
 _SMALLER = "lower train.batch_size, raise train.microbatches, set model.remat=full or lower train.head_budget"
 
 
-def main(config: RunConfig, workdir: Path) -> None:
+def main(config: RunConfig, workdir: Path, profile: tuple[int, int] | None = None) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     if config.model.backend == "cudnn" and jax.default_backend() != "gpu":
-        raise ConfigError(f"model.backend='cudnn': runs on NVIDIA GPUs, and this is a {jax.default_backend()}; choose xla")
+        raise ConfigError(f"model.backend='cudnn': runs on NVIDIA GPUs, not on a {jax.default_backend()}; choose xla")
     mesh = make_mesh(parse_mesh(config.train.mesh))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     check_batch(config, shards)
@@ -66,9 +67,9 @@ def main(config: RunConfig, workdir: Path) -> None:
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every,
-                      _starting_weights(config, network, mesh))
+                      _starting_weights(config, network, mesh), profile)
     watched = held_out_rows(built.valid, config.eval.rows)
-    with enough_memory(_SMALLER):
+    with crash_report(workdir), enough_memory(_SMALLER):
         state = trainer.run(lambda params: _numbers(measure(params, watched)))
         params = averaged(state)
         print("measuring the held-out bound ...", flush=True)

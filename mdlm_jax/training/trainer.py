@@ -6,6 +6,7 @@ nothing of evaluation or sampling: the caller hands it a function.
 
 import dataclasses
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.metrics import MetricsWriter, Silent
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.preemption import Preemption
+from mdlm_jax.training.profiling import Profile
 from mdlm_jax.training.progress import Progress
 from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step
@@ -50,6 +52,7 @@ class Trainer:
     files: Mapping[str, str | bytes]
     eval_every: int
     start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
+    profile: tuple[int, int] | None = None  # first and last step to trace
 
     def run(self, evaluate: Evaluate) -> TrainState:
         """Trains to ``train.steps`` from the newest whole checkpoint, or from the start.
@@ -73,11 +76,14 @@ class Trainer:
             Progress(self.train.steps, start, "train", shown=hosts.speaks()) as progress,
             prefetch(self.pipeline, start, rows=hosts.local_rows(self._layout, self.train.batch_size)) as batches,
             Preemption() as preemption,
+            Profile(self.workdir, self.profile if hosts.speaks() else None) as profile,
             self.checkpoints,
         ):
             for step in range(start + 1, self.train.steps + 1):
                 _, batch = next(batches)
+                profile.before(step)
                 state, numbers = step_function(state, hosts.place(batch, self._layout, self.train.batch_size))
+                profile.after(step, numbers)
                 log.add(numbers)
                 stops = preemption.reached(step)
                 saves = stops or step % self.train.checkpoint_every == 0 or step == self.train.steps
@@ -160,6 +166,7 @@ class _Window:
         self._pending: list[dict] = []
         self._bad, self._most_bad = 0, trainer.train.max_bad_steps
         self._compiled = False
+        self._intervals: list[float] = []  # between the dispatches of two steps; the devices hold them back
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def add(self, numbers: dict) -> None:
@@ -167,8 +174,12 @@ class _Window:
             jax.block_until_ready(numbers)
             self._compiled, self._since = True, time.perf_counter()
             self._timed = 0
+            self._last = time.perf_counter()
         else:
             self._timed += 1
+            now = time.perf_counter()
+            self._intervals.append(now - self._last)
+            self._last = now
         self._pending.append(numbers)
 
     def pause(self) -> None:
@@ -176,7 +187,7 @@ class _Window:
         self._seconds += time.perf_counter() - self._since
 
     def resume(self) -> None:
-        self._since = time.perf_counter()
+        self._since = self._last = time.perf_counter()
 
     def close(self, step: int) -> dict[str, float]:
         """The record of the window: means, the standard error of the loss over its steps, and the speed."""
@@ -201,7 +212,10 @@ class _Window:
             record["tokens_per_second"] = self._tokens / seconds
             record["flops_per_second"] = self._flops / seconds
             record["mfu"] = self._flops / seconds / self._ceiling
-        self._pending, self._timed, self._seconds = [], 0, 0.0
+        if self._intervals:
+            record |= {f"step_seconds_p{q}": float(np.percentile(self._intervals, q)) for q in (50, 95)}
+        record |= _memory()
+        self._pending, self._timed, self._seconds, self._intervals = [], 0, 0.0, []
         self.resume()
         return record
 
@@ -218,3 +232,10 @@ class _Window:
                     "what is written stays"
                 )
         return [numbers for numbers in fetched if numbers["finite"]]
+
+
+def _memory() -> dict[str, float]:
+    """Bytes in use at most on the first local device, where it tells, and of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    found = {"memory/device_peak": float(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {}
+    return found | {"memory/host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}

@@ -35,8 +35,9 @@ def test_refusals(flags, message):
 
 
 def test_every_process_is_told_its_place():
-    done = local("--processes=3", "--devices_per_process=2", code="import os; print(os.environ['MDLM_JAX_PROCESS'], "
-                 "os.environ['JAX_NUM_CPU_DEVICES'])")
+    done = local("--processes=3", "--devices_per_process=2",
+                 code="import os; os.write(1, (os.environ['MDLM_JAX_PROCESS'] + "
+                 "' ' + os.environ['JAX_NUM_CPU_DEVICES'] + os.linesep).encode())")
     assert done.returncode == 0
     places = sorted(line.split()[0].split(",") for line in done.stdout.splitlines())
     assert [place[1:] for place in places] == [["3", "0"], ["3", "1"], ["3", "2"]]
@@ -65,11 +66,11 @@ def test_statuses(status, restarts, expected, starts, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_stopping_the_supervisor_stops_everything(number, tmp_path):
-    code = (f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); print('up', flush=True); time.sleep(60)")
+    code = (f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); os.write(1, b'up.'); time.sleep(60)")
     command = [*commands.command("launch.local"), "--processes=2", "--grace=5", "--", sys.executable, "-c", code]
     supervisor = subprocess.Popen(command, env=commands.environment(), cwd=commands.ROOT, stdout=subprocess.PIPE,
-                                  text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    assert [supervisor.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+                                  text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert supervisor.stdout.read(6) == "up.up."
     supervisor.send_signal(number)
     status = supervisor.wait(timeout=30)
     assert status == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
