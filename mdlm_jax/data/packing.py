@@ -33,18 +33,28 @@ def tokenize(documents: Iterable[Document], tokenizer: Tokenizer) -> Tokens:
       ConfigError: a text encodes to a special token, which noise and document ends could not be told from.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     end = np.array([tokenizer.eos_id], dtype)
     parts, count, size = [], 0, 0
+    for document, ids in encode(documents, tokenizer):
+        parts += [ids.astype(dtype), end]
+        count += 1
+        size += len(document.text.encode())
+    return Tokens(np.concatenate(parts) if parts else end[:0], count, size)
+
+
+def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[Document, np.ndarray]]:
+    """Each document with its ids int32 [n], the end token not among them; a few megabytes at a time.
+
+    Raises:
+      ConfigError: a text encodes to a special token.
+    """
+    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     for chunk in _chunks(documents):
         for document, ids in zip(chunk, tokenizer.encode_batch([d.text for d in chunk]), strict=True):
-            if np.isin(ids, special).any():
+            if any((ids == token).any() for token in special):
                 raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its "
                                   f"special tokens {special}; choose a tokenizer that keeps them apart")
-            parts += [ids.astype(dtype), end]
-            count += 1
-            size += len(document.text.encode())
-    return Tokens(np.concatenate(parts) if parts else end[:0], count, size)
+            yield document, ids
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:

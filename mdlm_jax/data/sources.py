@@ -1,9 +1,8 @@
 """Where the text comes from: named documents with a fixed split into ``train`` and ``valid``.
 
-``open_source`` checks that the source exists and returns a ``Source``; its documents are read as they are iterated, so
-a pass costs one reading and no memory. A document is held out by a hash of its name, so the split neither moves with
-the order nor with the seed, nor when documents are added. Only where that would hold out next to nothing are more held
-out, in the order of their hashes (``Split``).
+``open_source`` returns a ``Source``; its documents are read as they are iterated, so a pass costs one reading and no
+memory. A document is held out by a hash of its name, so the split neither moves with the order nor with the seed, nor
+when documents are added. Only where that would hold out next to nothing are more held out, by their hashes (``Split``).
 """
 
 import abc
@@ -15,8 +14,9 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from mdlm_jax.config import ConfigError, DataConfig
 
@@ -135,7 +135,11 @@ class FileTree(Source):
             raise ConfigError(f"data.source={label!r}: there is no file to read under {root}; choose another source")
 
     def read(self, wanted):
-        for name in self.names:
+        return self.read_names(self.names, wanted)
+
+    def read_names(self, names: Iterable[str], wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of some of the files."""
+        for name in names:
             if wanted(name):
                 try:
                     text = (self.root / name).read_bytes().decode()
@@ -157,21 +161,25 @@ class TextFile(Source):
         self.block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, path.stat().st_size // _BLOCKS))
 
     def read(self, wanted):
-        for number, text in enumerate(self._blocks()):
+        with open(self.path, encoding="utf-8", newline="") as file:
+            yield from self.read_open(file, 0, wanted)
+
+    def read_open(self, file: TextIO, first: int, wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of an open file that begins with the one of number ``first``."""
+        for number, text in enumerate(self.blocks(file), first):
             name = f"{self.path.name}#{number}"
             if wanted(name):
                 yield Document(name, text)
 
-    def _blocks(self) -> Iterator[str]:
-        """The file in order: joined, the blocks are the file, line endings included."""
+    def blocks(self, file: TextIO) -> Iterator[str]:
+        """The rest of the file in order: joined, the blocks are the file, line endings included."""
         lines, size = [], 0
-        with open(self.path, encoding="utf-8", newline="") as file:
-            while line := self._line(file):
-                lines.append(line)
-                size += len(line)
-                if size >= 4 * self.block or (size >= self.block and not line.strip()):
-                    yield "".join(lines)
-                    lines, size = [], 0
+        while line := self._line(file):
+            lines.append(line)
+            size += len(line)
+            if size >= 4 * self.block or (size >= self.block and not line.strip()):
+                yield "".join(lines)
+                lines, size = [], 0
         if lines:
             yield "".join(lines)
 
@@ -195,12 +203,16 @@ class JsonLines(Source):
         opener = gzip.open if self.path.suffix == ".gz" else open
         with opener(self.path, "rb") as file:
             try:
-                for number, line in enumerate(file, 1):
-                    name = f"{self.path.name}#{number}"
-                    if line.strip() and wanted(name):
-                        yield Document(name, self._text(number, line))
+                yield from self.read_lines(file, 1, wanted)
             except (gzip.BadGzipFile, EOFError) as error:
                 raise ConfigError(f"data.source={self.label!r}: is no whole gzip file ({error}); renew it") from None
+
+    def read_lines(self, lines: Iterable[bytes], first: int, wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of lines of which the first has the number ``first``, counted from 1."""
+        for number, line in enumerate(lines, first):
+            name = f"{self.path.name}#{number}"
+            if line.strip() and wanted(name):
+                yield Document(name, self._text(number, line))
 
     def _text(self, number: int, line: bytes) -> str:
         where = f"data.source={self.label!r}, line {number}"
@@ -281,4 +293,8 @@ def open_source(config: DataConfig) -> Source:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return JsonLines(label, split, path, config.text_field)
+    if path.suffix == ".parquet":
+        from mdlm_jax.data.parquet_source import ParquetFile
+
+        return ParquetFile(label, split, path, config.text_field)
     return TextFile(label, split, path)

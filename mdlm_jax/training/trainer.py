@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mdlm_jax.config import ConfigError, TrainConfig
-from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.data.pipeline import Pipeline
+from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
 from mdlm_jax.training import hosts, optimizers, schedules
@@ -87,7 +88,7 @@ class Trainer:
                 stops = preemption.reached(step)
                 saves = stops or step % self.train.checkpoint_every == 0 or step == self.train.steps
                 if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
-                    record = log.close(step)
+                    record = log.close(step) | {"input_wait": batches.mean_wait()}  # seconds a step
                     metrics.write(step, **record)
                     speed = {"tokens_per_s": record["tokens_per_second"]} if "tokens_per_second" in record else {}
                     progress.update(step, loss=record["loss"], **speed)
