@@ -95,7 +95,8 @@ def _train(config: RunConfig, workdir: Path, how: str | None, profile: tuple[int
     _distributed.join(how)
     from . import run_train
 
-    run_train.main(config, workdir, profile)
+    with _distributed.leaving_at_once():
+        run_train.main(config, workdir, profile)
 
 
 def main(argv: list[str] | None = None) -> int:
