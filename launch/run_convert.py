@@ -32,6 +32,7 @@ def _from_hf(options) -> None:
     description = options.description
     if options.mask_id is not None:
         description = dataclasses.replace(description, mask_id=options.mask_id)
+    _check_mask(description, options.mask_id is not None)
     stored, leaves = reader.check(options.source, description)
     _announce(description, [(name, s.code, s.shape, s.size) for name, s in stored.items()], options.dry_run)
     if options.dry_run:
@@ -48,6 +49,16 @@ def _from_hf(options) -> None:
     print(f"wrote {options.target}; read it with mdlm_jax.load({str(options.target)!r})")
 
 
+def _check_mask(description: Description, given: bool) -> None:
+    """ConfigError for a mask that has no row; a line where a diffusion network has none at all."""
+    mask_id, rows = description.mask_id, description.config.vocab_size
+    if mask_id is not None and not 0 <= mask_id < rows:
+        source = "--mask_id" if given else "the files' mask_token_id"
+        raise ConfigError(f"{source}={mask_id}: must lie in [0, {rows}), the embedding's rows; give --mask_id")
+    if mask_id is None and description.config.attention != "causal":
+        print("note     no file names the mask token: give --mask_id, or mask_id= to mdlm_jax.load")
+
+
 def _computing_as_stored(description: Description, params: dict) -> Description:
     """With the dtype in which `mdlm_jax.load` computes the source; float32 where it would have to be told one."""
     stored = params["embedding"].dtype.name
@@ -59,6 +70,7 @@ def _to_hf(options) -> None:
     folder, description = describe_run(options.source)
     if options.mask_id is not None:
         description = dataclasses.replace(description, mask_id=options.mask_id)
+    _check_mask(description, options.mask_id is not None)
     description = _in_a_family(description)
     saved, leaves, wanted = saved_network(folder), writer.leaves_of(description), reader.numpy_dtype(options.dtype)
     writer.check_tree(saved, leaves)

@@ -99,7 +99,9 @@ def _checked(tokens, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+    if not tokens.size:
+        raise ValueError(f"tokens have shape {list(tokens.shape)}; give at least one row of one token")
+    if not 0 <= tokens.min() <= tokens.max() < vocab_size:
         outside = tokens[(tokens < 0) | (tokens >= vocab_size)].flat[0]
         raise ValueError(f"tokens: {outside} is outside 0..{vocab_size - 1}")
     return tokens.astype(np.int32)

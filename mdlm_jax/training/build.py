@@ -24,9 +24,12 @@ def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
     """The network over a tokenizer's ids, of which the mask may have no column.
 
     Raises:
-      ConfigError: a head without a column for some other id.
+      ConfigError: a head without a column for some other id, or fewer learned positions than a row has.
     """
     network = config.model.transformer(vocab_size)
+    if 0 < network.learned_positions < config.data.length:
+        raise ConfigError(f"model.learned_positions={network.learned_positions}: must be at least "
+                          f"data.length={config.data.length}")
     if network.head_size < vocab_size - 1:
         raise ConfigError(f"model.head_size={network.head_size}: the tokenizer has {vocab_size} ids, and all but the "
                           "mask need a column; raise it, or leave it out")

@@ -180,3 +180,11 @@ def test_a_config_that_cannot_be_obeyed_is_refused_before_jax(tmp_path):
 def test_help():
     done = run("launch.convert", "--help")
     assert done.status == 0 and "--from" in done.out and "llada_moe" in done.out
+
+
+
+@pytest.mark.parametrize("mask_id", [-1, 256, 9999])
+def test_a_mask_that_has_no_row_is_refused_before_anything_is_read(mask_id, tmp_path, capsys):
+    source, target = GOLDEN / "llada_ckpt", tmp_path / "ours"
+    assert convert.main([f"--from={source}", f"--to={target}", f"--mask_id={mask_id}"]) == 2
+    assert f"--mask_id={mask_id}: must lie in [0, 256)" in capsys.readouterr().err and not target.exists()

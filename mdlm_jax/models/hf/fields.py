@@ -121,6 +121,9 @@ class Fields:
         Raises:
           ConfigError: one of them speaks of routing, or is the section ``mdlm_jax`` where the family has none.
         """
+        if self._raw.get("quantization_config"):
+            raise ConfigError(f"{self.where}: quantization_config: quantised weights are not read here; use the "
+                              "checkpoint they were made from")
         unknown = sorted(self.rest().keys() - _BOOKKEEPING)
         for name in unknown:
             if self._raw[name] and (name == "mdlm_jax" or _ROUTING.search(name)):
