@@ -14,7 +14,7 @@ from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
-from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process, check_batch
+from mdlm_jax.training.build import bound_draws, build_bound, build_network, build_objective, build_process, check_batch
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
@@ -54,7 +54,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
-            draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
+            draws=bound_draws(config, bound), end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
 from mdlm_jax.core.prediction import Prediction
@@ -12,12 +13,43 @@ from mdlm_jax.models.config import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """``denoiser(params, tokens [B, L], time [B]) -> Prediction``; hashable, so a loop is compiled once for it."""
+    """``denoiser(params, tokens [B, L], time [B]) -> Prediction``; hashable, so a loop is compiled once for it.
+
+    A network of the permutation contract reads from left to right.
+    """
 
     network: TransformerConfig
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> Prediction:
-        return api.apply(self.network, params, tokens, time=time if self.network.time_conditioning else None)
+        order = None
+        if self.network.attention == "permutation":
+            order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        time = time if self.network.time_conditioning else None
+        return api.apply(self.network, params, tokens, time=time, order=order)
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalDenoiser:
+    """As `Denoiser`, for a causal network whose row i scores token i+1: row i of the prediction scores token i.
+
+    Token i is scored from the tokens before it alone; the first from ``start_id``, which stands before every row.
+    """
+
+    network: TransformerConfig
+    start_id: int
+
+    def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> Prediction:
+        del time
+        return api.apply(self.network, params, one_before(tokens, None, self.start_id), raw=True)
+
+
+def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> jax.Array:
+    """[B, L]: the token before each, ``start_id`` before the first of a row and of every segment [B, L] int32."""
+    before = jnp.roll(tokens, 1, axis=1)
+    first = jnp.arange(tokens.shape[1])[None] == 0
+    if segment is not None:
+        first = first | (segment != jnp.roll(segment, 1, axis=1))
+    return jnp.where(first, jnp.asarray(start_id, tokens.dtype), before)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Trainer:
         optimizer = schedules.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
-        step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
+        steps = {}  # objective -> step function; an objective may change on the way
         if start < self.train.steps:
             print("compiling the first step ...", flush=True)
         log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
@@ -68,7 +68,12 @@ class Trainer:
         ):
             for step in range(start + 1, self.train.steps + 1):
                 _, batch = next(batches)
-                state, numbers = step_function(state, self._to_devices(batch))
+                objective = self.objective.at(step - 1)
+                if objective not in steps:
+                    steps[objective] = make_train_step(objective, optimizer, self.train, self.mesh)
+                    log.compiles()
+                log.counts(objective)
+                state, numbers = steps[objective](state, self._to_devices(batch))
                 log.add(numbers)
                 saves = step % self.train.checkpoint_every == 0 or step == self.train.steps
                 if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
@@ -139,20 +144,28 @@ class _Window:
         length = trainer.pipeline.length
         rows = trainer.train.batch_size
         self._tokens = rows * length
-        self._flops = trainer.objective.train_flops(rows, length)
+        self._rows, self._length, self._objective = rows, length, None
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
         self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
-        self._compiled = False
         self._seconds, self._since = 0.0, time.perf_counter()
+
+    def compiles(self) -> None:
+        """The next step compiles; what its window was timed before is forgotten."""
+        self._compiled = False
+
+    def counts(self, objective: Objective) -> None:
+        """FLOPs are from here on those of ``objective``."""
+        if objective is not self._objective:
+            self._objective, self._flops = objective, objective.train_flops(self._rows, self._length)
 
     def add(self, numbers: dict) -> None:
         if not self._compiled:  # the first step compiles; its time is no step time
             jax.block_until_ready(numbers)
             self._compiled, self._since = True, time.perf_counter()
-            self._timed = 0
+            self._timed, self._seconds = 0, 0.0
         else:
             self._timed += 1
         self._pending.append(numbers)
