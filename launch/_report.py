@@ -58,7 +58,8 @@ def _figure(bound: Bound) -> tuple[float, float, str]:
 
 def _draw(config, workdir, built, network, process, params, references, bound) -> np.ndarray:
     """Samples and pictures; gives the samples' tokens [num, L]."""
-    tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True)
+    tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
+                                  objective=config.train.objective)
     title = f"{config.data.source}, {config.sample.steps} steps, mixing {config.process.mixing:g}"
     _samples.write_texts(workdir / "samples.txt", [built.tokenizer.decode(row, show_special=True) for row in tokens])
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]

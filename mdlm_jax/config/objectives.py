@@ -95,4 +95,5 @@ def _refuse_unread(run, objective: str, name: str) -> None:
     values = getattr(run, section)
     default = next(f.default for f in dataclasses.fields(values) if f.name == field)
     if getattr(values, field) != default:
-        raise ConfigError(f"{name}={getattr(values, field)!r}: train.objective={objective} does not read it; leave it out")
+        value = getattr(values, field)
+        raise ConfigError(f"{name}={value!r}: train.objective={objective} does not read it; leave it out")

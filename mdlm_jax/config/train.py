@@ -28,7 +28,7 @@ class TrainConfig:
     lr_schedule: str = "cosine"  # after warm-up: cosine (to a tenth) | constant | linear (to zero)
     b1: float = 0.9  # decay of Adam's mean of the gradient
     b2: float = 0.999  # decay of Adam's mean of its square
-    router_bias_rate: float = 0.0  # step of the experts' selection bias against their load (DeepSeek-V3: 1e-3); 0: fixed
+    router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
     ema_decay: float = 0.999  # 0: no moving average
@@ -98,6 +98,6 @@ def parse_block_schedule(spec: str) -> tuple[tuple[int, int], ...]:
     stages = [stage.partition(":")[::2] for stage in spec.split(",")] if spec else []
     for number, (size, steps) in enumerate(stages, start=1):
         last = number == len(stages)
-        require(size.isdecimal() and int(size) > 0 and (not steps if last else steps.isdecimal() and int(steps) > 0),
-                 "train.block_schedule", spec, "write SIZE:STEPS,...,SIZE, the last without steps, as in '1:500,4:500,32'")
+        fine = size.isdecimal() and int(size) > 0 and (not steps if last else steps.isdecimal() and int(steps) > 0)
+        require(fine, "train.block_schedule", spec, "write SIZE:STEPS,...,SIZE, the last without, as in 1:500,4:500,32")
     return tuple((int(size), int(steps or 0)) for size, steps in stages)

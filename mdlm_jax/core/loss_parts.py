@@ -34,7 +34,8 @@ class LossParts:
         cls, loss_mask: jax.Array, surrogate: jax.Array | None = None, router: Any = None, **terms: jax.Array
     ) -> "LossParts":
         """Zeroes every term outside ``loss_mask``."""
-        return cls({name: jnp.where(loss_mask, term, 0.0) for name, term in terms.items()}, loss_mask, surrogate, router)
+        counted = {name: jnp.where(loss_mask, term, 0.0) for name, term in terms.items()}
+        return cls(counted, loss_mask, surrogate, router)
 
     def per_row(self) -> jax.Array:
         """[B] nats a row, all terms."""

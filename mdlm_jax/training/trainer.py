@@ -158,7 +158,7 @@ class _Window:
 
     def counts(self, objective: Objective) -> None:
         """FLOPs are from here on those of ``objective``."""
-        if objective is not self._objective:
+        if objective != self._objective:
             self._objective, self._flops = objective, objective.train_flops(self._rows, self._length)
 
     def add(self, numbers: dict) -> None:
