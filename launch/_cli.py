@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 
 from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.errors import Preempted
 
 _EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -39,7 +40,8 @@ def run(prepare: Callable[[list[str]], Callable[[], None] | None], argv: Sequenc
       prepare: checks the arguments (and answers --help); gives back the work itself, or None when there is none left.
 
     Returns:
-      0; 2 after a ConfigError or a file that cannot be read or written (one line on stderr); 130 after Ctrl-C.
+      0; 2 after a ConfigError or a file that cannot be read or written (one line on stderr); 130 after Ctrl-C;
+      143 after SIGTERM, where the work could save.
     """
     try:
         work = _prepared(prepare, list(sys.argv[1:] if argv is None else argv))
@@ -51,6 +53,9 @@ def run(prepare: Callable[[list[str]], Callable[[], None] | None], argv: Sequenc
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -88,7 +88,8 @@ def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str,
     if config.data.source.startswith("language:"):
         index = held_out_index(built.valid.num_rows, len(valid))
         return language_rows.references(config.data, valid, index, config.train.steps * config.train.batch_size)
-    return _text_references(built, valid.reshape(-1)) if built.tokenizer.lossless else {}
+    plain = built.tokenizer.lossless and not config.data.prompt_field  # rows of prompts are no stretch of text
+    return _text_references(built, valid.reshape(-1)) if plain else {}
 
 
 def _text_references(built: Built, valid: np.ndarray) -> dict[str, float]:

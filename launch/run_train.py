@@ -8,12 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
+from mdlm_jax.config import RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
+from mdlm_jax.training import hosts
 from mdlm_jax.training.build import bound_draws, build_bound, build_network, build_objective, build_process, check_batch
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
@@ -31,9 +32,6 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    if jax.process_count() > 1:
-        raise ConfigError(f"{jax.process_count()} processes: training over several is not written yet; start a single "
-                          "one, which uses all devices of its machine")
     mesh = make_mesh(parse_mesh(config.train.mesh))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     check_batch(config, shards)
@@ -65,8 +63,11 @@ def main(config: RunConfig, workdir: Path) -> None:
         print("measuring the held-out bound ...", flush=True)
         held_out = held_out_rows(built.valid, config.eval.final_rows)
         final = measure(params, held_out)
+    params = _on_this_host(params)
     with enough_memory("lower sample.num"):
-        _report.finish(config, workdir, built, held_out["tokens"], network, process, params, final)
+        if hosts.speaks():
+            _report.finish(config, workdir, built, held_out["tokens"], network, process, params, final)
+    hosts.barrier("report")
 
 
 def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:
@@ -75,13 +76,28 @@ def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:
     Returns:
       name -> content of the files that describe the run.
     """
+    if hosts.speaks():
+        _write_description(config, workdir, tokenizer)
+    hosts.barrier("workdir")
+    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
+
+
+def _write_description(config: RunConfig, workdir: Path, tokenizer) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     earlier = set_aside(workdir, config)
     if earlier:
         print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)
     tokenizer.save(workdir / "tokenizer.json")
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
-    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
+
+
+def _on_this_host(params: dict) -> dict:
+    """The weights for the process that draws the samples."""
+    if jax.process_count() == 1:
+        return params
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), params)
 
 
 def _stored_tokenizer(checkpoints: Checkpoints):

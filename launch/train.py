@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mdlm_jax.config import RunConfig, to_dict
 
-from . import _cli, _configs, _help
+from . import _cli, _configs, _distributed, _help
 from ._data import check_data
 from ._workdir import check_workdir
 
@@ -22,6 +22,7 @@ FLAGS = (
               "not exist; the same command again resumes the run in it. Required."),
     _cli.Flag("dry_run", "", "check everything, print the resolved configuration as JSON and stop; --workdir may be "
               "left out", bool),
+    _distributed.FLAG,
 )
 
 _HELP = """\
@@ -42,6 +43,8 @@ names that fields take
 
 {names}
 
+SIGTERM saves the step under way and leaves with exit status 143; the same command goes on from there.
+
 An existing workdir resumes its run. The configuration must be the same, but train.steps may grow, and the sections
 eval and sample may change. A run that has saved no checkpoint yet makes room for any other.
 
@@ -51,7 +54,7 @@ examples
   {program} --config=quickstart --workdir=runs/mine --config.data.source=book.txt --config.train.steps=500
   {program} --config=quickstart --config.data.tokenizer=bpe:4096 --dry_run
 
-exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted
+exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted, 143 asked to stop and saved
 """
 
 
@@ -68,14 +71,16 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     workdir = None
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
+    how = _distributed.asked(flags)
     check_data(config.data, config.train.batch_size)
     if dry_run:
         print(json.dumps(to_dict(config), indent=2))
         return None
-    return lambda: _train(config, workdir)
+    return lambda: _train(config, workdir, how)
 
 
-def _train(config: RunConfig, workdir: Path) -> None:
+def _train(config: RunConfig, workdir: Path, how: str | None) -> None:
+    _distributed.join(how)
     from . import run_train
 
     run_train.main(config, workdir)

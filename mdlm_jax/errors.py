@@ -1,4 +1,4 @@
-"""The one error a user can cause by a setting."""
+"""The one error a user can cause by a setting, and the one way to stop that is no error."""
 
 from typing import Any
 
@@ -10,3 +10,7 @@ class ConfigError(ValueError):
 def require(condition: bool, field: str, value: Any, remedy: str) -> None:
     if not condition:
         raise ConfigError(f"{field}={value!r}: {remedy}")
+
+
+class Preempted(Exception):  # noqa: N818 (no error)
+    """The run was asked to stop and has saved; the same command resumes it."""

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "models": {"core", "config", "errors"},
     "sampling": {"models", "core", "config"},
     "evaluation": {"sampling", "models", "core", "config"},
-    "training": {"models", "data", "core", "config"},
+    "training": {"models", "data", "core", "config", "errors"},
     "planning": {"training", "models", "config", "errors"},
     "config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),

@@ -31,6 +31,7 @@ class TrainConfig:
     router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
+    max_bad_steps: int = 10  # a step whose loss or gradient is not finite is skipped; so many in a row end the run
     ema_decay: float = 0.999  # 0: no moving average
     checkpoint_every: int = 500  # steps; the last step is always kept
     keep_checkpoints: int = 2  # the newest so many
@@ -41,7 +42,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep_checkpoints",
-                     "head_budget"):
+                     "head_budget", "max_bad_steps"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "must be positive")
         require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")

@@ -18,7 +18,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mdlm_jax.config import ConfigError
 from mdlm_jax.training import manifest, named_tree
 
 STATE, META = "state", "meta.json"
+_PATIENCE = 1800  # seconds for which a process waits for the others to write
 _STEP = re.compile(r"\d{8,}")
 _LEFTOVER = re.compile(r"\d{8,}\.(unfinished|removed)")
 _LOG = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class Checkpoints:
         self.keep = keep
         self.passed_over: list[tuple[int, str]] = []
         self._newest: tuple[Path | None] | None = None  # the answer of latest_good, until the next save
+        self._writing: _Background | None = None
+        self._barriers = 0
 
     def steps(self) -> list[int]:
         """The steps that have a directory, oldest first; whether they are whole is not looked at."""
@@ -87,20 +91,31 @@ class Checkpoints:
         return None
 
     def save(self, step: int, tree: Any, meta: Mapping, files: Mapping[str, str | bytes]) -> Path:
-        """Writes one step, blocking until it is whole; then removes the steps beyond ``keep`` and all leftovers.
+        """`begin_save`, and waits until the step is whole."""
+        path = self.begin_save(step, tree, meta, files)
+        self.wait()
+        return path
+
+    def begin_save(self, step: int, tree: Any, meta: Mapping, files: Mapping[str, str | bytes]) -> Path:
+        """Copies the arrays off the devices and writes one step in the background.
+
+        When it is whole, the steps beyond ``keep`` and all leftovers are removed. An earlier save is waited for first.
 
         Args:
           step: number of optimiser steps done.
-          tree: pytree of jax.Array (of any dtype, typed keys included), none of them empty.
+          tree: pytree of jax.Array (of any dtype, typed keys included), none of them empty. May be donated afterwards.
           meta: what JSON can hold: the position in the data, the configuration's fingerprint, ...
           files: name -> content of small files to keep beside the state, such as ``tokenizer.json``.
 
+        Returns:
+          The directory that will hold the step. Errors of the writing are raised by `wait` or the next save.
         Raises:
           FileExistsError: the step is there already, and whole.
           TypeError, ValueError: a leaf that cannot be stored; the message names it. Nothing has been written then.
         """
         import jax
 
+        self.wait()
         leaves = named_tree.named_leaves(tree)
         record = {"step": step, "versions": _versions(), "tree": named_tree.describe(leaves), "meta": dict(meta)}
         contents = {META: json.dumps(record, indent=1, allow_nan=False) + "\n", **files}
@@ -109,17 +124,29 @@ class Checkpoints:
         final, partial = self.path(step), self.directory / f"{step:08d}.unfinished"
         if final.is_dir() and not manifest.verify(final):
             raise FileExistsError(f"{final} is already a whole checkpoint")
-        _barrier("checkpoint_checked")  # every process has looked before one of them writes
+        self._barrier(f"checkpoint {step} checked")  # every process has looked before one of them writes
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             partial.mkdir()
-        _barrier("checkpoint_started")
-        _save_arrays(partial / STATE, named_tree.nest(leaves))
-        if jax.process_index() == 0:
-            self._finish(step, partial, contents)
-        _barrier("checkpoint_finished")
+        self._barrier(f"checkpoint {step} started")
+        written = _begin_arrays(partial / STATE, named_tree.nest(leaves))
+
+        def finish() -> None:
+            written()
+            self._barrier(f"checkpoint {step} written")
+            if jax.process_index() == 0:
+                self._finish(step, partial, contents)
+            self._barrier(f"checkpoint {step} finished")
+
+        self._writing = _Background(finish)
         return final
+
+    def wait(self) -> None:
+        """Until the save under way is whole; raises what went wrong in it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.join()
 
     def restore(self, abstract_tree: Any) -> Restored | None:
         """The newest whole step, or None when there is none; arguments and errors as in ``restore_path``.
@@ -129,6 +156,7 @@ class Checkpoints:
         import jax
         import numpy as np
 
+        self.wait()
         path = self.latest_good() if jax.process_index() == 0 else None
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -136,6 +164,24 @@ class Checkpoints:
             step = int(multihost_utils.broadcast_one_to_all(np.int32(int(path.name) if path else -1)))
             path = self.path(step) if step >= 0 else None
         return None if path is None else _restore(path, abstract_tree, False, list(self.passed_over))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Waits for the save under way, whatever else went wrong."""
+        self.wait()
+
+    def _barrier(self, name: str) -> None:
+        """Waits for the other processes without their devices, so that the background may; names are made unique."""
+        import jax
+
+        if jax.process_count() > 1:
+            from orbax.checkpoint import multihost
+
+            self._barriers += 1
+            key = f"{self.directory} {self._barriers} {name}"
+            multihost.get_barrier_sync_fn()(key=key, timeout_ms=1000 * _PATIENCE)
 
     def _finish(self, step: int, partial: Path, contents: Mapping[str, str | bytes]) -> None:
         """All that follows the arrays. Free of jax, so that a test can kill it at each of its file operations."""
@@ -261,10 +307,31 @@ def _restore(path: Path, abstract_tree: Any, partial: bool, passed_over: list[tu
     return Restored(record["step"], tree, record["meta"], path, passed_over)
 
 
-def _save_arrays(path: Path, nested: dict) -> None:
+def _begin_arrays(path: Path, nested: dict) -> Callable[[], None]:
+    """Returns when the arrays are copied off the devices; the function it returns waits until they are written."""
     from orbax.checkpoint import v1 as ocp
 
-    ocp.save(path, nested)  # wants an absolute path
+    return ocp.save_async(path, nested).result  # wants an absolute path
+
+
+class _Background(threading.Thread):
+    """Runs a function beside the training; ``join`` raises what it raised."""
+
+    def __init__(self, function: Callable[[], None]):
+        super().__init__(name="checkpoint")
+        self._function, self._error = function, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(timeout)
+        if self._error is not None:
+            raise self._error
 
 
 def _check_names(files: Mapping[str, str | bytes]) -> None:
@@ -281,12 +348,3 @@ def _versions() -> dict[str, str]:
 
 def _first_few(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-
-
-def _barrier(name: str) -> None:
-    import jax
-
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

@@ -79,6 +79,17 @@ class MetricsWriter:
         self.close()
 
 
+class Silent:
+    """Writes nothing: for all processes of a job but one."""
+
+    def write(self, step: int, **scalars: Any) -> None: ...
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *exception) -> None: ...
+
+
 def read(path: Path | str) -> list[dict]:
     """The records of a ``metrics.jsonl`` (or of the workdir it is in), oldest first; none if there is no such file.
 

@@ -24,6 +24,7 @@ class Progress:
         *,
         interval: float = 10.0,
         file: TextIO | None = None,
+        shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Shows nothing yet.
@@ -33,9 +34,12 @@ class Progress:
           start: where it begins; what was done earlier does not enter the rate.
           interval: seconds between plain lines.
           file: where to print; standard error by default.
+          shown: whether to show anything, ever.
         """
         file = sys.stderr if file is None else file
-        if _in_notebook():
+        if not shown:
+            self._shown = _Nothing()
+        elif _in_notebook():
             from tqdm.auto import tqdm
 
             self._shown = _Bar(tqdm(total=total, initial=start, desc=desc, unit=unit, dynamic_ncols=True))
@@ -58,6 +62,12 @@ class Progress:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+class _Nothing:
+    def update(self, step: int, shown: dict[str, str]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class _Bar:

@@ -1,5 +1,6 @@
 """One optimisation step, compiled for a mesh."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -25,7 +26,8 @@ def make_train_step(
 
     The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of
     microbatches. Experts' selection biases then take a step of ``train.router_bias_rate`` against the load of the whole
-    batch. metrics: ``totals`` (`LossTotals`), ``grad_norm``, ``update_norm``.
+    batch. A step whose loss or gradient is not finite changes nothing but the step's number. metrics: ``totals``
+    (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``.
     """
     layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh)
     rows = batch_sharding(mesh)
@@ -41,7 +43,10 @@ def make_train_step(
             trainable = experts.balance(trainable, router, train.router_bias_rate)
         ema = None if state.ema is None else _average(state.ema, trainable, state.step, train.ema_decay)
         metrics = {"totals": totals, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-        return TrainState(state.step + 1, trainable, optimizer_state, ema), metrics
+        metrics["finite"] = jnp.isfinite(totals.mean()) & jnp.isfinite(metrics["grad_norm"])
+        after = TrainState(state.step + 1, trainable, optimizer_state, ema)
+        before = dataclasses.replace(state, step=state.step + 1)
+        return jax.tree.map(lambda new, old: jnp.where(metrics["finite"], new, old), after, before), metrics
 
     return jax.jit(step, in_shardings=(layout, rows), out_shardings=(layout, replicated(mesh)), donate_argnums=(0,))
 

@@ -5,22 +5,25 @@ nothing of evaluation or sampling: the caller hands it a function.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
-from mdlm_jax.training import schedules
+from mdlm_jax.training import hosts, schedules
 from mdlm_jax.training.ceiling import matmul_ceiling
 from mdlm_jax.training.checkpoints import Checkpoints
-from mdlm_jax.training.metrics import MetricsWriter
+from mdlm_jax.training.metrics import MetricsWriter, Silent
 from mdlm_jax.training.objectives.base import Objective
+from mdlm_jax.training.preemption import Preemption
 from mdlm_jax.training.progress import Progress
 from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step
@@ -29,7 +32,7 @@ Evaluate = Callable[[dict], Mapping[str, float]]  # parameters -> numbers for th
 
 
 class NonFiniteLoss(ConfigError):
-    """The loss or its gradient became NaN or infinite."""
+    """The loss or its gradient was NaN or infinite too many times in a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Trainer:
 
         Raises:
           NonFiniteLoss: naming the step; the checkpoints written before it stay.
+          Preempted: SIGTERM came; the step after it is saved.
         """
         optimizer = schedules.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
@@ -62,9 +66,11 @@ class Trainer:
             print("compiling the first step ...", flush=True)
         log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
         with (
-            MetricsWriter(self.workdir, start if start else None) as metrics,
-            Progress(self.train.steps, start, "train") as progress,
-            prefetch(self.pipeline, start, rows=self._host_rows()) as batches,
+            MetricsWriter(self.workdir, start or None) if hosts.speaks() else Silent() as metrics,
+            Progress(self.train.steps, start, "train", shown=hosts.speaks()) as progress,
+            prefetch(self.pipeline, start, rows=hosts.local_rows(self._layout, self.train.batch_size)) as batches,
+            Preemption() as preemption,
+            self.checkpoints,
         ):
             for step in range(start + 1, self.train.steps + 1):
                 _, batch = next(batches)
@@ -73,15 +79,17 @@ class Trainer:
                     steps[objective] = make_train_step(objective, optimizer, self.train, self.mesh)
                     log.compiles()
                 log.counts(objective)
-                state, numbers = steps[objective](state, self._to_devices(batch))
+                placed = hosts.place(batch, self._layout, self.train.batch_size)
+                state, numbers = steps[objective](state, placed)
                 log.add(numbers)
-                saves = step % self.train.checkpoint_every == 0 or step == self.train.steps
+                stops = preemption.reached(step)
+                saves = stops or step % self.train.checkpoint_every == 0 or step == self.train.steps
                 if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
                     record = log.close(step)
                     metrics.write(step, **record)
                     speed = {"tokens_per_s": record["tokens_per_second"]} if "tokens_per_second" in record else {}
                     progress.update(step, loss=record["loss"], **speed)
-                if step % self.eval_every == 0 or step == self.train.steps:
+                if not stops and (step % self.eval_every == 0 or step == self.train.steps):
                     log.pause()
                     metrics.write(step, **evaluate(averaged(state)))
                     log.resume()
@@ -89,7 +97,14 @@ class Trainer:
                     log.pause()
                     self._save(state, step)
                     log.resume()
+                if stops:
+                    self.checkpoints.wait()
+                    raise Preempted(f"asked to stop; saved step {step} in {self.checkpoints.directory}")
         return state
+
+    @property
+    def _layout(self) -> NamedSharding:
+        return batch_sharding(self.mesh)
 
     def _restore_or_init(self, optimizer) -> TrainState:
         use_ema = self.train.ema_decay > 0
@@ -117,19 +132,7 @@ class Trainer:
 
     def _save(self, state: TrainState, step: int) -> None:
         meta = {"data": {"next_step": step, "fingerprint": self.pipeline.fingerprint}}
-        self.checkpoints.save(step, state, meta, dict(self.files))
-
-    def _host_rows(self) -> slice:
-        """The rows of the global batch that this process feeds to its devices."""
-        rows = self.train.batch_size // jax.process_count()
-        return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-
-    def _to_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        sharding = batch_sharding(self.mesh)
-        return {
-            name: jax.make_array_from_process_local_data(sharding, x, (self.train.batch_size, *x.shape[1:]))
-            for name, x in batch.items()
-        }
+        self.checkpoints.begin_save(step, state, meta, dict(self.files))
 
 
 def averaged(state: TrainState) -> dict:
@@ -150,6 +153,7 @@ class _Window:
         self._rate = schedules.learning_rate(trainer.train)
         self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
+        self._bad, self._most_bad = 0, trainer.train.max_bad_steps
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def compiles(self) -> None:
@@ -181,22 +185,18 @@ class _Window:
         """The record of the window: means, the standard error of the loss over its steps, and the speed."""
         self.pause()
         fetched = jax.device_get(self._pending)
-        losses = np.array([float(numbers["totals"].mean()) for numbers in fetched])
-        gradients = np.array([float(numbers["grad_norm"]) for numbers in fetched])
-        broken = ~(np.isfinite(losses) & np.isfinite(gradients))
-        if broken.any():
-            bad = step - len(losses) + 1 + int(np.flatnonzero(broken)[0])
-            again = "start another --workdir" if self._checkpoints.steps() else "start again"
-            raise NonFiniteLoss(
-                f"the loss or its gradient is not finite at step {bad}; {again} with a lower train.learning_rate or a "
-                "longer train.warmup_steps; what is written stays"
-            )
-        totals = sum((numbers["totals"] for numbers in fetched[1:]), fetched[0]["totals"])
-        record = {"loss": float(totals.mean())}
-        if len(losses) > 1:
-            record["loss_stderr"] = float(losses.std(ddof=1) / len(losses) ** 0.5)
-        record |= {f"loss/{name}": float(value / totals.count) for name, value in totals.sums.items()}
-        record |= {name: float(np.mean([n[name] for n in fetched])) for name in ("grad_norm", "update_norm")}
+        good = self._without_skipped(step, fetched)
+        record = {"loss": math.nan}
+        if good:
+            losses = np.array([float(numbers["totals"].mean()) for numbers in good])
+            totals = sum((numbers["totals"] for numbers in good[1:]), good[0]["totals"])
+            record = {"loss": float(totals.mean())}
+            if len(losses) > 1:
+                record["loss_stderr"] = float(losses.std(ddof=1) / len(losses) ** 0.5)
+            record |= {f"loss/{name}": float(value / totals.count) for name, value in totals.sums.items()}
+            record |= {name: float(np.mean([n[name] for n in good])) for name in ("grad_norm", "update_norm")}
+        if len(good) < len(fetched):
+            record["skipped_steps"] = len(fetched) - len(good)
         record["learning_rate"] = float(self._rate(step - 1))
         if self._timed:  # not where the window is the step that compiled
             seconds = self._seconds / self._timed
@@ -207,3 +207,17 @@ class _Window:
         self._pending, self._timed, self._seconds = [], 0, 0.0
         self.resume()
         return record
+
+    def _without_skipped(self, step: int, fetched: list[dict]) -> list[dict]:
+        """The steps whose loss and gradient were finite. NonFiniteLoss after too many others in a row."""
+        for number, numbers in enumerate(fetched, step - len(fetched) + 1):
+            self._bad = 0 if numbers["finite"] else self._bad + 1
+            if self._bad == self._most_bad:
+                self._checkpoints.wait()
+                again = "start another --workdir" if self._checkpoints.steps() else "start again"
+                raise NonFiniteLoss(
+                    f"the loss or its gradient is not finite at step {number}, {self._bad} time(s) in a row "
+                    f"(train.max_bad_steps); {again} with a lower train.learning_rate or a longer train.warmup_steps; "
+                    "what is written stays"
+                )
+        return [numbers for numbers in fetched if numbers["finite"]]

@@ -110,7 +110,7 @@ def test_autoregressive_networks_that_see_or_miss_a_token_are_refused(network):
 
 
 def block_bound(row, size, noise):
-    """The bound of one row by every mask of every block, from a block-causal network on the clean past and the block."""
+    """The bound of one row by every mask of every block: a block-causal network on the clean past and the block."""
     causal = dataclasses.replace(SHAPE, attention="block_causal", block_length=size)
     total = np.zeros(LENGTH)
     for begin in range(0, LENGTH, size):
@@ -208,7 +208,7 @@ ANY_ORDER = AnyOrderObjective(streams(1), PROCESS)
 
 @pytest.mark.parametrize("prompt", [0, 1])
 def test_each_draw_of_any_order_is_the_exact_likelihood_of_one_order(prompt):
-    """Rows are matched with the order, of all there are, whose token-by-token likelihood they give; all orders occur."""
+    """Rows are matched with the order, of all there are, whose token-by-token likelihood they give; all occur."""
     draws = 400
     noise = np.arange(LENGTH) >= prompt
     found = terms(ANY_ORDER, batch_of(np.repeat(ROWS[:1], draws, axis=0), noise))

@@ -1,6 +1,9 @@
 """The loop in one process: which records it makes, what it refuses, and that an interrupted run loses nothing."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from mdlm_jax.data.pipeline import Pipeline
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
-from mdlm_jax.training import metrics, trainer
+from mdlm_jax.training import hosts, metrics, trainer
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
@@ -115,10 +118,32 @@ def test_a_finished_run_only_gives_its_state_back(uninterrupted):
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
     """Step 1 makes the weights huge, step 2 meets them: its checkpoint must not be written, whatever log_every is."""
-    run = make(tmp_path, learning_rate=1e30, warmup_steps=0, checkpoint_every=1, log_every=100)
-    with pytest.raises(NonFiniteLoss, match="not finite at step 2; start another --workdir"):
+    run = make(tmp_path, learning_rate=1e30, warmup_steps=0, checkpoint_every=1, log_every=100, max_bad_steps=1)
+    with pytest.raises(NonFiniteLoss, match="not finite at step 2, 1 time.* start another --workdir"):
         run.run(evaluate)
     assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+
+
+@pytest.mark.parametrize("bad", [{3}, {2, 3, 5}])
+def test_steps_that_are_not_finite_are_skipped_and_counted(bad, tmp_path, monkeypatch):
+    """Their gradients are broken on purpose: the weights stay, the next good step is taken from them."""
+    whole = CountObjective.loss
+
+    def broken(self, trainable, batch, key, rows, total_rows):
+        parts = whole(self, trainable, batch, key, rows, total_rows)
+        poison = jnp.where(jnp.isin(batch["positions"][0, 0], jnp.asarray(sorted(bad))), jnp.nan, 1.0)
+        return dataclasses.replace(parts, terms={name: term * poison for name, term in parts.terms.items()})
+
+    monkeypatch.setattr(CountObjective, "loss", broken)
+    run = make(tmp_path, log_every=1, max_bad_steps=3)
+    steps, place = iter(range(1, 100)), hosts.place
+    monkeypatch.setattr(hosts, "place", lambda batch, *rest: place(
+        batch | {"positions": np.full_like(batch["positions"], next(steps))}, *rest))
+    state = run.run(evaluate)
+    assert int(state.step) == 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
+    assert {step for step, _ in records(tmp_path, "skipped_steps")} == bad
+    assert {step for step, loss in records(tmp_path, "loss") if not np.isfinite(loss)} == bad
 
 
 def test_other_data_is_refused(uninterrupted):

@@ -1,0 +1,73 @@
+"""Joining the other processes of a job, before jax starts its devices. Imports jax only to join."""
+
+import os
+
+from mdlm_jax.config import ConfigError
+
+from . import _cli
+
+FLAG = _cli.Flag("distributed", "HOW", "auto: one of several processes, found out from the cluster (TPU pod slices, "
+                 "SLURM, GKE); HOST:PORT,N,I: process I of N, with process 0 at HOST:PORT")
+_FAMILY = "MDLM_JAX_PROCESS"  # HOST:PORT,N,I for the children of launch.local
+_HINTS = {"TPU_WORKER_HOSTNAMES": ",", "SLURM_NTASKS": None, "MEGASCALE_NUM_SLICES": None}
+_HEARTBEAT = 60  # seconds without a sign of life, after which a process counts as dead and the job ends
+
+
+def environment(coordinator: str, processes: int, process: int) -> dict[str, str]:
+    """What tells a child of launch.local its place."""
+    return {_FAMILY: f"{coordinator},{processes},{process}"}
+
+
+def asked(flags: dict) -> str | None:
+    """The flag, or what launch.local says; None: a job of one process.
+
+    Raises:
+      ConfigError: neither, though the cluster says that there are several.
+    """
+    how = flags.get("distributed") or os.environ.get(_FAMILY)
+    if how is None and (hint := _several()):
+        raise ConfigError(f"{hint}: this is one of several processes; add --distributed=auto, or unset it to train "
+                          "alone")
+    if how not in (None, "auto"):
+        parse(how)
+    return how
+
+
+def parse(how: str) -> tuple[str, int, int]:
+    """(address of process 0, number of processes, number of this one) of ``HOST:PORT,N,I``."""
+    address, *numbers = how.split(",")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or len(numbers) != 2 or not all(n.isdigit() for n in numbers):
+        raise ConfigError(f"--distributed={how}: write auto or HOST:PORT,N,I, as in 10.0.0.1:8476,4,0")
+    count, number = map(int, numbers)
+    if not 0 <= number < count:
+        raise ConfigError(f"--distributed={how}: process {number} of {count}; they are numbered from 0")
+    return address, count, number
+
+
+def join(how: str | None) -> None:
+    """Joins the job. All but process 0 print nothing from here on but their errors."""
+    if how is None:
+        return
+    import sys
+
+    import jax
+
+    if how == "auto":
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+    else:
+        address, count, number = parse(how)
+        jax.distributed.initialize(address, count, number, cluster_detection_method="deactivate",
+                                   heartbeat_timeout_seconds=_HEARTBEAT)
+    if jax.process_index():
+        silence = os.open(os.devnull, os.O_WRONLY)
+        sys.stdout.flush()
+        os.dup2(silence, 1)  # what C++ prints too
+
+
+def _several() -> str | None:
+    for name, separator in _HINTS.items():
+        value = os.environ.get(name, "")
+        if separator and separator in value or not separator and value.isdigit() and int(value) > 1:
+            return f"{name}={value}"
+    return None

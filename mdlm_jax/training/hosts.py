@@ -1,0 +1,47 @@
+"""What differs between the processes of a job: who speaks, and which rows each one feeds.
+
+jax runs one program on all processes. Batches are functions of the step, so each process makes the rows that its own
+devices hold; nothing is sent between hosts.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+
+def speaks() -> bool:
+    """One process prints, writes the metrics and names the files."""
+    return jax.process_index() == 0
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> slice:
+    """The rows of a global batch that the devices of this process hold, and those between them.
+
+    Devices of one process need not be neighbours in the mesh: what lies between is made and not used.
+    """
+    held = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
+    return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
+
+
+def place(rows: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int) -> dict[str, jax.Array]:
+    """The global batch [batch_size, ...] from this process's `local_rows`."""
+    first = local_rows(sharding, batch_size).start
+
+    def put(x: np.ndarray) -> jax.Array:
+        def part(index):
+            start, stop, _ = index[0].indices(batch_size)
+            return x[start - first : stop - first]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, part)
+
+    return {name: put(np.asarray(x)) for name, x in rows.items()}
+
+
+def barrier(name: str) -> None:
+    """Waits for the other processes; on the main thread only, since it runs on the devices."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
