@@ -15,7 +15,15 @@ from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows,
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training import hosts
-from mdlm_jax.training.build import bound_draws, build_bound, build_network, build_objective, build_process, check_batch
+from mdlm_jax.training.build import (
+    bound_draws,
+    build_bound,
+    build_network,
+    build_objective,
+    build_process,
+    check_batch,
+    layout_notes,
+)
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
@@ -41,6 +49,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
+    notes += layout_notes(network, mesh)
     notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
     _announce(config, built.info, network, objective, mesh, notes)
 

@@ -7,13 +7,13 @@ Parameters are plain nested dicts, float32 when fresh. `abstract` and `shardings
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models.attention.visibility import Places
 from mdlm_jax.models.cache import Cache
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.sharding import weight_sharding
+from mdlm_jax.models.sharding import check_split, weight_sharding
 from mdlm_jax.models.transformer import Inputs, Output, Transformer
 
 
@@ -78,7 +78,8 @@ def forward(
       order: [B, L] int32, what contracts other than bidirectional compare; None: the index in the row, from ``start``
         on. Required by the permutation contract.
       embeddings: [B, L, D] in place of ``tokens`` (which may then be None).
-      cache, start: run the tokens as a window at slots [start, start + L) of a `Cache`; start is [] or [B].
+      cache, start: run the tokens as a window at slots [start, start + L) of a `Cache`; start is [] or [B]. A traced
+        start cannot be checked: beyond the last slot the window is written over the slots before.
       dropout_key: turns dropout on.
       raw: with ``logit_shift``: the network's own output, row i scoring token i+1. Else rows are aligned: row i scores
         token i, row 0 keeps its own output.
@@ -86,10 +87,14 @@ def forward(
     Returns:
       `Output`, hidden states in the compute dtype.
     Raises:
-      ValueError: ``time`` or ``order`` missing or superfluous, a cache without ``start``, two streams of odd length.
+      ValueError: ``time`` or ``order`` missing or superfluous, a cache without ``start`` or too small for it, two
+        streams of odd length, more positions than were learned, rows or positions that the mesh cannot split, aligned
+        rows of a shifted network beside a cache.
     """
     source = tokens if embeddings is None else embeddings
-    _check(config, source.shape, time, order, cache, start)
+    _check(config, source.shape, time, order)
+    _check_cache(config, source.shape[1], cache, start, raw)
+    check_split(*source.shape[:2])
     rows, length = source.shape[:2]
     offset = None if start is None else jnp.asarray(start)
     index = _index(config, rows, length, offset)
@@ -124,7 +129,7 @@ def _index(config, rows, length, offset) -> jax.Array:
     return jnp.broadcast_to(index, (rows, length))
 
 
-def _check(config, shape, time, order, cache, start) -> None:
+def _check(config, shape, time, order) -> None:
     if config.time_conditioning != (time is not None):
         state = "is conditioned on time and got none" if config.time_conditioning else "takes no time and got one"
         raise ValueError(f"time: the network {state}")
@@ -132,14 +137,31 @@ def _check(config, shape, time, order, cache, start) -> None:
         raise ValueError("order: the permutation contract needs one; give order=[B, L]")
     if config.attention == "bidirectional" and order is not None:
         raise ValueError("order: the bidirectional contract compares none; leave it out")
-    if config.attention == "two_stream" and (shape[1] % 2 or cache is not None):
+    if config.attention == "two_stream" and shape[1] % 2:
         raise ValueError(f"tokens: the two-stream contract takes [noisy; clean] and no cache, got length {shape[1]}")
+    length = shape[1] // 2 if config.attention == "two_stream" else shape[1]
+    if 0 < config.learned_positions < length:
+        raise ValueError(f"tokens: {length} positions, and the network learned {config.learned_positions}; cut them")
+
+
+def _check_cache(config, length, cache, start, raw) -> None:
     if (cache is None) != (start is None):
         raise ValueError("start: goes with a cache, and a cache with a start")
+    if cache is None:
+        return
+    if config.attention == "two_stream":
+        raise ValueError(f"tokens: the two-stream contract takes [noisy; clean] and no cache, got length {length}")
+    last = length + (0 if isinstance(start, jax.core.Tracer) else int(jnp.max(jnp.asarray(start))))
+    if last > cache.slots:
+        raise ValueError(f"cache: has {cache.slots} slots and the window ends at {last}; make it larger")
+    if config.logit_shift and not raw:
+        raise ValueError("raw: row 0 of an aligned window needs the position before it, which a cache does not keep; "
+                         "pass raw=True, where row i scores token i+1")
 
 
 def _boxed_init(config: TransformerConfig, key: jax.Array):
     tokens = jnp.zeros((1, 2), jnp.int32)
     time = jnp.zeros((1,), jnp.float32) if config.time_conditioning else None
     order = tokens if config.attention == "permutation" else None
-    return Transformer(config).init(key, Inputs(tokens, tokens, Places(None, order), time))["params"]
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # two tokens cannot be split over devices
+        return Transformer(config).init(key, Inputs(tokens, tokens, Places(None, order), time))["params"]

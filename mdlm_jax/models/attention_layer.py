@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from mdlm_jax.models import cache as caches
@@ -11,7 +12,7 @@ from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.dispatch import attend
 from mdlm_jax.models.attention.visibility import Visibility
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.layers import bias, fan_in, product, rms_normalise, weight
+from mdlm_jax.models.layers import add_bias, bias, fan_in, product, rms_normalise, weight
 
 KeyValue = tuple[jax.Array, jax.Array]
 
@@ -49,7 +50,7 @@ class Attention(nn.Module):
         init = fan_in(c.heads * c.head_dim, (2 * c.layers) ** -0.5)
         y = product(self, "out", context.reshape(*x.shape[:2], -1), shape, axes, init, contracted=2)
         if c.out_bias:
-            y = y + bias(self, "out_bias", (c.d_model,), ("norm",), x.dtype)
+            y = add_bias(y, bias(self, "out_bias", (c.d_model,), ("norm",), jnp.float32))
         return y, cached
 
     def _heads(self, name: str, x: jax.Array, heads: int) -> jax.Array:
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         shape = (c.d_model, heads, c.head_dim)
         y = product(self, name, x, shape, ("embed", axis, "head_dim"), fan_in(c.d_model))
         y = y.reshape(*x.shape[:2], heads, c.head_dim)
-        return y + bias(self, f"{name}_bias", shape[1:], (axis, "head_dim"), x.dtype) if c.qkv_bias else y
+        return add_bias(y, bias(self, f"{name}_bias", shape[1:], (axis, "head_dim"), jnp.float32)) if c.qkv_bias else y
 
     def _head_norm(self, name: str, x: jax.Array) -> jax.Array:
         scale = weight(self, name, x.shape[-1:], ("head_dim",), nn.initializers.ones)

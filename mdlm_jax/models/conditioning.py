@@ -48,4 +48,12 @@ class Modulation(nn.Module):
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    return x * (1 + scale) + shift
+    """In float32 or wider, since the gradients of shift and scale are sums over positions."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return (x.astype(wide) * (1 + scale.astype(wide)) + shift.astype(wide)).astype(x.dtype)
+
+
+def gated(y: jax.Array, gate: jax.Array) -> jax.Array:
+    """gate * y, for the same reason in float32 or wider."""
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    return (y.astype(wide) * gate.astype(wide)).astype(y.dtype)

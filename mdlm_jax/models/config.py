@@ -148,7 +148,8 @@ class TransformerConfig:
       moe: a mixture of experts, or None.
       dtype: of activations and matmuls. Parameters have the dtype they are given in, float32 from `api.init`.
       remat: what the backward pass recomputes: none; full: all but each layer's input; matmuls: keeps the results of
-        projections; context: keeps each layer's attention output; offload: full, inputs kept in host memory.
+        projections and what ``context`` keeps; context: keeps what attention's backward pass needs (xla: its weights,
+        splash: its output; cudnn keeps its own and runs again); offload: full, inputs kept in host memory.
       backend: of the attention: xla | cudnn | splash.
     """
 

@@ -7,6 +7,7 @@ follow from that declaration (`models.api`).
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.projection import project
@@ -27,11 +28,18 @@ def product(module: nn.Module, name: str, x: jax.Array, shape, axes, init, contr
 
     Its leading ``contracted`` axes hold D, its others F.
     """
-    return project(x, weight(module, name, shape, axes, init).astype(x.dtype), axes, contracted)
+    y = project(x, weight(module, name, shape, axes, init).astype(x.dtype), axes, contracted)
+    return checkpoint_name(y, "product")
 
 
 def bias(module: nn.Module, name: str, shape, axes, dtype) -> jax.Array:
     return weight(module, name, shape, axes, nn.initializers.zeros).astype(dtype)
+
+
+def add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
+    """y + offset in float32 or wider, in the dtype of y: the gradient of a bias is a sum over all tokens."""
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    return (y.astype(wide) + offset.astype(wide)).astype(y.dtype)
 
 
 def rms_normalise(x: jax.Array, eps: float) -> jax.Array:
@@ -82,5 +90,6 @@ class FeedForward(nn.Module):
     def _project(self, name, x, shape, axes, init, biased=True):
         y = product(self, name, x, shape, axes, init)
         if biased and self.config.mlp_bias:
-            y = y + bias(self, f"{name}_bias", shape[1:], (axes[1] if axes[1] == "mlp" else "norm",), x.dtype)
+            axis = axes[1] if axes[1] == "mlp" else "norm"
+            y = add_bias(y, bias(self, f"{name}_bias", shape[1:], (axis,), jnp.float32))
         return y

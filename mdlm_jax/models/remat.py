@@ -1,4 +1,9 @@
-"""What the backward pass recomputes, by name."""
+"""What the backward pass recomputes, by name.
+
+Products and attention have gradients of their own (`jax.custom_vjp`), which hide them from jax's policies by kind of
+operation, so policies here go by `checkpoint_name`: ``product`` is what a projection gives, ``context`` what the
+backward pass of attention needs of the forward pass (the result, and the weights or their normaliser).
+"""
 
 import flax.linen as nn
 import jax
@@ -11,7 +16,7 @@ def rematerialised(layer: type[nn.Module], name: str) -> type[nn.Module]:
     policies = jax.checkpoint_policies
     policy = {
         "full": policies.nothing_saveable,
-        "matmuls": policies.dots_with_no_batch_dims_saveable,
+        "matmuls": policies.save_only_these_names("product", "context"),
         "context": policies.save_only_these_names("context"),
         "offload": policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],

@@ -54,8 +54,37 @@ def data_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def whole_parameters(axes: dict, shapes: dict, mesh: Mesh) -> dict[str, int]:
+    """Matrices that fsdp should split and does not, its size not dividing them: path -> numbers in it."""
+    if mesh.shape["fsdp"] == 1:
+        return {}
+    leaves = jax.tree.leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
+    sizes = dict(jax.tree.leaves_with_path(shapes))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): sizes[path].size
+        for path, names in leaves
+        if "embed" in names and "fsdp" not in weight_sharding(mesh, names, sizes[path].shape).spec
+    }
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def check_split(rows: int, length: int) -> None:
+    """ValueError where a mesh is set that cannot split so many rows or positions."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return
+    if missing := [axis for axis in MESH_AXES if axis not in mesh.shape]:
+        raise ValueError(f"mesh {dict(mesh.shape)}: has no axis {missing[0]}; make it with models.sharding.make_mesh")
+    shards = data_shards(mesh)
+    if rows % shards:
+        raise ValueError(f"tokens: {rows} rows cannot be shared by {shards} devices of the mesh; make them a multiple")
+    if length % mesh.shape[LENGTH_AXIS]:
+        shards = mesh.shape[LENGTH_AXIS]
+        raise ValueError(f"tokens: {length} positions cannot be split over {LENGTH_AXIS}={shards}; make "
+                         "them a multiple")
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.visibility import Places, Visibility
 from mdlm_jax.models.attention_layer import Attention, KeyValue, Surroundings
 from mdlm_jax.models.cache import Cache, write
-from mdlm_jax.models.conditioning import Modulation, TimeEmbedding, modulate
+from mdlm_jax.models.conditioning import Modulation, TimeEmbedding, gated, modulate
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
 from mdlm_jax.models.moe.experts import MixtureOfExperts
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
     def _branch(self, name, y, gate):
         y = nn.Dropout(self.config.dropout, deterministic=self.deterministic, name=f"{name}_dropout")(y)
-        return y if gate is None else gate * y
+        return y if gate is None else gated(y, gate)
 
 
 class Transformer(nn.Module):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from mdlm_jax.core.columns import Columns
@@ -24,7 +25,7 @@ def lookup(table: jax.Array, ids: jax.Array, axes: tuple[str | None, str]) -> ja
     """Rows of ``table`` [V, D] at ``ids`` [B, L] -> [B, L, D]; ``axes`` are the table's logical axes."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return jnp.take(table, ids, axis=0)
+        return _take(table, ids)
     layout, tokens = weight_sharding(mesh, axes, table.shape).spec, _tokens(mesh, ids.shape[1])
     take = _take_own if "tensor" in layout else _take
     run = _on_devices(lambda table, ids: take(_gathered(table, layout), ids), (layout, tokens), tokens)
@@ -53,15 +54,30 @@ def reduce(prediction: Prediction, *, teacher: Prediction | None = None, values:
     return run(prediction, teacher, values, given)
 
 
+@jax.custom_vjp
 def _take(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of the table; the gradient of each row is summed in float32 or wider.
+
+    Half of all ids may be the mask: a sum of thousands of terms in bfloat16 stands still at 256 of them.
+    """
     return jnp.take(table, ids, axis=0)
+
+
+def _take_backward(saved, grad):
+    table, ids = saved
+    wide = jnp.zeros(table.shape, jnp.promote_types(grad.dtype, jnp.float32))
+    summed = wide.at[ids].add(grad.astype(wide.dtype))
+    return summed.astype(table.dtype), np.zeros(ids.shape, jax.dtypes.float0)
+
+
+_take.defvjp(lambda table, ids: (_take(table, ids), (table, ids)), _take_backward)
 
 
 def _take_own(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Each device looks up the ids it holds rows of."""
     own = ids - jax.lax.axis_index("tensor") * table.shape[0]
     held = (own >= 0) & (own < table.shape[0])
-    rows = jnp.take(table, jnp.where(held, own, 0), axis=0)
+    rows = _take(table, jnp.where(held, own, 0))
     return sum_over_tensor(jnp.where(held[..., None], rows, 0))
 
 

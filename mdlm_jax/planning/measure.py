@@ -14,6 +14,7 @@ from mdlm_jax.planning import collectives, decode, hlo, kernels, minimum, step, 
 from mdlm_jax.planning.chips import CHIPS
 from mdlm_jax.planning.decoding import Decoding
 from mdlm_jax.planning.topologies import Topology
+from mdlm_jax.training.build import layout_notes
 
 _OVERFLOW = re.compile(r"\(?([\d.]+)G\)? exceeds available HBM \(?([\d.]+)G\)?|"
                        r"[Uu]sed ([\d.]+)G of ([\d.]+)G hbm")
@@ -31,6 +32,7 @@ def plan(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> dict:
     """
     mesh = topologies.make_mesh(topology, sizes)
     objective, notes = step.objective_of(config, mesh)
+    notes += layout_notes(objective.network, mesh)
     found = _heading("train", config, topology, sizes, objective.network)
     found |= {"rows": config.train.batch_size, "length": config.data.length, "remat": config.model.remat,
               "notes": notes}
@@ -43,7 +45,8 @@ def plan(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> dict:
                           api.abstract(objective.network), api.shardings(objective.network, mesh))
     least = minimum.traffic(shapes, config.model.dtype, sizes, config.train.microbatches)
     found["flops"] = _flops(objective.network, program, topology.devices, config.train.batch_size, config.data.length,
-                            config.data.length, 3, objective.train_flops(config.train.batch_size, config.data.length))
+                            config.data.length, 3, objective.train_flops(config.train.batch_size, config.data.length),
+                            config.train.microbatches)
     found |= _traffic(program, least, sizes)
     return found | _bound(found, topology, 2)
 
@@ -103,13 +106,14 @@ def _memory(compiled) -> dict:
 
 
 def _flops(network: TransformerConfig, program, devices: int, rows: int, length: int, seen: int, passes: int,
-           whole: float) -> dict:
+           whole: float, microbatches: int = 1) -> dict:
     """compiled: matrix products outside kernels; kernels: theirs, by count of runs; formula: model FLOPs without, and
     with, what runs in kernels; ``passes`` forward passes in the formula."""
     compiled, runs = sum(hlo.matmuls(program).values()), hlo.kernels(program)
     hidden = passes * kernels.in_formula(network, runs, rows * length, seen) / devices
     formula = whole / devices - hidden
-    return {"compiled": compiled, "kernels": kernels.computed(network, runs, rows * length, seen) / devices,
+    computed = kernels.computed(network, runs, rows * length // microbatches, seen)  # each run has one's tokens
+    return {"compiled": compiled, "kernels": computed / devices,
             "formula": formula, "formula_with_kernels": whole / devices, "ratio": formula / compiled}
 
 

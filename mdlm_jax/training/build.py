@@ -13,7 +13,9 @@ from mdlm_jax.config import (
 )
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
+from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.sharding import whole_parameters
 from mdlm_jax.training.objectives.any_order import AnyOrderObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
@@ -130,6 +132,15 @@ def build_bound(
 def bound_draws(config: RunConfig, bound: Objective) -> int:
     """Noise draws a row: ``eval.draws``, or one where every draw gives the same."""
     return 1 if bound.exact else config.eval.draws
+
+
+def layout_notes(network: TransformerConfig, mesh) -> list[str]:
+    """A line where weights lie whole on every device because the mesh does not divide them."""
+    whole = whole_parameters(api.logical_axes(network), api.abstract(network), mesh)
+    if not whole:
+        return []
+    return [f"{sum(whole.values()):,} of {api.num_parameters(network):,} parameters lie whole on every device: "
+            f"fsdp={mesh.shape['fsdp']} does not divide model.d_model={network.d_model}; change train.mesh"]
 
 
 def check_batch(config: RunConfig, data_shards: int) -> None:

@@ -40,12 +40,12 @@ def learning_rate(train: TrainConfig) -> optax.Schedule:
 def decay_mask(params: Any) -> Any:
     """True for the parameters that weight decay pulls to zero: matrices (two dimensions or more).
 
-    Leaves named ``scale``, ``bias`` or ``router_bias`` are left alone whatever their shape: in a stack of scanned
-    layers they are two-dimensional too.
+    Scales, norms and biases, the routers' among them, are left alone whatever their shape: in a stack of scanned layers
+    they have two or three dimensions too.
     """
 
     def decays(path, leaf):
-        return leaf.ndim >= 2 and jax.tree_util.keystr(path[-1:], simple=True) not in ("scale", "bias", "router_bias")
+        return leaf.ndim >= 2 and not jax.tree_util.keystr(path[-1:], simple=True).endswith(("scale", "bias", "_norm"))
 
     return jax.tree.map_with_path(decays, params)
 

@@ -110,6 +110,33 @@ def test_a_cache_needs_a_start_and_a_start_a_cache():
         api.forward(BASE, parameters(BASE), TOKENS, cache=cache.empty(BASE, 3, 12))
 
 
+def test_a_window_beyond_the_last_slot_is_refused():
+    params, slots = parameters(BASE), cache.empty(BASE, 3, 8)
+    for tokens, start, end in ((TOKENS, 0, 12), (TOKENS[:, :4], 6, 10), (TOKENS[:, :4], jnp.asarray([0, 5, 2]), 9)):
+        with pytest.raises(ValueError, match=f"has 8 slots and the window ends at {end}"):
+            api.forward(BASE, params, tokens, cache=slots, start=start)
+
+
+def test_aligned_rows_beside_a_cache_are_refused_and_raw_ones_are_those_of_one_pass():
+    """Row 0 of an aligned window would need the hidden state before the window."""
+    config = dataclasses.replace(BASE, attention="causal", logit_shift=True)
+    params, slots, parts = parameters(config), cache.empty(config, 3, 12), []
+    with pytest.raises(ValueError, match="raw: row 0 of an aligned window needs the position before it"):
+        api.forward(config, params, TOKENS, cache=slots, start=0)
+    for start in (0, 4, 8):
+        output = api.forward(config, params, TOKENS[:, start:start + 4], cache=slots, start=start, raw=True)
+        parts.append(output.prediction.logits())
+        slots = output.cache
+    expected = api.apply(config, params, TOKENS, raw=True).logits()
+    np.testing.assert_allclose(np.concatenate(parts, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_more_positions_than_were_learned_are_refused():
+    config = dataclasses.replace(BASE, learned_positions=8, rope=dataclasses.replace(BASE.rope, theta=0.0))
+    with pytest.raises(ValueError, match="12 positions, and the network learned 8"):
+        api.apply(config, parameters(config), TOKENS)
+
+
 def test_layers_are_each_block_s_input_and_the_end():
     params = parameters(BASE)
     output = api.forward(BASE, params, TOKENS, keep_layers=True)

@@ -11,6 +11,7 @@ import pytest
 from mdlm_jax.config import ModelConfig
 from mdlm_jax.models import api, flops
 from mdlm_jax.models.config import RopeConfig, TransformerConfig
+from mdlm_jax.planning import hlo
 from tests.models import twin
 
 PLAIN = TransformerConfig(vocab_size=23, head_size=23, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
@@ -134,6 +135,21 @@ def test_remat_changes_nothing():
     np.testing.assert_allclose(float(again), float(loss), rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-7),
                  others, grads)
+
+
+def test_remat_policies_recompute_what_they_say():
+    """By the matrix products that XLA compiles, three layers of feed-forward width 96 and their attention."""
+    found = {}
+    for name in ("none", "full", "matmuls", "context"):
+        config = TransformerConfig(23, 23, layers=3, d_model=32, heads=4, kv_heads=4, d_ff=96, remat=name)
+        run = jax.jit(jax.grad(lambda p, c=config: jnp.square(api.apply(c, p, TOKENS).logits()).mean()))
+        compiled = run.lower(api.abstract(config)).compile()
+        found[name] = sum(hlo.matmuls(hlo.parse(compiled.as_text())).values())
+    products = 3 * 2 * TOKENS.size * (4 * 32 * 32 + 2 * 32 * 96)  # forward, without "down", whose result nobody needs
+    attention = 3 * 2 * 2 * TOKENS.size * TOKENS.shape[1] * 32
+    assert found["matmuls"] == found["none"]
+    assert found["context"] - found["none"] == pytest.approx(products, rel=0.25)
+    assert found["full"] - found["context"] == pytest.approx(attention, rel=0.6)
 
 
 def test_bfloat16_is_close_and_keeps_float32_logits_and_weights():

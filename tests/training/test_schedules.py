@@ -63,6 +63,9 @@ def test_weight_decay_touches_matrices_and_nothing_else():
         "layers": {"kernel": True, "bias": False, "norm": {"scale": False}},
         "final": {"scale": False, "offset": False},
     }
+    stacked = {"layers": {"attention": {"query_bias": jnp.ones((2, 4, 8)), "query_norm": jnp.ones((2, 8)),
+                                        "query": jnp.ones((2, 4, 8))}, "moe": {"router_bias": jnp.ones((2, 4))}}}
+    assert [path[-1].key for path, decays in jax.tree.leaves_with_path(decay_mask(stacked)) if decays] == ["query"]
     train = TrainConfig(steps=10, warmup_steps=0, lr_schedule="constant", learning_rate=0.1, weight_decay=0.5)
     transform = optimizer(train)
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)

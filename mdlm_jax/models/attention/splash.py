@@ -122,7 +122,8 @@ def _kernel(visibility: Visibility, heads: int, lengths, padded, tile, shards: i
         block_q_dq=q, block_kv_dq=k,
     )
     return make_splash_mha(
-        MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=shards, interpret=interpret
+        MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=shards, interpret=interpret,
+        residual_checkpoint_name="context",
     )
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -45,8 +46,8 @@ def _context(q, k, v, mask):
 
 
 def _context_forward(q, k, v, mask):
-    weights = _weights(q, k, mask)
-    context = jnp.einsum("bkglm,bkmh->bkglh", weights, v)
+    weights = checkpoint_name(_weights(q, k, mask), "context")
+    context = checkpoint_name(jnp.einsum("bkglm,bkmh->bkglh", weights, v), "context")
     return context, (q, k, v, weights, context)
 
 
