@@ -11,8 +11,10 @@ import pytest
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.evaluation.likelihood import held_out_bound, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.training.build import bound_draws, build_bound, build_network, build_objective, build_process
 from mdlm_jax.training.objectives.any_order import AnyOrderObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
@@ -243,3 +245,60 @@ def test_any_order_probabilities_of_all_rows_sum_to_one():
 
     total = sum(np.exp(-float(nats(jnp.asarray(row, jnp.int32)))) for row in every)
     assert abs(total - 1.0) < 1e-4
+
+
+# Which objective a run gets, and how it is measured -------------------------------------------------------------------
+
+
+def built(train, model, devices=1, **sections):
+    shape = {"layers": 1, "d_model": 16, "heads": 2, "d_ff": 32}
+    config = tiny.run_config(train=train, model=shape | model, **sections)
+    network, process = build_network(config, VOCAB), build_process(config, VOCAB, MASK)
+    objective, notes = build_objective(config, network, process, devices)
+    return config, objective, notes, build_bound(config, network, process, devices)
+
+
+CAUSAL_MODEL = {"attention": "causal", "logit_shift": True, "dropout": 0.1}
+BLOCK_MODEL = {"attention": "block_causal", "block_length": 4, "dropout": 0.1}
+
+
+def test_an_autoregressive_run_is_measured_by_one_draw():
+    config, objective, notes, bound = built({"objective": "autoregressive", "batch_size": 8}, CAUSAL_MODEL, 8)
+    assert type(objective) is type(bound) is AutoregressiveObjective and notes == []
+    assert bound.network.dropout == 0.0 and bound_draws(config, bound) == 1
+
+
+@pytest.mark.parametrize(("train", "draws", "half", "measured_half"), [
+    ({}, 4, True, True), ({}, 3, True, False), ({"batch_size": 1}, 2, False, True),
+    ({"batch_size": 1, "each_twice": True}, 2, True, True),
+])
+def test_a_block_run(train, draws, half, measured_half):
+    schedule = {"objective": "block", "block_schedule": "1:5,256:5,4"}
+    config, objective, _, bound = built(schedule | train, BLOCK_MODEL, eval={"draws": draws})
+    assert type(objective) is type(bound) is BlockObjective
+    assert objective.sizes == ((1, 5), (256, 5), (4, 0)) and bound.sizes == ()
+    assert (objective.half_head, bound.half_head) == (half, measured_half)
+    assert objective.network.attention == "two_stream" and bound.network.block_length == 4
+    assert bound_draws(config, bound) == draws and bound.network.dropout == 0.0
+
+
+def test_blocks_of_one_are_measured_by_one_draw_and_edits_by_the_masked_bound():
+    config, _, _, bound = built({"objective": "block"}, BLOCK_MODEL | {"block_length": 1})
+    assert bound_draws(config, bound) == 1 and bound.coupling == "stratified" and not bound.half_head
+    _, objective, _, bound = built({"objective": "draft_edit:0.2,0.5,3"}, {})
+    assert (objective.edit_rate, objective.edit_weight, objective.turns) == (0.2, 0.5, 3)
+    assert type(bound) is CountObjective
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "block_of_one"])
+def test_exact_held_out_figures_are_the_likelihood_of_the_rows(kind):
+    """Through `held_out_bound`, as launch.train measures: no error but that of which rows there are."""
+    if kind == "autoregressive":
+        bound = AutoregressiveObjective(CAUSAL, PROCESS)
+    else:
+        bound = BlockObjective(streams(1), PROCESS, coupling="stratified", half_head=False)
+    batch = batch_of(np.tile(ROWS, (3, 1)))
+    found = held_out_bound(bound.loss_at, weights(), padded_batches(batch, 4), lambda ids: np.ones_like(ids), draws=1,
+                           end_terms=bound.end_terms)
+    expected = terms(bound, batch_of(ROWS)).sum() / ROWS.size
+    assert found.nats_per_token == pytest.approx(expected, rel=1e-5) and found.rows == 9

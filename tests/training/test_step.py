@@ -83,12 +83,16 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("name", MORE)
+def _some_slow(*slow):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in MORE]
+
+
+@pytest.mark.parametrize("name", _some_slow("both", "block_of_one", "block"))
 def test_microbatches_change_no_objective(name):
     assert_same(step(MORE[name], microbatches=4), whole(MORE[name]), 2e-6)
 
 
-@pytest.mark.parametrize("name", ["block_both", "autoregressive", "any_order", "draft_edit"])
+@pytest.mark.parametrize("name", _some_slow(*MORE.keys() - {"block_both"}))
 def test_eight_devices_change_no_objective(name):
     objective = dataclasses.replace(MORE[name], data_shards=4)
     assert_same(step(objective, MESHES["all"]), whole(MORE[name]), 1e-5)
