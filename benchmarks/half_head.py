@@ -21,7 +21,7 @@ from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.planning import collectives, hlo
-from mdlm_jax.training import schedules
+from mdlm_jax.training import optimizers
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.state import abstract_state
 from mdlm_jax.training.step import make_train_step
@@ -40,7 +40,7 @@ def compile_step(devices: int, half_head: bool, options):
     objective = CountObjective(
         network, process, half_head=half_head, head_budget=options.head_budget, data_shards=devices
     )
-    optimizer = schedules.optimizer(train)
+    optimizer = optimizers.optimizer(train)
     sharding = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((rows, options.length), bool if name in MASKS else jnp.int32, sharding=sharding)

@@ -19,7 +19,7 @@ def main() -> None:
     from mdlm_jax.models import api
     from mdlm_jax.models.config import TransformerConfig
     from mdlm_jax.models.sharding import make_mesh
-    from mdlm_jax.training import schedules
+    from mdlm_jax.training import optimizers
     from mdlm_jax.training.objectives.count import CountObjective
     from mdlm_jax.training.state import sharded_init
     from mdlm_jax.training.step import make_train_step
@@ -32,7 +32,7 @@ def main() -> None:
     budget = options.head_budget or train.head_budget
     process = Process(options.vocab + 1, options.vocab, head_size=options.vocab)
     objective = CountObjective(network, process, half_head=options.head == "half", head_budget=budget)
-    optimizer = schedules.optimizer(train)
+    optimizer = optimizers.optimizer(train)
     mesh = make_mesh({"fsdp": -1})
     run_step = make_train_step(objective, optimizer, train, mesh)
     held = {"state": sharded_init(objective, optimizer, options.ema > 0, mesh, 0)}

@@ -32,12 +32,14 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     kind, size = objective.partition(":")[0], 0
     if kind in LEFT_TO_RIGHT:
         size = network.block_length if kind == "block" else 1
-        denoise = CausalDenoiser(network, process.mask_id) if kind == "autoregressive" else Denoiser(network)
+        columns = process.vocab_size
+        causal = kind == "autoregressive"
+        denoise = CausalDenoiser(network, process.mask_id, columns) if causal else Denoiser(network, columns)
         params, decoder = weights["network"], Ancestral(*chain)
     elif "schedule" in weights:
         denoise, params, decoder = ScheduledDenoiser(network), weights, LearnedScheduleAncestral(*chain)
     else:
-        denoise, params, decoder = Denoiser(network), weights["network"], Ancestral(*chain)
+        denoise, params, decoder = Denoiser(network, process.vocab_size), weights["network"], Ancestral(*chain)
     if size:
         run = sample_in_blocks(denoise, params, canvas, decoder, block_length=size, seed=options.seed, trace=trace,
                                steps=options.steps if kind == "block" else 1)

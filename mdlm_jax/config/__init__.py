@@ -6,7 +6,17 @@ refused here, so a mistake costs milliseconds and never a compilation. Each erro
 remedy.
 """
 
-from mdlm_jax.config.choices import LEVEL_LAWS, OBJECTIVES, SCHEDULES, TIME_SAMPLINGS, WEIGHTINGS, Choice, parse_spec
+from mdlm_jax.config.choices import (
+    LEVEL_LAWS,
+    LR_SCHEDULES,
+    OBJECTIVES,
+    OPTIMIZERS,
+    SCHEDULES,
+    TIME_SAMPLINGS,
+    WEIGHTINGS,
+    Choice,
+    parse_spec,
+)
 from mdlm_jax.config.data import DataConfig
 from mdlm_jax.config.evaluation import EvalConfig, SampleConfig
 from mdlm_jax.config.mesh import BATCH_AXES, MESH_AXES, parse_mesh
@@ -23,9 +33,11 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "LEVEL_LAWS",
+    "LR_SCHEDULES",
     "MESH_AXES",
     "ModelConfig",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "ProcessConfig",
     "RunConfig",
     "SCHEDULES",

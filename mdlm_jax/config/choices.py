@@ -39,6 +39,17 @@ OBJECTIVES = _choices(
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
 )
+LR_SCHEDULES = _choices(
+    ("cosine", "cosine", "after the warm-up a cosine to a tenth"),
+    ("constant", "constant", "after the warm-up no change"),
+    ("linear", "linear", "after the warm-up linearly to zero"),
+    ("wsd:SHARE", "wsd:0.1", "constant, and linearly to zero in the last SHARE of all steps"),
+)
+OPTIMIZERS = _choices(
+    ("adamw", "adamw", "Adam with decoupled weight decay"),
+    ("lion", "lion", "sign of the momentum; a tenth of AdamW's learning rate is usual"),
+    ("muon", "muon", "orthogonalised momentum for the matrices of layers, AdamW for the rest; AdamW's learning rate"),
+)
 TIME_SAMPLINGS = _choices(
     ("auto", "auto", "antithetic where the rows of a device make pairs, else stratified"),
     ("iid", "iid", "independent levels"),

@@ -41,6 +41,9 @@ class RunConfig:
                      f"train.objective={self.train.objective} learns its schedule; leave process.schedule and eps out")
             require(not self.model.moe_balance_loss and not self.model.moe_z_loss, "train.objective",
                      self.train.objective, "does not train routers; leave model.moe_balance_loss and moe_z_loss out")
+        learned = self.model.learned_positions
+        require(not 0 < learned < self.data.length, "model.learned_positions", learned,
+                f"must be at least data.length={self.data.length}")
         if objective in ("discrete", "genmd4"):
             require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
                      f"train.objective={self.train.objective} has only its own weight; use elbo")

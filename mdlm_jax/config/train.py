@@ -2,14 +2,23 @@
 
 import dataclasses
 
-from mdlm_jax.config.choices import LEVEL_LAWS, OBJECTIVES, TIME_SAMPLINGS, WEIGHTINGS, parse_spec, require_seed
+from mdlm_jax.config.choices import (
+    LEVEL_LAWS,
+    LR_SCHEDULES,
+    OBJECTIVES,
+    OPTIMIZERS,
+    TIME_SAMPLINGS,
+    WEIGHTINGS,
+    parse_spec,
+    require_seed,
+)
 from mdlm_jax.config.mesh import parse_mesh
 from mdlm_jax.errors import require
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The optimisation, by AdamW. Losses are in nats per token."""
+    """The optimisation. Losses are in nats per token."""
 
     steps: int = 1000  # optimiser steps; may be raised on an existing run
     batch_size: int = 32  # rows a step, over all devices
@@ -23,9 +32,12 @@ class TrainConfig:
     confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
+    init_from: str = ""  # a Hugging Face directory or a run of ours whose weights a fresh run starts from
+    optimizer: str = "adamw"  # one of OPTIMIZERS
+    freeze: str = ""  # patterns of weights that do not train, as in network/embedding,network/layers/mlp/*
     learning_rate: float = 3e-4  # peak, after the warm-up
     warmup_steps: int = 100  # linear rise to the learning rate
-    lr_schedule: str = "cosine"  # after warm-up: cosine (to a tenth) | constant | linear (to zero)
+    lr_schedule: str = "cosine"  # after the warm-up; one of LR_SCHEDULES
     b1: float = 0.9  # decay of Adam's mean of the gradient
     b2: float = 0.999  # decay of Adam's mean of its square
     router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
@@ -81,8 +93,10 @@ class TrainConfig:
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
         require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
                  f"must lie in [0, train.steps={self.steps}]")
-        require(self.lr_schedule in ("cosine", "constant", "linear"), "train.lr_schedule", self.lr_schedule,
-                 "choose cosine, constant or linear")
+        schedule, numbers = parse_spec("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        if schedule == "wsd":
+            require(0 < numbers[0] <= 1, "train.lr_schedule", self.lr_schedule, "the share must lie in (0, 1]")
+        parse_spec("train.optimizer", self.optimizer, OPTIMIZERS)
         for name in ("b1", "b2", "ema_decay"):
             require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "must lie in [0, 1)")
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 
@@ -16,16 +16,18 @@ class Denoiser:
     """``denoiser(params, tokens [B, L], time [B]) -> Prediction``; hashable, so a loop is compiled once for it.
 
     A network of the permutation contract reads from left to right.
+    ``columns``: ids there are; a head that is wider, to be shared evenly by devices, loses the rest. 0: all.
     """
 
     network: TransformerConfig
+    columns: int = 0
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> Prediction:
         order = None
         if self.network.attention == "permutation":
             order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         time = time if self.network.time_conditioning else None
-        return api.apply(self.network, params, tokens, time=time, order=order)
+        return _narrow(api.apply(self.network, params, tokens, time=time, order=order), self.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,12 @@ class CausalDenoiser:
 
     network: TransformerConfig
     start_id: int
+    columns: int = 0
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> Prediction:
         del time
-        return api.apply(self.network, params, one_before(tokens, None, self.start_id), raw=True)
+        before = one_before(tokens, None, self.start_id)
+        return _narrow(api.apply(self.network, params, before, raw=True), self.columns)
 
 
 def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> jax.Array:
@@ -50,6 +54,13 @@ def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> j
     if segment is not None:
         first = first | (segment != jnp.roll(segment, 1, axis=1))
     return jnp.where(first, jnp.asarray(start_id, tokens.dtype), before)
+
+
+def _narrow(found: Prediction, columns: int) -> Prediction:
+    if not 0 < columns < found.num_columns:
+        return found
+    bias = None if found.head.bias is None else found.head.bias[:columns]
+    return Prediction(found.hidden, Head(found.head.kernel[:, :columns], bias))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,16 @@ def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
 
 
 def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
-    return config.model.transformer(vocab_size)
+    """The network over a tokenizer's ids, of which the mask may have no column.
+
+    Raises:
+      ConfigError: a head without a column for some other id.
+    """
+    network = config.model.transformer(vocab_size)
+    if network.head_size < vocab_size - 1:
+        raise ConfigError(f"model.head_size={network.head_size}: the tokenizer has {vocab_size} ids, and all but the "
+                          "mask need a column; raise it, or leave it out")
+    return network
 
 
 def build_objective(

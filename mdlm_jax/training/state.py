@@ -39,14 +39,32 @@ def state_shardings(
     whole = replicated(mesh)
     abstract = jax.eval_shape(lambda: init_state(objective, optimizer, use_ema, jax.random.key(0)))
     weights = jax.tree.map(lambda _: whole, abstract.trainable) | {"network": api.shardings(objective.network, mesh)}
-    moments = optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract.optimizer,
-        weights,
-        transform_non_params=lambda _: whole,
-    )
+    moments = _like_their_weights(abstract.optimizer, abstract.trainable, weights, whole)
     return TrainState(whole, weights, moments, weights if use_ema else None)
+
+
+def _like_their_weights(moments, trainable: dict, weights: dict, whole):
+    """The layout of each leaf of the optimiser's state: that of the weight whose path its own ends with.
+
+    optax's own map over parameters cannot be used: it does not know rules that leave weights out by their names.
+    """
+    known = {}
+    for (path, leaf), layout in zip(jax.tree.leaves_with_path(trainable), jax.tree.leaves(weights), strict=True):
+        known[_keys(path)] = (leaf.shape, layout)
+
+    def layout_of(path, leaf):
+        keys = _keys(path)
+        for start in range(len(keys)):
+            shape, layout = known.get(keys[start:], (None, None))
+            if shape == leaf.shape:
+                return layout
+        return whole
+
+    return jax.tree.map_with_path(layout_of, moments)
+
+
+def _keys(path) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def sharded_init(

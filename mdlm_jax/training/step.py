@@ -14,6 +14,7 @@ from mdlm_jax.models.moe.routing import RouterStats
 from mdlm_jax.models.sharding import batch_sharding, replicated
 from mdlm_jax.training import experts
 from mdlm_jax.training.objectives.base import Objective
+from mdlm_jax.training.optimizers import stop_frozen
 from mdlm_jax.training.state import TrainState, state_shardings
 
 NOISE_STREAM = 1  # the run's seed gives weights (stream 0) and noise (stream 1)
@@ -35,7 +36,7 @@ def make_train_step(
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), NOISE_STREAM), state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            grads, totals, router = _accumulate(objective, state.trainable, batch, key, train.microbatches)
+            grads, totals, router = _accumulate(objective, state.trainable, batch, key, train)
         grads = jax.tree.map(lambda g: g / totals.count, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -51,13 +52,14 @@ def make_train_step(
     return jax.jit(step, in_shardings=(layout, rows), out_shardings=(layout, replicated(mesh)), donate_argnums=(0,))
 
 
-def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Array, microbatches: int):
+def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Array, train: TrainConfig):
     """Summed gradients, totals and routers' sums over the microbatches, one after the other."""
+    microbatches = train.microbatches
     total_rows = batch["tokens"].shape[0]
 
     def one(piece, rows) -> tuple[dict, LossTotals, RouterStats | None]:
         def summed(trainable):
-            parts = objective.loss(trainable, piece, key, rows, total_rows)
+            parts = objective.loss(stop_frozen(train, trainable), piece, key, rows, total_rows)
             return parts.objective(), (parts.totals(), parts.router)
 
         grads, sums = jax.grad(summed, has_aux=True)(trainable)

@@ -14,7 +14,7 @@ from mdlm_jax.models.config import MoEConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
-from mdlm_jax.training.schedules import optimizer as adamw
+from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import TrainState, state_shardings
 from mdlm_jax.training.step import make_train_step
 from tests.training import tiny

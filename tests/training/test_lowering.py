@@ -11,7 +11,7 @@ from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import _untraced
-from mdlm_jax.training import schedules
+from mdlm_jax.training import optimizers
 from mdlm_jax.training.build import build_network, build_objective, build_process
 from mdlm_jax.training.state import abstract_state
 from mdlm_jax.training.step import make_train_step
@@ -35,7 +35,7 @@ def test_train_step_lowers(mixing, objective):
     if objective.startswith("genmd4"):
         network = build_network(freeze(SMALL | {"model": SMALL["model"] | {"conditioning": "time"}}), 40)
     built, _ = build_objective(run, network, process, data_shards=4)
-    optimizer = schedules.optimizer(run.train)
+    optimizer = optimizers.optimizer(run.train)
     step = make_train_step(built, optimizer, run.train, mesh)
     rows = {
         name: jax.ShapeDtypeStruct((16, 16), np.bool_ if name.endswith("e_mask") or name == "loss_mask" else np.int32)

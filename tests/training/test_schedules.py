@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.config import TrainConfig
-from mdlm_jax.training.schedules import decay_mask, learning_rate, optimizer
+from mdlm_jax.config import ConfigError, TrainConfig
+from mdlm_jax.training.optimizers import decay_mask, optimizer, trainable_parameters
+from mdlm_jax.training.schedules import learning_rate
 
 PEAK = 3e-4
 
@@ -73,6 +74,67 @@ def test_weight_decay_touches_matrices_and_nothing_else():
     for path, mask in jax.tree.leaves_with_path(decay_mask(PARAMS)):
         update = dict(jax.tree.leaves_with_path(updates))[path]
         np.testing.assert_allclose(np.asarray(update), -0.1 * 0.5 if mask else 0.0, rtol=1e-6)
+
+
+def test_wsd_is_constant_and_then_linear_to_zero():
+    found = rates("wsd:0.2")
+    np.testing.assert_allclose(found[10:40], PEAK, rtol=1e-6)
+    np.testing.assert_allclose(found[40:], PEAK * np.arange(10, 0, -1) / 11, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [{"lr_schedule": "wsd:0"}, {"lr_schedule": "wsd:1.5"}, {"lr_schedule": "wsd"},
+                                   {"lr_schedule": "step"}, {"optimizer": "sgd"}])
+def test_what_there_is_not(given):
+    with pytest.raises(ConfigError, match=f"train.{next(iter(given))}"):
+        TrainConfig(**given)
+
+
+def test_muon_orthogonalises_the_matrices_of_layers_alone():
+    """One update from zero momentum: singular values of a matrix's update are all alike, 0.2 sqrt(largest side)."""
+    rng = np.random.default_rng(0)
+    params = {"network": {"embedding": jnp.zeros((12, 8)), "layers": {"attention": {
+        "query": jnp.zeros((2, 8, 2, 4)), "out": jnp.zeros((2, 2, 4, 8)), "query_norm": jnp.zeros((2, 4))}}}}
+    grads = jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), jnp.float32), params)
+    train = TrainConfig(steps=4, warmup_steps=0, lr_schedule="constant", learning_rate=0.5, optimizer="muon",
+                        clip_norm=1e9)
+    transform = optimizer(train)
+    updates, _ = transform.update(grads, transform.init(params), params)
+    attention = updates["network"]["layers"]["attention"]
+    for matrix in (*attention["query"].reshape(2, 8, 8), *attention["out"].reshape(2, 8, 8)):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        np.testing.assert_allclose(values, 0.5 * 0.2 * 8**0.5, rtol=0.35)  # Newton-Schulz of five steps
+    for leaf, grad in ((updates["network"]["embedding"], grads["network"]["embedding"]),
+                       (attention["query_norm"], grads["network"]["layers"]["attention"]["query_norm"])):
+        step = 0.5 * (0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9))  # Adam's first, with Nesterov's look ahead
+        np.testing.assert_allclose(leaf, -step * np.sign(grad), rtol=1e-3)
+
+
+def test_lion_moves_by_the_sign():
+    train = TrainConfig(steps=4, warmup_steps=0, lr_schedule="constant", learning_rate=0.1, optimizer="lion")
+    params = {"kernel": jnp.ones((2, 2))}
+    grads, transform = {"kernel": jnp.array([[3.0, -2.0], [0.5, -1.0]])}, optimizer(train)
+    updates, _ = transform.update(grads, transform.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [[-0.1, 0.1], [-0.1, 0.1]], rtol=1e-6)
+
+
+def test_frozen_weights_have_no_moments_and_stay():
+    train = TrainConfig(steps=4, warmup_steps=0, lr_schedule="constant", weight_decay=0.5,
+                        freeze="embedding, layers/n*")
+    transform, ones = optimizer(train), jax.tree.map(jnp.ones_like, PARAMS)
+    state = transform.init(PARAMS)
+    updates, _ = transform.update(ones, state, PARAMS)
+    assert not np.any(updates["embedding"]) and not np.any(updates["layers"]["norm"]["scale"])
+    assert np.all(np.asarray(updates["layers"]["kernel"]) != 0)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(PARAMS)) - PARAMS["embedding"].size
+    trained -= PARAMS["layers"]["norm"]["scale"].size
+    assert trainable_parameters(train, PARAMS) == trained
+    assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * trained
+
+
+@pytest.mark.parametrize(("freeze", "message"), [("nothing/*", "fits no weight"), ("*", "leaves nothing to train")])
+def test_freezing_that_cannot_be_meant(freeze, message):
+    with pytest.raises(ConfigError, match=message):
+        optimizer(TrainConfig(freeze=freeze)).init(PARAMS)
 
 
 def test_optimizer_is_adamw_on_clipped_gradients():

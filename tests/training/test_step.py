@@ -19,7 +19,7 @@ from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
-from mdlm_jax.training.schedules import optimizer as adamw
+from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
 from tests.training import tiny

@@ -20,7 +20,8 @@ from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
 from tests.training import tiny
 
-SPEED = {"time", "step_seconds", "tokens_per_second", "flops_per_second", "mfu"}
+SPEED = {"time", "step_seconds", "step_seconds_p50", "step_seconds_p95", "tokens_per_second", "flops_per_second", "mfu",
+         "memory/host_peak"}
 
 
 class Stop(Exception):

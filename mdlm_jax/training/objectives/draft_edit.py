@@ -68,7 +68,8 @@ class DraftEditObjective(Objective):
     def _random_edits(self, key, rows, batch):
         """Which positions turn 1 edits where it does not mask, and the ids it shows there; any id but the mask."""
         length, mask_id = batch["tokens"].shape[1], self.process.mask_id
-        ids = self.network.head_size - (mask_id < self.network.head_size)
+        columns = min(self.network.head_size, self.process.vocab_size)
+        ids = columns - (mask_id < columns)
 
         def one(key):
             chosen, which = jax.random.split(key)
