@@ -16,6 +16,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training import hosts
 from mdlm_jax.training.build import (
+    bound_draws,
     build_bound,
     build_network,
     build_objective,
@@ -63,7 +64,7 @@ def main(config: RunConfig, workdir: Path, profile: tuple[int, int] | None = Non
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
-            draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
+            draws=bound_draws(config, bound), end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every,

@@ -17,6 +17,8 @@ class DataConfig:
     source: str = "stdlib"  # stdlib | a path | tfds:NAME[/CONFIG] | language:NAME | prepared:DIR | mixture:0.7*DIR,...
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
+    prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
+    answer_multiple: int = 0  # with prompt_field: end tokens fill answers to a multiple of so many; 0: to the row's end
     tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json
     length: int = 256  # tokens a row
     packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
@@ -39,6 +41,18 @@ class DataConfig:
             require(self.source.startswith("tfds:") or self.source.endswith(_FIELD_ENDINGS),
                      "data.text_field", self.text_field,
                      f"is read only from .jsonl and .parquet files and tfds, not from {self.source!r}; leave it out")
+        if self.prompt_field:
+            require(self.source.endswith((".jsonl", ".jsonl.gz")), "data.prompt_field", self.prompt_field,
+                     f"is read only from .jsonl files, not from {self.source!r}; leave it out")
+            require(self.prompt_field != self.text_field, "data.prompt_field", self.prompt_field,
+                     "names the same field as data.text_field; name two")
+            require(self.packing == "concat", "data.packing", self.packing,
+                     "rows of prompts and answers are not packed; leave it out")
+        else:
+            require(self.answer_multiple == 0, "data.answer_multiple", self.answer_multiple,
+                     "has no meaning without data.prompt_field; leave it out")
+        require(0 <= self.answer_multiple <= self.length, "data.answer_multiple", self.answer_multiple,
+                 f"must lie in [0, data.length={self.length}]")
         if self.data_dir:
             require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
                      f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")

@@ -135,6 +135,10 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
         from mdlm_jax.data.prepared import build_prepared
 
         return build_prepared(config, batch_size, tokenizer)
+    if config.prompt_field:
+        from mdlm_jax.data.prompts import build_prompts
+
+        return build_prompts(config, batch_size, tokenizer)
     source = open_source(config)
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, lambda: (d.text for d in source.documents("train")))
     tokens = {split: tokenize(source.documents(split), tokenizer) for split in ("train", "valid")}

@@ -28,10 +28,11 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text. Its name is unique in its source and decides its split."""
+    """One text, and what it answers where there is that. Its name is unique in its source and decides its split."""
 
     name: str
     text: str
+    prompt: str = ""
 
 
 def place(name: str) -> int:
@@ -192,11 +193,14 @@ class TextFile(Source):
 
 
 class JsonLines(Source):
-    """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped."""
+    """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped.
 
-    def __init__(self, label: str, split: Split, path: Path, text_field: str):
+    ``prompt_field``: where the prompt is that the text answers; "" for none.
+    """
+
+    def __init__(self, label: str, split: Split, path: Path, text_field: str, prompt_field: str = ""):
         super().__init__(label, split)
-        self.path, self.text_field = path, text_field
+        self.path, self.text_field, self.prompt_field = path, text_field, prompt_field
         next(self.read(lambda name: True), None)  # a wrong field should not wait for the first pass
 
     def read(self, wanted):
@@ -212,9 +216,10 @@ class JsonLines(Source):
         for number, line in enumerate(lines, first):
             name = f"{self.path.name}#{number}"
             if line.strip() and wanted(name):
-                yield Document(name, self._text(number, line))
+                yield Document(name, *self._texts(number, line))
 
-    def _text(self, number: int, line: bytes) -> str:
+    def _texts(self, number: int, line: bytes) -> list[str]:
+        """The text, and the prompt where one is asked for."""
         where = f"data.source={self.label!r}, line {number}"
         try:
             record = json.loads(line)
@@ -222,20 +227,22 @@ class JsonLines(Source):
             raise ConfigError(f"{where}: is not JSON ({error}); one object a line is expected") from None
         if not isinstance(record, dict):
             raise ConfigError(f"{where}: is a {type(record).__name__}, not an object; one object a line is expected")
-        if self.text_field not in record:
-            raise ConfigError(f"data.text_field={self.text_field!r}: {where} has no such field; "
-                              f"its fields are {', '.join(record)}")
-        return checked_text(record[self.text_field], where, self.text_field)
+        wanted = {"text_field": self.text_field} | ({"prompt_field": self.prompt_field} if self.prompt_field else {})
+        for name, field in wanted.items():
+            if field not in record:
+                raise ConfigError(f"data.{name}={field!r}: {where} has no such field; "
+                                  f"its fields are {', '.join(record)}")
+        return [checked_text(record[field], where, field, name) for name, field in wanted.items()]
 
 
-def checked_text(value, where: str, field: str) -> str:
+def checked_text(value, where: str, field: str, option: str = "text_field") -> str:
     """``value`` as str that can be written as UTF-8; bytes are decoded.
 
     Raises:
       ConfigError: it is neither str nor bytes, or not valid Unicode.
     """
     if not isinstance(value, str | bytes):
-        raise ConfigError(f"data.text_field={field!r}: {where} holds {type(value).__name__} there, not text; "
+        raise ConfigError(f"data.{option}={field!r}: {where} holds {type(value).__name__} there, not text; "
                           "name a text field")
     try:
         text = value.decode() if isinstance(value, bytes) else value
@@ -292,7 +299,7 @@ def open_source(config: DataConfig) -> Source:
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return JsonLines(label, split, path, config.text_field)
+        return JsonLines(label, split, path, config.text_field, config.prompt_field)
     if path.suffix == ".parquet":
         from mdlm_jax.data.parquet_source import ParquetFile
 

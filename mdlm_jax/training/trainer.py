@@ -67,7 +67,7 @@ class Trainer:
         optimizer = optimizers.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
-        step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
+        steps = {}  # objective -> step function; an objective may change on the way
         if start < self.train.steps:
             print("compiling the first step ...", flush=True)
         log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
@@ -81,8 +81,14 @@ class Trainer:
         ):
             for step in range(start + 1, self.train.steps + 1):
                 _, batch = next(batches)
+                objective = self.objective.at(step - 1)
+                if objective not in steps:
+                    steps[objective] = make_train_step(objective, optimizer, self.train, self.mesh)
+                    log.compiles()
+                log.counts(objective)
                 profile.before(step)
-                state, numbers = step_function(state, hosts.place(batch, self._layout, self.train.batch_size))
+                placed = hosts.place(batch, self._layout, self.train.batch_size)
+                state, numbers = steps[objective](state, placed)
                 profile.after(step, numbers)
                 log.add(numbers)
                 stops = preemption.reached(step)
@@ -158,22 +164,30 @@ class _Window:
         length = trainer.pipeline.length
         rows = trainer.train.batch_size
         self._tokens = rows * length
-        self._flops = trainer.objective.train_flops(rows, length)
+        self._rows, self._length, self._objective = rows, length, None
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
         self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
         self._bad, self._most_bad = 0, trainer.train.max_bad_steps
-        self._compiled = False
         self._intervals: list[float] = []  # between the dispatches of two steps; the devices hold them back
         self._seconds, self._since = 0.0, time.perf_counter()
+
+    def compiles(self) -> None:
+        """The next step compiles; what its window was timed before is forgotten."""
+        self._compiled = False
+
+    def counts(self, objective: Objective) -> None:
+        """FLOPs are from here on those of ``objective``."""
+        if objective != self._objective:
+            self._objective, self._flops = objective, objective.train_flops(self._rows, self._length)
 
     def add(self, numbers: dict) -> None:
         if not self._compiled:  # the first step compiles; its time is no step time
             jax.block_until_ready(numbers)
             self._compiled, self._since = True, time.perf_counter()
-            self._timed = 0
+            self._timed, self._seconds = 0, 0.0
             self._last = time.perf_counter()
         else:
             self._timed += 1
