@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 
 from mdlm_jax.config import DataConfig
+from mdlm_jax.config.data import parse_prepared
 from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
+from mdlm_jax.data.prepared import check_prepared
 from mdlm_jax.data.sources import open_source
 from mdlm_jax.data.tokenizers import load_tokenizer
 
@@ -16,13 +18,16 @@ def check_data(config: DataConfig, batch_size: int) -> None:
     if config.source.startswith("language:"):
         check_rows(config)
         return
+    if parse_prepared(config.source):
+        check_prepared(config, batch_size)
+        return
     logging.disable(logging.WARNING)  # an error is one line; libraries that look for data warn as well
     try:
         open_source(config)
     finally:
         logging.disable(logging.NOTSET)
     path = Path(config.source).expanduser()
-    if path.is_file() and path.suffix != ".gz":
+    if path.is_file() and path.suffix not in (".gz", ".parquet"):
         check_size(config, batch_size, path.stat().st_size)
     if config.tokenizer != "byte" and not config.tokenizer.startswith("bpe:"):
         load_tokenizer(config.tokenizer)

@@ -1,8 +1,12 @@
 """Joining the other processes of a job, before jax starts its devices. Imports jax only to join."""
 
+import contextlib
 import os
+import sys
+import traceback
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.errors import Preempted
 
 from . import _cli
 
@@ -49,8 +53,6 @@ def join(how: str | None) -> None:
     """Joins the job. All but process 0 print nothing from here on but their errors."""
     if how is None:
         return
-    import sys
-
     import jax
 
     if how == "auto":
@@ -63,6 +65,26 @@ def join(how: str | None) -> None:
         silence = os.open(os.devnull, os.O_WRONLY)
         sys.stdout.flush()
         os.dup2(silence, 1)  # what C++ prints too
+
+
+@contextlib.contextmanager
+def leaving_at_once():
+    """In a job of several processes an error ends this one on the spot: an orderly exit would wait for the others.
+
+    They cannot go on without this process, and whoever started it starts all again.
+    """
+    import jax
+
+    try:
+        yield
+    except (ConfigError, Preempted):  # every process meets these, and at the same place
+        raise
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _several() -> str | None:

@@ -18,6 +18,7 @@ from mdlm_jax.training.manifest import write_atomically
 
 from . import _samples
 
+_COUNTED = 1 << 25  # training tokens that the baselines count; prepared rows may be more than memory holds
 
 def finish(
     config: RunConfig, workdir: Path, built: Built, held_out: np.ndarray, network, process, params, bound: Bound
@@ -58,7 +59,8 @@ def _figure(bound: Bound) -> tuple[float, float, str]:
 
 def _draw(config, workdir, built, network, process, params, references, bound) -> np.ndarray:
     """Samples and pictures; gives the samples' tokens [num, L]."""
-    tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True)
+    tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
+                                  objective=config.train.objective)
     title = f"{config.data.source}, {config.sample.steps} steps, mixing {config.process.mixing:g}"
     _samples.write_texts(workdir / "samples.txt", [built.tokenizer.decode(row, show_special=True) for row in tokens])
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]
@@ -87,12 +89,16 @@ def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str,
     if config.data.source.startswith("language:"):
         index = held_out_index(built.valid.num_rows, len(valid))
         return language_rows.references(config.data, valid, index, config.train.steps * config.train.batch_size)
-    return _text_references(built, valid.reshape(-1)) if built.tokenizer.lossless else {}
+    plain = built.tokenizer.lossless and not config.data.prompt_field  # rows of prompts are no stretch of text
+    return _text_references(built, valid.reshape(-1)) if plain else {}
 
 
 def _text_references(built: Built, valid: np.ndarray) -> dict[str, float]:
     """Codes for the very bytes the bound was measured on, in bits per byte."""
-    train = built.train.sequential(0, built.train.num_rows)["tokens"].reshape(-1)
+    rows = max(1, min(built.train.num_rows, _COUNTED // built.train.length))
+    if rows < built.train.num_rows:
+        print(f"note     the unigrams and bigrams are counted on the first {rows:,} of {built.train.num_rows:,} rows")
+    train = built.train.sequential(0, rows)["tokens"].reshape(-1)
     train_bytes, valid_bytes = built.tokenizer.decode_bytes(train), built.tokenizer.decode_bytes(valid)
     references = {
         "byte unigram": baselines.unigram_bits(train_bytes, valid_bytes),

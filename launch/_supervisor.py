@@ -4,12 +4,15 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+
+from mdlm_jax.config import ConfigError
 
 from . import _distributed
 
@@ -41,7 +44,7 @@ def supervise(job: Job) -> int:
                 _say(f"starting all {job.processes} again ({attempt + 1} of {job.max_restarts})")
         if status == 143:
             return status
-        _say(f"failed {job.max_restarts + 1} time(s); giving up (the errors are above)")
+        _say(f"ended {_described(status)} {job.max_restarts + 1} time(s); giving up (what it said is above)")
         return 1
 
 
@@ -82,6 +85,8 @@ def _start(job: Job, coordinator: str, number: int) -> _Child:
     environment = os.environ | _distributed.environment(coordinator, job.processes, number) | {"PYTHONUNBUFFERED": "1"}
     if job.devices_per_process:
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(job.devices_per_process)}
+    if shutil.which(job.command[0]) is None:
+        raise ConfigError(f"-- {job.command[0]}: there is no such command; write one that the shell would find")
     child = _Child(job.command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
                    start_new_session=True, preexec_fn=_die_with_parent)
     child.number = number

@@ -45,8 +45,10 @@ def _prepare(argv: list[str], outcome: list[int]) -> Callable[[], None] | None:
         print(_HELP.format(program=_help.program("local"), flags=_help.flag_lines(FLAGS)), end="")
         return None
     flags = arguments.flags
+    if "processes" not in flags:
+        _cli.require(flags, "processes", "2", "how many processes to start")
     job = Job(
-        command, _cli.require(flags, "processes", "2", "how many processes to start"),
+        command, flags["processes"],
         flags.get("devices_per_process"), flags.get("max_restarts", 10), flags.get("grace", 60),
     )
     if not command:

@@ -9,11 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mdlm_jax.language_model import LanguageModel, describe_run, ids_of, load, save_checkpoint
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.language_model import LanguageModel, describe_run, ids_of, restore_network, save_checkpoint, saved_network
 from mdlm_jax.models.hf import families, reader, writer
+from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.training.progress import Progress
 
 _LINES = 60
+_COMPUTED = ("float32", "bfloat16")
 
 
 def main(options) -> None:
@@ -29,6 +32,7 @@ def _from_hf(options) -> None:
     description = options.description
     if options.mask_id is not None:
         description = dataclasses.replace(description, mask_id=options.mask_id)
+    _check_mask(description, options.mask_id is not None)
     stored, leaves = reader.check(options.source, description)
     _announce(description, [(name, s.code, s.shape, s.size) for name, s in stored.items()], options.dry_run)
     if options.dry_run:
@@ -36,7 +40,7 @@ def _from_hf(options) -> None:
     with _Bar("reading") as bar:
         params = reader.read(options.source, description, dtype=options.dtype, progress=bar)
     tokenizer = options.source / "tokenizer.json"
-    model = LanguageModel(params, description, None)
+    model = LanguageModel(params, _computing_as_stored(description, params), None)
     print("writing ...", flush=True)
     partial = options.target.with_name(options.target.name + ".unfinished")
     shutil.rmtree(partial, ignore_errors=True)
@@ -45,21 +49,52 @@ def _from_hf(options) -> None:
     print(f"wrote {options.target}; read it with mdlm_jax.load({str(options.target)!r})")
 
 
+def _check_mask(description: Description, given: bool) -> None:
+    """ConfigError for a mask that has no row; a line where a diffusion network has none at all."""
+    mask_id, rows = description.mask_id, description.config.vocab_size
+    if mask_id is not None and not 0 <= mask_id < rows:
+        source = "--mask_id" if given else "the files' mask_token_id"
+        raise ConfigError(f"{source}={mask_id}: must lie in [0, {rows}), the embedding's rows; give --mask_id")
+    if mask_id is None and description.config.attention != "causal":
+        print("note     no file names the mask token: give --mask_id, or mask_id= to mdlm_jax.load")
+
+
+def _computing_as_stored(description: Description, params: dict) -> Description:
+    """With the dtype in which `mdlm_jax.load` computes the source; float32 where it would have to be told one."""
+    stored = params["embedding"].dtype.name
+    dtype = stored if stored in _COMPUTED else "float32"
+    return dataclasses.replace(description, config=dataclasses.replace(description.config, dtype=dtype))
+
+
 def _to_hf(options) -> None:
-    folder, network, ids = describe_run(options.source)
+    folder, description = describe_run(options.source)
     if options.mask_id is not None:
-        ids = ids | {"mask_id": options.mask_id}
-    description = families.family_of(network, ids)
-    dtype = np.dtype(reader.numpy_dtype(options.dtype) or np.float32)
-    planned = writer.plan(description, dict.fromkeys(writer.leaves_of(description), dtype))
+        description = dataclasses.replace(description, mask_id=options.mask_id)
+    _check_mask(description, options.mask_id is not None)
+    description = _in_a_family(description)
+    saved, leaves, wanted = saved_network(folder), writer.leaves_of(description), reader.numpy_dtype(options.dtype)
+    writer.check_tree(saved, leaves)
+    planned = writer.plan(description, {path: wanted or np.dtype(reader.get(saved, path).dtype) for path in leaves})
     _announce(description, [(t.name, t.dtype.name, t.shape, t.size) for t in planned], options.dry_run)
     if options.dry_run:
         return
-    model = load(options.source)
+    params = restore_network(folder, description.config)
     with _Bar("writing") as bar:
         extra = _tokenizer(folder)
-        writer.write(options.target, description, model.params, dtype=options.dtype, extra=extra, progress=bar)
+        writer.write(options.target, description, params, dtype=options.dtype, extra=extra, progress=bar)
     print(f"wrote {options.target}, family {description.family}")
+
+
+def _in_a_family(description: Description) -> Description:
+    """In the family it came from where that can still say the network, else in the first that can."""
+    try:
+        if description.family:
+            families.write_fields(description)
+            return description
+    except ConfigError:
+        pass  # the network was changed since; the search below says what is lost where no family can say it
+    found = families.family_of(description.config, ids_of(description))
+    return dataclasses.replace(found, max_length=description.max_length)
 
 
 def _tokenizer(folder: Path) -> dict[str, bytes]:

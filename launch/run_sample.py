@@ -22,7 +22,8 @@ def main(options) -> None:
     with enough_memory("lower --num or --length"):
         weights = load_weights(options.folder)
         tokens, trace = _samples.draw(
-            process, network, weights, options.sample, options.length, prompt, trace=options.picture is not None
+            process, network, weights, options.sample, options.length, prompt, trace=options.picture is not None,
+            objective=options.config.train.objective,
         )
     texts = [tokenizer.decode(row, show_special=True) for row in tokens]
     print(_samples.joined(texts), end="", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mdlm_jax.config import RunConfig, parse_mesh, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
@@ -16,6 +16,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training import hosts
 from mdlm_jax.training.build import (
+    bound_draws,
     build_bound,
     build_network,
     build_objective,
@@ -28,6 +29,7 @@ from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
+from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._workdir import set_aside
 
@@ -35,10 +37,12 @@ _EVAL_ROWS = 16  # rows measured at a time
 _SMALLER = "lower train.batch_size, raise train.microbatches, set model.remat=full or lower train.head_budget"
 
 
-def main(config: RunConfig, workdir: Path) -> None:
+def main(config: RunConfig, workdir: Path, profile: tuple[int, int] | None = None) -> None:
     """Trains (or resumes) and leaves the workdir complete. The last line printed is the held-out bound."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+    if config.model.backend == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError(f"model.backend='cudnn': runs on NVIDIA GPUs, not on a {jax.default_backend()}; choose xla")
     mesh = make_mesh(parse_mesh(config.train.mesh))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     check_batch(config, shards)
@@ -60,12 +64,13 @@ def main(config: RunConfig, workdir: Path) -> None:
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
         return held_out_bound(
             bound.loss_at, params, batches, token_bytes,
-            draws=config.eval.draws, end_terms=bound.end_terms, sharding=batch_sharding(mesh),
+            draws=bound_draws(config, bound), end_terms=bound.end_terms, sharding=batch_sharding(mesh),
         )
 
-    trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every)
+    trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every,
+                      _starting_weights(config, network, mesh), profile)
     watched = held_out_rows(built.valid, config.eval.rows)
-    with enough_memory(_SMALLER):
+    with crash_report(workdir), enough_memory(_SMALLER):
         state = trainer.run(lambda params: _numbers(measure(params, watched)))
         params = averaged(state)
         print("measuring the held-out bound ...", flush=True)
@@ -97,6 +102,14 @@ def _write_description(config: RunConfig, workdir: Path, tokenizer) -> None:
         print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)
     tokenizer.save(workdir / "tokenizer.json")
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def _starting_weights(config: RunConfig, network, mesh):
+    if not config.train.init_from:
+        return None
+    from ._weights import starting_weights
+
+    return lambda: starting_weights(config.train.init_from, network, mesh)
 
 
 def _on_this_host(params: dict) -> dict:

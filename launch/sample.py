@@ -93,7 +93,7 @@ def read_options(flags: dict) -> SampleOptions:
     if length < 2:
         raise ConfigError(f"--length={length}: must be at least 2")
     given_tokens = _check_prompt(prompt, tokenizer, length)
-    _check_guidance(sample.guidance, given_tokens, config.process.mixing)
+    _check_guidance(sample.guidance, given_tokens, config.process.mixing, config.train.objective)
     picture = _writable("picture", flags.get("picture"))
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
@@ -120,9 +120,12 @@ def _check_prompt(prompt: str, tokenizer: Tokenizer, length: int) -> int:
     return tokens
 
 
-def _check_guidance(guidance: float, prompt_tokens: int, mixing: float) -> None:
+def _check_guidance(guidance: float, prompt_tokens: int, mixing: float, objective: str) -> None:
     if guidance and not prompt_tokens:
         raise ConfigError(f"--guidance={guidance}: guides towards a prompt; give a --prompt, or leave it out")
+    if guidance and objective in ("block", "autoregressive", "any_order"):
+        raise ConfigError(f"--guidance={guidance}: takes earlier blocks for the prompt, where train.objective="
+                          f"{objective} writes block after block; leave it out")
     if guidance and mixing == 1:
         raise ConfigError(f"--guidance={guidance}: masks the prompt, and a model with process.mixing=1 knows no masks; "
                           "leave it out")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_jax.config import RunConfig, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, to_dict
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
@@ -23,6 +23,7 @@ FLAGS = (
     _cli.Flag("dry_run", "", "check everything, print the resolved configuration as JSON and stop; --workdir may be "
               "left out", bool),
     _distributed.FLAG,
+    _cli.Flag("profile", "FIRST:LAST", "trace these steps into WORKDIR/profile, for TensorBoard's profiler"),
 )
 
 _HELP = """\
@@ -73,17 +74,29 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     check_data(config.data, config.train.batch_size)
+    if config.train.init_from and not Path(config.train.init_from).expanduser().is_dir():
+        raise ConfigError(f"train.init_from={config.train.init_from!r}: there is no such directory; give a Hugging "
+                          "Face directory or a run's workdir")
     if dry_run:
         print(json.dumps(to_dict(config), indent=2))
         return None
-    return lambda: _train(config, workdir, how)
+    profile = _steps(flags["profile"], config.train.steps) if "profile" in flags else None
+    return lambda: _train(config, workdir, how, profile)
 
 
-def _train(config: RunConfig, workdir: Path, how: str | None) -> None:
+def _steps(text: str, steps: int) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= steps):
+        raise ConfigError(f"--profile={text}: write FIRST:LAST, steps from 1 to train.steps={steps}, as in 20:25")
+    return int(first), int(last)
+
+
+def _train(config: RunConfig, workdir: Path, how: str | None, profile: tuple[int, int] | None) -> None:
     _distributed.join(how)
     from . import run_train
 
-    run_train.main(config, workdir)
+    with _distributed.leaving_at_once():
+        run_train.main(config, workdir, profile)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """What a Python user holds: a network with its parameters, its noise and its tokenizer. ``mdlm_jax.load`` makes one."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
@@ -17,6 +18,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.config import DTYPES, TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
 
 _SMALL = 1 << 28  # bytes of parameters below which loading shows no progress
 
@@ -43,7 +45,7 @@ class LanguageModel:
         return self.description.config
 
     def logits(self, tokens, attention_mask=None, *, time=None, raw: bool = False) -> jax.Array:
-        """Scores of every id at every position, [B, L, head_size] float32.
+        """Scores of every id at every position, [B, L, head_size] float32, on the mesh of the parameters.
 
         Args:
           tokens: [B, L] integers.
@@ -56,20 +58,50 @@ class LanguageModel:
         tokens = _checked(tokens, self.config.vocab_size)
         if attention_mask is not None and np.shape(attention_mask) != tokens.shape:
             raise ValueError(f"attention_mask has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
-        mask = None if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
-        return _logits(self.config, raw, self.params, tokens, mask, time)
+        mask = None if attention_mask is None else np.asarray(attention_mask, np.int32)
+        rows, length = tokens.shape
+        tokens, mask, time = _filled_up(self.config, self.mesh, tokens, mask, time)
+        logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, time)
+        return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
+
+    @property
+    def mesh(self) -> AbstractMesh | None:
+        """The mesh that the parameters lie on; None: they lie on one device, or on the host."""
+        layout = getattr(self.params["embedding"], "sharding", None)
+        return layout.mesh.abstract_mesh if isinstance(layout, NamedSharding) else None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(config, raw, params, tokens, attention_mask, time):
-    return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _logits(config, raw, mesh, params, tokens, attention_mask, time):
+    """On a mesh it must be set: without one the partitioner gathers weights, and kernels do not compile at all."""
+    with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
+        return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+
+
+def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.ndarray, mask, time):
+    """Rows and positions that every shard has equally many of; nothing of what is added is seen by what was there."""
+    if mesh is None:
+        return tokens, mask, time
+    rows, length = tokens.shape
+    more, longer = -rows % data_shards(mesh), -length % mesh.shape[LENGTH_AXIS]
+    if longer and config.attention == "two_stream":
+        raise ValueError(f"tokens: two streams of {length} positions cannot be shared by mesh axis context="
+                         f"{mesh.shape[LENGTH_AXIS]}; give a multiple of it")
+    if longer:
+        mask = np.ones(tokens.shape, np.int32) if mask is None else mask
+        mask = np.pad(mask, ((0, 0), (0, longer)))
+    mask = None if mask is None else np.pad(mask, ((0, more), (0, 0)), mode="edge")
+    time = None if time is None or np.ndim(time) == 0 else jnp.pad(jnp.asarray(time), (0, more), mode="edge")
+    return np.pad(tokens, ((0, more), (0, longer))), mask, time
 
 
 def _checked(tokens, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+    if not tokens.size:
+        raise ValueError(f"tokens have shape {list(tokens.shape)}; give at least one row of one token")
+    if not 0 <= tokens.min() <= tokens.max() < vocab_size:
         outside = tokens[(tokens < 0) | (tokens >= vocab_size)].flat[0]
         raise ValueError(f"tokens: {outside} is outside 0..{vocab_size - 1}")
     return tokens.astype(np.int32)
@@ -123,33 +155,33 @@ def _load_run(path: Path, mesh, dtype, mask_id) -> LanguageModel:
     from mdlm_jax.training import checkpoints
     from mdlm_jax.training.build import build_process
 
-    folder, network, ids = describe_run(path)
-    ids |= {} if mask_id is None else {"mask_id": mask_id}
-    run, meta, tokenizer = _run_config(folder), checkpoints.read_meta(folder), _tokenizer(folder, None)
-    length = meta.get("max_length", run.data.length)
-    description = Description(network, meta.get("family", ""), **ids, max_length=length)
-    if "family" in meta:
+    folder, description = describe_run(path)
+    if mask_id is not None:
+        description = dataclasses.replace(description, mask_id=mask_id)
+    tokenizer = _tokenizer(folder, None)
+    if "family" in checkpoints.read_meta(folder):
         process = process_of(description, path)
         _give_ids(tokenizer, description)
     else:
-        process = build_process(run, tokenizer.vocab_size, description.mask_id)
-    params = _restore(folder, network, mesh, dtype)
+        process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
+    params = restore_network(folder, description.config, mesh, dtype)
     return LanguageModel(params, _computing_in(description, params, keep=dtype is None), process, tokenizer)
 
 
-def describe_run(path: Path) -> tuple[Path, TransformerConfig, dict[str, int | None]]:
-    """The step's folder, the network and the special ids of a checkpoint of ours, without its weights."""
+def describe_run(path: Path) -> tuple[Path, Description]:
+    """The step's folder and what it holds, without its weights; the family of a run of ours is ""."""
     from mdlm_jax.training import checkpoints
 
     folder = checkpoints.find(path)
-    run, tokenizer = _run_config(folder), _tokenizer(folder, None)
-    ids = checkpoints.read_meta(folder).get("ids")  # of a converted checkpoint
+    run, tokenizer, meta = _run_config(folder), _tokenizer(folder, None), checkpoints.read_meta(folder)
+    ids = meta.get("ids")  # of a converted checkpoint
     if tokenizer is None and not (run.model.vocab_size and ids):
         raise ConfigError(f"{folder}: has no tokenizer.json, and is not a converted checkpoint, which may do without")
     network = run.model.transformer(run.model.vocab_size or tokenizer.vocab_size)
     if ids is None:
         ids = {name: getattr(tokenizer, name) for name in ("mask_id", "eos_id", "pad_id")}
-    return folder, network, ids
+    length = meta.get("max_length", run.data.length)
+    return folder, Description(network, meta.get("family", ""), **ids, max_length=length)
 
 
 def _run_config(folder: Path):
@@ -161,12 +193,20 @@ def _run_config(folder: Path):
         raise ConfigError(f"{folder / 'config.json'}: {error}") from None
 
 
-def _restore(folder: Path, network: TransformerConfig, mesh, dtype) -> dict:
+def saved_network(folder: Path) -> dict:
+    """The parameters of a step's folder as ``ShapeDtypeStruct``s, as they were saved; averaged where there are some."""
     from mdlm_jax.training import checkpoints
 
     saved = checkpoints.abstract(folder)
-    name = "ema" if "ema" in saved else "trainable"
-    tree = saved[name]["network"]
+    return saved["ema" if "ema" in saved else "trainable"]["network"]
+
+
+def restore_network(folder: Path, network: TransformerConfig, mesh: Mesh | None = None, dtype=None) -> dict:
+    """The parameters of a step's folder, those that `saved_network` describes."""
+    from mdlm_jax.training import checkpoints
+
+    name = "ema" if "ema" in checkpoints.abstract(folder) else "trainable"
+    tree = saved_network(folder)
     if mesh is not None:
         layout = api.shardings(network, mesh)
         tree = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout)

@@ -90,3 +90,83 @@ def test_samples_that_cannot_be(sample, message):
 
 def test_every_coupling_has_its_name():
     assert set(config.TIME_SAMPLINGS) == {"auto", *levels.COUPLINGS}
+
+
+# Objectives and the fields they read ----------------------------------------------------------------------------------
+
+CAUSAL = {"attention": "causal", "logit_shift": True}
+BLOCKS = {"attention": "block_causal", "block_length": 4}
+PERMUTED = {"attention": "permutation"}
+EXPERTS = {"moe_experts": 4, "moe_per_token": 2, "moe_d_ff": 8}
+
+
+@pytest.mark.parametrize(("objective", "model", "train"), [
+    ("autoregressive", CAUSAL, {}),
+    ("any_order", PERMUTED, {}),
+    ("block", BLOCKS, {"level_law": "band:0.3,0.8", "weighting": "constant", "each_twice": True, "confidence": 1.0}),
+    ("block", BLOCKS, {"block_schedule": "1:10,256:20,4"}),
+    ("block", BLOCKS | {"block_length": 256}, {}),
+    ("block", BLOCKS | EXPERTS | {"moe_block": 2, "moe_block_pool": 3, "moe_selection_bias": True},
+     {"router_bias_rate": 1e-3}),
+    ("draft_edit:0.1,1,2", {}, {"weighting": "constant"}),
+    ("count", {}, {"each_twice": True, "confidence": 0.5}),
+])
+def test_objectives_with_what_they_take(objective, model, train):
+    assert with_fields(model=model, train=train | {"objective": objective}).train.objective == objective
+
+
+@pytest.mark.parametrize(("objective", "sections", "message"), [
+    ("autoregressive", {}, "model.attention='bidirectional': .*trains a causal network; set model.attention=causal"),
+    ("autoregressive", {"model": {"attention": "causal"}}, "model.logit_shift=False: .*must score token i\\+1"),
+    ("autoregressive", {"model": CAUSAL, "process": {"mixing": 0.1}}, "process.mixing=0.1: .*knows no noise but"),
+    ("autoregressive", {"model": CAUSAL, "process": {"schedule": "cosine"}}, "process.schedule='cosine': .*not read"),
+    ("autoregressive", {"model": CAUSAL, "train": {"half_head": False}}, "train.half_head=False: .*not read it"),
+    ("autoregressive", {"model": CAUSAL, "train": {"weighting": "constant"}}, "train.weighting='constant': .*not read"),
+    ("autoregressive", {"model": CAUSAL, "eval": {"draws": 2}}, "eval.draws=2: .*autoregressive does not read it"),
+    ("autoregressive", {"model": CAUSAL, "sample": {"steps": 9}}, "sample.steps=9: .*does not read it"),
+    ("autoregressive", {"model": CAUSAL | {"conditioning": "time"}}, "model.conditioning='time'"),
+    ("autoregressive", {"model": CAUSAL | EXPERTS | {"moe_block": 2, "moe_block_pool": 3}}, "model.moe_block=2: lets"),
+    ("any_order", {"model": CAUSAL}, "trains a permutation network"),
+    ("any_order", {"model": PERMUTED, "train": {"level_law": "cosine"}}, "train.level_law='cosine': .*not read"),
+    ("block", {"model": {"attention": "two_stream", "block_length": 4}}, "trains a block_causal network"),
+    ("block", {"model": BLOCKS | {"block_length": 3}}, "model.block_length=3: 3 must divide data.length=256"),
+    ("block", {"model": BLOCKS | {"conditioning": "time"}}, "model.conditioning='time'"),
+    ("block", {"model": BLOCKS, "process": {"mixing": 0.1}}, "process.mixing=0.1"),
+    ("block", {"model": BLOCKS, "train": {"complementary": True}}, "train.complementary=True"),
+    ("block", {"model": BLOCKS, "train": {"block_schedule": "1:10,8"}}, "must end with model.block_length=4"),
+    ("block", {"model": BLOCKS, "train": {"block_schedule": "3:10,4"}}, "block_schedule='3:10,4': 3 must divide"),
+    ("block", {"model": BLOCKS, "train": {"block_schedule": "1:1000,4"}}, "takes 1000 steps before its last size"),
+    ("block", {"model": BLOCKS | {"block_length": 1}, "eval": {"draws": 8}}, "eval.draws=8: .*blocks of one token"),
+    ("block", {"model": BLOCKS | EXPERTS | {"moe_block": 8, "moe_block_pool": 3}}, "must divide the block length 4"),
+    ("count", {"model": PERMUTED}, "model.attention='permutation': needs inputs"),
+    ("count", {"model": {"attention": "two_stream"}}, "model.attention='two_stream': needs inputs"),
+    ("count", {"train": {"block_schedule": "1:10,4"}}, "is read by train.objective=block only"),
+    ("count", {"train": {"each_twice": True, "complementary": True}}, "train.each_twice=True: already pairs"),
+    ("continuous", {"train": {"each_twice": True}}, "train.each_twice=True: needs process.mixing=0 and"),
+    ("nelbo", {"train": {"confidence": 1.0}, "process": {"mixing": 0.5}}, "train.confidence=1.0: needs process.mixing"),
+    ("nelbo", {"train": {"confidence": -1.0}}, "train.confidence=-1.0: must not be negative"),
+    ("nelbo", {"train": {"router_bias_rate": 0.1}}, "train.router_bias_rate=0.1: moves a bias"),
+    ("genmd4:1", {"model": EXPERTS | {"moe_selection_bias": True}, "train": {"router_bias_rate": 0.1}}, "genmd4 does"),
+    ("draft_edit:0.1,1,2", {"process": {"mixing": 0.1}}, "process.mixing=0.1"),
+    ("draft_edit:1.1,1,2", {}, "RATE must lie in"),
+    ("draft_edit:0.1,1,0", {}, "TURNS must be a positive integer"),
+    ("draft_edit:0.1,1,1.5", {}, "TURNS must be a positive integer"),
+])
+def test_objectives_with_what_they_cannot_take_or_would_ignore(objective, sections, message):
+    sections = sections | {"train": sections.get("train", {}) | {"objective": objective}}
+    with pytest.raises(ConfigError, match=message):
+        with_fields(**sections)
+
+
+@pytest.mark.parametrize("spec", ["1", "1:10", "1:10,", "1:0,4", "x:1,4", "0:5,4", "1:10,4:10", "4,1:10"])
+def test_block_schedules_that_cannot_be_read(spec):
+    if spec == "1":
+        assert config.parse_block_schedule(spec) == ((1, 0),)
+    else:
+        with pytest.raises(ConfigError, match="train.block_schedule=.*SIZE:STEPS"):
+            config.parse_block_schedule(spec)
+
+
+def test_a_block_schedule():
+    assert config.parse_block_schedule("1:10,4:5,32") == ((1, 10), (4, 5), (32, 0))
+    assert config.parse_block_schedule("") == ()

@@ -23,7 +23,7 @@ from mdlm_jax.config.mesh import BATCH_AXES, MESH_AXES, parse_mesh
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.config.process import ProcessConfig
 from mdlm_jax.config.run import RunConfig, default_config, freeze, to_dict
-from mdlm_jax.config.train import TrainConfig
+from mdlm_jax.config.train import TrainConfig, parse_block_schedule
 from mdlm_jax.errors import ConfigError
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "WEIGHTINGS",
     "default_config",
     "freeze",
+    "parse_block_schedule",
     "parse_mesh",
     "parse_spec",
     "to_dict",

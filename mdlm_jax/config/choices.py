@@ -32,6 +32,12 @@ OBJECTIVES = _choices(
     ("continuous", "continuous", "the continuous-time bound, for any mixing"),
     ("discrete:T", "discrete:100", "the bound of a process of T steps, for any mixing"),
     ("genmd4:W", "genmd4:1", "the masked bound with a learned schedule a token, alpha = 1 - t^w with w = W at first"),
+    ("autoregressive", "autoregressive", "next-token cross-entropy, exact; with model.attention=causal"),
+    ("block", "block", "masked blocks of model.block_length, each given the clean ones before it; with "
+     "model.attention=block_causal"),
+    ("any_order", "any_order", "each token given those before it in a random order; with model.attention=permutation"),
+    ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
+     "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
 )
 LR_SCHEDULES = _choices(
     ("cosine", "cosine", "after the warm-up a cosine to a tenth"),

@@ -1,22 +1,30 @@
 """The ``data`` section of a run."""
 
 import dataclasses
+import math
 
 from mdlm_jax.config.choices import require_seed
-from mdlm_jax.errors import require
+from mdlm_jax.errors import ConfigError, require
+
+_FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them."""
+    """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them. A path
+    is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare made."""
 
-    source: str = "stdlib"  # stdlib | a file, folder or .jsonl path | tfds:NAME[/CONFIG] | language:NAME
+    source: str = "stdlib"  # stdlib | a path | tfds:NAME[/CONFIG] | language:NAME | prepared:DIR | mixture:0.7*DIR,...
     data_dir: str = ""  # tfds only: the prepared data_dir
-    text_field: str = "text"  # jsonl and tfds only: which field holds the text
+    text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
+    prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
+    answer_multiple: int = 0  # with prompt_field: end tokens fill answers to a multiple of so many; 0: to the row's end
     tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json
     length: int = 256  # tokens a row
     packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
     valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split)
+    random_length: float = 0.0  # share of the training rows cut to a random length, as LLaDA; the rest is padding
+    length_warmup: str = ""  # FROM:STEPS: training rows are cut; where rises from FROM to data.length in STEPS steps
     seed: int = 0  # order of the rows
 
     def __post_init__(self):
@@ -30,9 +38,65 @@ class DataConfig:
             require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
                      "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
         if self.text_field != DataConfig.text_field:
-            require(self.source.startswith("tfds:") or self.source.endswith((".jsonl", ".jsonl.gz")),
+            require(self.source.startswith("tfds:") or self.source.endswith(_FIELD_ENDINGS),
                      "data.text_field", self.text_field,
-                     f"is read only from .jsonl files and tfds, not from {self.source!r}; leave it out")
+                     f"is read only from .jsonl and .parquet files and tfds, not from {self.source!r}; leave it out")
+        if self.prompt_field:
+            require(self.source.endswith((".jsonl", ".jsonl.gz")), "data.prompt_field", self.prompt_field,
+                     f"is read only from .jsonl files, not from {self.source!r}; leave it out")
+            require(self.prompt_field != self.text_field, "data.prompt_field", self.prompt_field,
+                     "names the same field as data.text_field; name two")
+            require(self.packing == "concat", "data.packing", self.packing,
+                     "rows of prompts and answers are not packed; leave it out")
+        else:
+            require(self.answer_multiple == 0, "data.answer_multiple", self.answer_multiple,
+                     "has no meaning without data.prompt_field; leave it out")
+        require(0 <= self.answer_multiple <= self.length, "data.answer_multiple", self.answer_multiple,
+                 f"must lie in [0, data.length={self.length}]")
         if self.data_dir:
             require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
                      f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")
+        require(0.0 <= self.random_length <= 1.0, "data.random_length", self.random_length, "must lie in [0, 1]")
+        parse_warmup(self.length_warmup, self.length)
+        if parse_prepared(self.source):
+            require(self.valid_fraction == DataConfig.valid_fraction, "data.valid_fraction", self.valid_fraction,
+                     "was settled when the rows were prepared; leave it out")
+
+
+def parse_warmup(text: str, length: int) -> tuple[int, int]:
+    """``"FROM:STEPS"`` as two numbers; (``length``, 0) where it is empty. ConfigError for anything else."""
+    if not text:
+        return length, 0
+    first, _, steps = text.partition(":")
+    good = first.isdigit() and steps.isdigit() and 1 <= int(first) < length and int(steps) >= 1
+    require(good, "data.length_warmup", text,
+             f"write FROM:STEPS with 1 <= FROM < data.length={length} and STEPS >= 1, as in 1:1000")
+    return int(first), int(steps)
+
+
+def parse_prepared(source: str) -> tuple[tuple[float, str], ...]:
+    """The folders that ``prepared:DIR`` or ``mixture:WEIGHT*DIR,WEIGHT*DIR`` names, each with its weight.
+
+    Returns:
+      (weight, folder) each; weights as written, () for every other kind of source.
+
+    Raises:
+      ConfigError: no folder, a weight that is no positive number, the same folder twice.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "prepared":
+        require(bool(rest), "data.source", source, "names no folder; write prepared:DIR")
+        return ((1.0, rest),)
+    if kind != "mixture":
+        return ()
+    parts = [part.partition("*") for part in rest.split(",")]
+    try:
+        found = tuple((float(weight), folder) for weight, _, folder in parts)
+    except ValueError:
+        found = ()
+    if not found or not all(folder and math.isfinite(weight) and weight > 0 for weight, folder in found):
+        raise ConfigError(f"data.source={source!r}: write mixture:WEIGHT*DIR,WEIGHT*DIR with positive weights, as in "
+                          "mixture:0.7*web,0.3*code")
+    folders = [folder for _, folder in found]
+    require(len(set(folders)) == len(folders), "data.source", source, "names a folder twice; add its weights up")
+    return found

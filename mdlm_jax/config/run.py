@@ -7,6 +7,7 @@ from mdlm_jax.config.choices import OBJECTIVES, parse_spec
 from mdlm_jax.config.data import DataConfig
 from mdlm_jax.config.evaluation import EvalConfig, SampleConfig
 from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.config.objectives import check_objective
 from mdlm_jax.config.process import ProcessConfig
 from mdlm_jax.config.train import TrainConfig
 from mdlm_jax.errors import ConfigError, require
@@ -40,8 +41,6 @@ class RunConfig:
                      f"train.objective={self.train.objective} learns its schedule; leave process.schedule and eps out")
             require(not self.model.moe_balance_loss and not self.model.moe_z_loss, "train.objective",
                      self.train.objective, "does not train routers; leave model.moe_balance_loss and moe_z_loss out")
-        require(self.model.attention not in ("two_stream", "permutation"), "model.attention", self.model.attention,
-                 "needs inputs that no training objective makes yet; choose bidirectional, causal or block_causal")
         if objective in ("discrete", "genmd4"):
             require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
                      f"train.objective={self.train.objective} has only its own weight; use elbo")
@@ -50,6 +49,7 @@ class RunConfig:
                      "needs process.mixing=0 and train.objective=count")
             require(self.train.time_sampling in ("auto", "antithetic"), "train.complementary", True,
                      "needs train.time_sampling=antithetic")
+        check_objective(self, objective)
 
 
 def default_config():

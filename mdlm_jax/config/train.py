@@ -28,7 +28,11 @@ class TrainConfig:
     level_law: str = "uniform"  # law of the noise level; one of LEVEL_LAWS
     weighting: str = "elbo"  # how much a corrupted token counts, by the noise level; one of WEIGHTINGS
     complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
+    each_twice: bool = False  # each row under a mask and under its complement (LLaDA2's fine-tuning), count and block
+    confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
+    block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
+    init_from: str = ""  # a Hugging Face directory or a run of ours whose weights a fresh run starts from
     optimizer: str = "adamw"  # one of OPTIMIZERS
     freeze: str = ""  # patterns of weights that do not train, as in network/embedding,network/layers/mlp/*
     learning_rate: float = 3e-4  # peak, after the warm-up
@@ -36,6 +40,7 @@ class TrainConfig:
     lr_schedule: str = "cosine"  # after the warm-up; one of LR_SCHEDULES
     b1: float = 0.9  # decay of Adam's mean of the gradient
     b2: float = 0.999  # decay of Adam's mean of its square
+    router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
     max_bad_steps: int = 10  # a step whose loss or gradient is not finite is skipped; so many in a row end the run
@@ -60,6 +65,15 @@ class TrainConfig:
                      "the number of steps must be a positive integer")
         if name == "genmd4":
             require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
+        if name == "draft_edit":
+            rate, weight, turns = numbers
+            require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,
+                     "RATE must lie in [0, 1] and WEIGHT must not be negative")
+            require(turns >= 1 and turns == int(turns), "train.objective", self.objective,
+                     "TURNS must be a positive integer")
+        require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
+        require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")
+        parse_block_schedule(self.block_schedule)
         parse_spec("train.time_sampling", self.time_sampling, TIME_SAMPLINGS)
         law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
         require(all(0 <= level <= 1 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
@@ -88,3 +102,17 @@ class TrainConfig:
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative")
         require(self.clip_norm > 0, "train.clip_norm", self.clip_norm, "must be positive")
         parse_mesh(self.mesh)
+
+
+def parse_block_schedule(spec: str) -> tuple[tuple[int, int], ...]:
+    """``"1:1000,4:500,32"`` -> ((1, 1000), (4, 500), (32, 0)); the last lasts to the end. Empty: ().
+
+    Raises:
+      ConfigError: it is not of that form.
+    """
+    stages = [stage.partition(":")[::2] for stage in spec.split(",")] if spec else []
+    for number, (size, steps) in enumerate(stages, start=1):
+        last = number == len(stages)
+        fine = size.isdecimal() and int(size) > 0 and (not steps if last else steps.isdecimal() and int(steps) > 0)
+        require(fine, "train.block_schedule", spec, "write SIZE:STEPS,...,SIZE, the last without, as in 1:500,4:500,32")
+    return tuple((int(size), int(steps or 0)) for size, steps in stages)

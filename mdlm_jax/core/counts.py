@@ -56,28 +56,82 @@ def draw_counts(
       ValueError: a law without full support and the bound's weighting.
     """
     weights.check(weighting, law)
+    return _draw(random_scores(keys, noise_mask.shape[1], complementary), u, noise_mask, law, weighting)
+
+
+def draw_both(
+    keys: jax.Array,
+    u: jax.Array,
+    noise_mask: jax.Array,
+    law: levels.Law = levels.Uniform(),  # noqa: B008 (frozen)
+    *,
+    weighting: weights.Weighting = weights.Elbo(),  # noqa: B008 (frozen)
+) -> tuple[CountDraw, CountDraw]:
+    """A mask and its complement among each row's eligible positions (LLaDA2's complementary masking, 2512.15745).
+
+    The first masks n = floor((L_i + 1) quantile(u)) positions, 0 to L_i, the second the other L_i - n: between them
+    every position once. Each alone estimates the bound without bias, with the weight 1 / (n P(n)) of its own number's
+    law (no mask: nothing). Weightings that are no bound see each one's masked share.
+
+    Args, raises: as `draw_counts`.
+    """
+    weights.check(weighting, law)
+    return draw_from_scores(random_scores(keys, noise_mask.shape[1]), u, noise_mask, law, weighting, both=True)
+
+
+def draw_from_scores(scores, u, noise_mask, law, weighting, both: bool) -> tuple[CountDraw, ...]:
+    """The draw, or with ``both`` the mask and its complement, where [B, L] ``scores`` order the positions of a row."""
+    first = _draw(scores, u, noise_mask, law, weighting, from_zero=both)
+    if not both:
+        return (first,)
+    rest = first.eligible - first.count
+    weight = _weight(rest, first.eligible, law, weighting, first.count)
+    return first, CountDraw(noise_mask & ~first.masked, rest, first.eligible, weight)
+
+
+def _draw(scores, u, noise_mask, law, weighting, from_zero=False) -> CountDraw:
     eligible = noise_mask.sum(-1, dtype=jnp.int32)
     size = eligible.astype(jnp.float32)
     share = law.quantile(u) * (1.0 - 2.0**-21)  # rounding must not lift a whole number of masks to the next one
-    count = jnp.minimum(jnp.ceil(size * share).astype(jnp.int32), eligible)
-    masked = noise_mask & (_ranks(keys, noise_mask, complementary) < count[:, None])
-    number, size = jnp.maximum(count, 1).astype(jnp.float32), jnp.maximum(size, 1.0)
-    if weighting.is_bound:
+    number = jnp.floor((size + 1.0) * share) if from_zero else jnp.ceil(size * share)
+    count = jnp.minimum(number.astype(jnp.int32), eligible)
+    masked = noise_mask & (_ranks(scores, noise_mask) < count[:, None])
+    weight = _weight(count, eligible, law, weighting, count if from_zero else None)
+    return CountDraw(masked, count, eligible, weight)
+
+
+def _weight(count, eligible, law, weighting, drawn=None) -> jax.Array:
+    """What a masked token weighs where ``count`` are masked; ``drawn``: of 0..L_i, the number that was drawn."""
+    number, size = jnp.maximum(count, 1).astype(jnp.float32), jnp.maximum(eligible, 1).astype(jnp.float32)
+    if not weighting.is_bound:
+        weight = weighting(number / size)
+    elif drawn is None:
         weight = 1.0 / (number * law.bin_probability(number, size))
     else:
-        weight = weighting(number / size)
-    return CountDraw(masked, count, eligible, jnp.where(count > 0, weight, 0.0))
+        probability = law.bin_probability(drawn.astype(jnp.float32) + 1.0, eligible.astype(jnp.float32) + 1.0)
+        weight = 1.0 / (number * probability)
+    return jnp.where(count > 0, weight, 0.0)
 
 
-def _ranks(keys: jax.Array, noise_mask: jax.Array, complementary: bool) -> jax.Array:
-    """[B, L]: each eligible position's place in a random order of its row; the others come last."""
-    rows, length = noise_mask.shape
+def random_ranks(keys: jax.Array, noise_mask: jax.Array) -> jax.Array:
+    """[B, L] int32: each eligible position's place, from 0, in a random order of its row; the others come last."""
+    return _ranks(random_scores(keys, noise_mask.shape[1]), noise_mask)
+
+
+def random_scores(keys: jax.Array, length: int, complementary: bool = False) -> jax.Array:
+    """[B, L] uint32 whose order is a random order of each row."""
+    rows = keys.shape[0]
     if complementary:
         keys = jnp.repeat(keys[::2], 2)
     scores = jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(keys) >> 1
     if complementary:
         odd = (jnp.arange(rows) % 2 == 1)[:, None]
         scores = jnp.where(odd, jnp.uint32(2**31 - 1) - scores, scores)
+    return scores
+
+
+def _ranks(scores: jax.Array, noise_mask: jax.Array) -> jax.Array:
+    """[B, L]: each eligible position's place in the order of its row; the others come last."""
     scores = jnp.where(noise_mask, scores, jnp.uint32(2**32 - 1))
     return jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
 

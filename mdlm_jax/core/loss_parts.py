@@ -5,6 +5,7 @@ terms over the bytes the counted tokens stand for.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +21,21 @@ class LossParts:
         estimates, so single values may be large; zero outside ``loss_mask``.
       loss_mask: [B, L] bool, the tokens that count.
       surrogate: scalar to add to the differentiated sum and to no reported value (score-function gradients), or None.
+      router: sums over tokens of the expert layers' routers (`models.moe.routing.RouterStats`), or None; they add.
     """
 
     terms: dict[str, jax.Array]
     loss_mask: jax.Array
     surrogate: jax.Array | None = None
+    router: Any = None
 
     @classmethod
-    def of(cls, loss_mask: jax.Array, surrogate: jax.Array | None = None, **terms: jax.Array) -> "LossParts":
+    def of(
+        cls, loss_mask: jax.Array, surrogate: jax.Array | None = None, router: Any = None, **terms: jax.Array
+    ) -> "LossParts":
         """Zeroes every term outside ``loss_mask``."""
-        return cls({name: jnp.where(loss_mask, term, 0.0) for name, term in terms.items()}, loss_mask, surrogate)
+        counted = {name: jnp.where(loss_mask, term, 0.0) for name, term in terms.items()}
+        return cls(counted, loss_mask, surrogate, router)
 
     def per_row(self) -> jax.Array:
         """[B] nats a row, all terms."""

@@ -7,6 +7,7 @@ of positions gives any of
     softplus_sum     S = sum_e softplus(l_e + c)           entropy           -sum_e exp(l_e) l_e
     kl               KL(teacher || model) or its reverse, to a teacher that takes no gradient
     mean_value       sum_e exp(l_e) w_e for given per-id values w
+    top              the largest l_e, without a gradient: an id is the argmax where its own l equals it
 
 The gradient is our own: the backward pass recomputes one chunk of logits at a time and turns the incoming cotangents
 into d/du in closed form, so that only per-position numbers are kept between the passes. Chunks run along the length,
@@ -45,6 +46,7 @@ def reduce(
     values: jax.Array | None = None,
     teacher: Prediction | None = None,
     reverse_kl: bool = False,
+    top: bool = False,
     chunk: int | None = None,
     columns: Columns = ALL_HERE,
 ) -> Reduced:
@@ -60,6 +62,7 @@ def reduce(
       values: [V], w in ``mean_value``; differentiable.
       teacher: asks for KL(teacher || model); no gradient flows into it.
       reverse_kl: KL(model || teacher) instead.
+      top: asks for the largest log-probability.
       chunk: positions of a row at a time; None: all. B * chunk * V logits are alive at once.
       columns: inside `jax.shard_map`, the mesh axis that splits the V columns of head, teacher's head and ``values``.
         Cotangents of the results, and gradients of what is not split, are then shares to be summed over that axis, as
@@ -71,7 +74,7 @@ def reduce(
     chunk = length if chunk is None else min(chunk, length)
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: must be at least 1 position")
-    wanted = Wanted(suppress, chunk, entropy, reverse_kl, columns)
+    wanted = Wanted(suppress, chunk, entropy, reverse_kl, columns, top)
     return _reduce(wanted, prediction, Given(target, current, offset), values, teacher)
 
 

@@ -20,6 +20,7 @@ class Wanted:
     entropy: bool
     reverse_kl: bool
     columns: Columns
+    top: bool = False
 
 
 class Given(NamedTuple):
@@ -40,6 +41,7 @@ class Reduced(NamedTuple):
     entropy: jax.Array | None = None
     kl: jax.Array | None = None
     mean_value: jax.Array | None = None
+    top: jax.Array | None = None
 
 
 def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None, columns: Columns = ALL_HERE) -> jax.Array:
@@ -82,6 +84,7 @@ def chunk_forward(wanted: Wanted, logits, given: Given, values, log_teacher):
         entropy,
         kl,
         mean_value,
+        columns.max(log_probs) if wanted.top else None,
     )
     return reduced, slope
 

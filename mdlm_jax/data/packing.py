@@ -33,18 +33,28 @@ def tokenize(documents: Iterable[Document], tokenizer: Tokenizer) -> Tokens:
       ConfigError: a text encodes to a special token, which noise and document ends could not be told from.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     end = np.array([tokenizer.eos_id], dtype)
     parts, count, size = [], 0, 0
+    for document, ids in encode(documents, tokenizer):
+        parts += [ids.astype(dtype), end]
+        count += 1
+        size += len(document.text.encode())
+    return Tokens(np.concatenate(parts) if parts else end[:0], count, size)
+
+
+def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[Document, np.ndarray]]:
+    """Each document with its ids int32 [n], the end token not among them; a few megabytes at a time.
+
+    Raises:
+      ConfigError: a text encodes to a special token.
+    """
+    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     for chunk in _chunks(documents):
         for document, ids in zip(chunk, tokenizer.encode_batch([d.text for d in chunk]), strict=True):
-            if np.isin(ids, special).any():
+            if any((ids == token).any() for token in special):
                 raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its "
                                   f"special tokens {special}; choose a tokenizer that keeps them apart")
-            parts += [ids.astype(dtype), end]
-            count += 1
-            size += len(document.text.encode())
-    return Tokens(np.concatenate(parts) if parts else end[:0], count, size)
+            yield document, ids
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -68,17 +78,19 @@ def make_batch(rows: np.ndarray, packing: str, eos_id: int, pad_id: int) -> Batc
     """The batch of some rows.
 
     Args:
-      rows: integers [B, L].
+      rows: integers [B, L]; with packing ``prompts`` a token of the prompt is stored as -1 - id (`data.prompts`).
       packing: ``concat``: attention crosses document ends and positions are 0..L-1. ``documents``: attention_mask
         numbers the documents of a row 1, 2, ... (an end token belongs to the document it ends) and positions restart
-        at each; a document that a row's start cuts restarts there as well.
+        at each; a document that a row's start cuts restarts there as well. ``prompts``: a row is a prompt and its
+        answer; the prompt is seen, but neither noised nor counted.
       eos_id: ends a document.
       pad_id: stands for nothing: not attended to, neither noised nor counted.
 
     Returns:
       tokens, attention_mask, positions int32 [B, L]; noise_mask, loss_mask bool [B, L].
     """
-    tokens = rows.astype(np.int32)
+    prompt = rows < 0 if packing == "prompts" else np.zeros(rows.shape, bool)
+    tokens = np.where(prompt, -1 - rows.astype(np.int32), rows).astype(np.int32)
     index = np.arange(tokens.shape[1], dtype=np.int32)
     first = np.zeros(tokens.shape, bool)
     first[:, 0] = True
@@ -90,6 +102,6 @@ def make_batch(rows: np.ndarray, packing: str, eos_id: int, pad_id: int) -> Batc
         "tokens": tokens,
         "attention_mask": np.where(real, np.cumsum(first, axis=1), 0).astype(np.int32),
         "positions": (index - start).astype(np.int32),
-        "noise_mask": real,
-        "loss_mask": real.copy(),
+        "noise_mask": real & ~prompt,
+        "loss_mask": real & ~prompt,
     }

@@ -26,8 +26,8 @@ def permute(index: np.ndarray, epoch: np.ndarray, size: int, seed: int) -> np.nd
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     value = np.asarray(index, np.uint64)
-    root = _mix(np.full(value.shape, seed & (2**64 - 1), np.uint64))
-    keys = _mix(root ^ np.asarray(epoch, np.uint64))
+    root = mix(np.full(value.shape, seed & (2**64 - 1), np.uint64))
+    keys = mix(root ^ np.asarray(epoch, np.uint64))
     value = _feistel(value, keys, half)
     while (outside := value >= np.uint64(size)).any():
         value[outside] = _feistel(value[outside], keys[outside], half)
@@ -38,11 +38,11 @@ def _feistel(value: np.ndarray, keys: np.ndarray, half: int) -> np.ndarray:
     low = np.uint64((1 << half) - 1)
     left, right = value >> np.uint64(half), value & low
     for number in range(ROUNDS):
-        left, right = right, left ^ (_mix(keys ^ (right + _ROUND_CONSTANTS[number])) & low)
+        left, right = right, left ^ (mix(keys ^ (right + _ROUND_CONSTANTS[number])) & low)
     return (left << np.uint64(half)) | right
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """SplitMix64: adds its increment and scrambles; uint64 arrays wrap around."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

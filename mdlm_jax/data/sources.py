@@ -1,9 +1,8 @@
 """Where the text comes from: named documents with a fixed split into ``train`` and ``valid``.
 
-``open_source`` checks that the source exists and returns a ``Source``; its documents are read as they are iterated, so
-a pass costs one reading and no memory. A document is held out by a hash of its name, so the split neither moves with
-the order nor with the seed, nor when documents are added. Only where that would hold out next to nothing are more held
-out, in the order of their hashes (``Split``).
+``open_source`` returns a ``Source``; its documents are read as they are iterated, so a pass costs one reading and no
+memory. A document is held out by a hash of its name, so the split neither moves with the order nor with the seed, nor
+when documents are added. Only where that would hold out next to nothing are more held out, by their hashes (``Split``).
 """
 
 import abc
@@ -15,8 +14,9 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from mdlm_jax.config import ConfigError, DataConfig
 
@@ -28,10 +28,11 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text. Its name is unique in its source and decides its split."""
+    """One text, and what it answers where there is that. Its name is unique in its source and decides its split."""
 
     name: str
     text: str
+    prompt: str = ""
 
 
 def place(name: str) -> int:
@@ -135,7 +136,11 @@ class FileTree(Source):
             raise ConfigError(f"data.source={label!r}: there is no file to read under {root}; choose another source")
 
     def read(self, wanted):
-        for name in self.names:
+        return self.read_names(self.names, wanted)
+
+    def read_names(self, names: Iterable[str], wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of some of the files."""
+        for name in names:
             if wanted(name):
                 try:
                     text = (self.root / name).read_bytes().decode()
@@ -157,21 +162,25 @@ class TextFile(Source):
         self.block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, path.stat().st_size // _BLOCKS))
 
     def read(self, wanted):
-        for number, text in enumerate(self._blocks()):
+        with open(self.path, encoding="utf-8", newline="") as file:
+            yield from self.read_open(file, 0, wanted)
+
+    def read_open(self, file: TextIO, first: int, wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of an open file that begins with the one of number ``first``."""
+        for number, text in enumerate(self.blocks(file), first):
             name = f"{self.path.name}#{number}"
             if wanted(name):
                 yield Document(name, text)
 
-    def _blocks(self) -> Iterator[str]:
-        """The file in order: joined, the blocks are the file, line endings included."""
+    def blocks(self, file: TextIO) -> Iterator[str]:
+        """The rest of the file in order: joined, the blocks are the file, line endings included."""
         lines, size = [], 0
-        with open(self.path, encoding="utf-8", newline="") as file:
-            while line := self._line(file):
-                lines.append(line)
-                size += len(line)
-                if size >= 4 * self.block or (size >= self.block and not line.strip()):
-                    yield "".join(lines)
-                    lines, size = [], 0
+        while line := self._line(file):
+            lines.append(line)
+            size += len(line)
+            if size >= 4 * self.block or (size >= self.block and not line.strip()):
+                yield "".join(lines)
+                lines, size = [], 0
         if lines:
             yield "".join(lines)
 
@@ -184,25 +193,33 @@ class TextFile(Source):
 
 
 class JsonLines(Source):
-    """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped."""
+    """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped.
 
-    def __init__(self, label: str, split: Split, path: Path, text_field: str):
+    ``prompt_field``: where the prompt is that the text answers; "" for none.
+    """
+
+    def __init__(self, label: str, split: Split, path: Path, text_field: str, prompt_field: str = ""):
         super().__init__(label, split)
-        self.path, self.text_field = path, text_field
+        self.path, self.text_field, self.prompt_field = path, text_field, prompt_field
         next(self.read(lambda name: True), None)  # a wrong field should not wait for the first pass
 
     def read(self, wanted):
         opener = gzip.open if self.path.suffix == ".gz" else open
         with opener(self.path, "rb") as file:
             try:
-                for number, line in enumerate(file, 1):
-                    name = f"{self.path.name}#{number}"
-                    if line.strip() and wanted(name):
-                        yield Document(name, self._text(number, line))
+                yield from self.read_lines(file, 1, wanted)
             except (gzip.BadGzipFile, EOFError) as error:
                 raise ConfigError(f"data.source={self.label!r}: is no whole gzip file ({error}); renew it") from None
 
-    def _text(self, number: int, line: bytes) -> str:
+    def read_lines(self, lines: Iterable[bytes], first: int, wanted: Callable[[str], bool]) -> Iterator[Document]:
+        """The documents of lines of which the first has the number ``first``, counted from 1."""
+        for number, line in enumerate(lines, first):
+            name = f"{self.path.name}#{number}"
+            if line.strip() and wanted(name):
+                yield Document(name, *self._texts(number, line))
+
+    def _texts(self, number: int, line: bytes) -> list[str]:
+        """The text, and the prompt where one is asked for."""
         where = f"data.source={self.label!r}, line {number}"
         try:
             record = json.loads(line)
@@ -210,20 +227,22 @@ class JsonLines(Source):
             raise ConfigError(f"{where}: is not JSON ({error}); one object a line is expected") from None
         if not isinstance(record, dict):
             raise ConfigError(f"{where}: is a {type(record).__name__}, not an object; one object a line is expected")
-        if self.text_field not in record:
-            raise ConfigError(f"data.text_field={self.text_field!r}: {where} has no such field; "
-                              f"its fields are {', '.join(record)}")
-        return checked_text(record[self.text_field], where, self.text_field)
+        wanted = {"text_field": self.text_field} | ({"prompt_field": self.prompt_field} if self.prompt_field else {})
+        for name, field in wanted.items():
+            if field not in record:
+                raise ConfigError(f"data.{name}={field!r}: {where} has no such field; "
+                                  f"its fields are {', '.join(record)}")
+        return [checked_text(record[field], where, field, name) for name, field in wanted.items()]
 
 
-def checked_text(value, where: str, field: str) -> str:
+def checked_text(value, where: str, field: str, option: str = "text_field") -> str:
     """``value`` as str that can be written as UTF-8; bytes are decoded.
 
     Raises:
       ConfigError: it is neither str nor bytes, or not valid Unicode.
     """
     if not isinstance(value, str | bytes):
-        raise ConfigError(f"data.text_field={field!r}: {where} holds {type(value).__name__} there, not text; "
+        raise ConfigError(f"data.{option}={field!r}: {where} holds {type(value).__name__} there, not text; "
                           "name a text field")
     try:
         text = value.decode() if isinstance(value, bytes) else value
@@ -280,5 +299,9 @@ def open_source(config: DataConfig) -> Source:
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return JsonLines(label, split, path, config.text_field)
+        return JsonLines(label, split, path, config.text_field, config.prompt_field)
+    if path.suffix == ".parquet":
+        from mdlm_jax.data.parquet_source import ParquetFile
+
+        return ParquetFile(label, split, path, config.text_field)
     return TextFile(label, split, path)

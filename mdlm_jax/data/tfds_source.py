@@ -45,7 +45,7 @@ class TfdsSource(Source):
             yield from super().documents(split)
             return
         found = 0
-        for document in self._examples({"train": "train", "valid": self._own_valid}[split], lambda name: True):
+        for document in self.read_examples({"train": "train", "valid": self._own_valid}[split], lambda name: True):
             if document.text:
                 found += 1
                 yield document
@@ -53,12 +53,22 @@ class TfdsSource(Source):
             raise ConfigError(self._empty(split, len(self._data["train"])))
 
     def read(self, wanted):
-        return self._examples("train", wanted)
+        return self.read_examples("train", wanted)
 
-    def _examples(self, split: str, wanted) -> Iterator[Document]:
+    def splits(self) -> dict[str, tuple[str, int]]:
+        """Its own splits that are read, each with what they are for us and how many examples they have.
+
+        "" stands for both of ours: its documents are parted by the hash.
+        """
+        ours = {"train": "" if self._own_valid is None else "train", self._own_valid: "valid"}
+        return {split: (ours[split], len(data)) for split, data in self._data.items()}
+
+    def read_examples(self, split: str, wanted, start: int = 0, stop: int | None = None) -> Iterator[Document]:
+        """Some examples of one of its own splits."""
         data = self._data[split]
-        for start in range(0, len(data), _CHUNK):
-            names = {i: f"{split}#{i}" for i in range(start, min(start + _CHUNK, len(data)))}
+        last = len(data) if stop is None else stop
+        for begin in range(start, last, _CHUNK):
+            names = {i: f"{split}#{i}" for i in range(begin, min(begin + _CHUNK, last))}
             indices = [i for i, name in names.items() if wanted(name)]
             for i, example in zip(indices, data.__getitems__(indices), strict=True):
                 where = f"data.source={self.label!r}, example {names[i]}"

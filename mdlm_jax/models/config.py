@@ -28,6 +28,13 @@ def _choose(field: str, value: Any, allowed: tuple[str, ...]) -> None:
     _require(value in allowed, field, value, f"choose one of {', '.join(allowed)}")
 
 
+def _wide_numbers() -> bool:
+    """Whether jax computes in float64. Only who asks for that pays for the import."""
+    import jax
+
+    return jax.config.jax_enable_x64
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
     """Rotary position embedding (arXiv 2104.09864).
@@ -110,6 +117,8 @@ class MoEConfig:
         for name in ("shared_d_ff", "block", "block_pool", "balance_loss", "z_loss", "leading_dense"):
             _require(getattr(self, name) >= 0, f"moe.{name}", getattr(self, name), "must not be negative")
         _choose("moe.router", self.router, ROUTERS)
+        _require(self.selection_bias or not self.bias_in_weight, "moe.bias_in_weight", self.bias_in_weight,
+                 "there is no bias to enter the weights; set moe.selection_bias too")
         _require(self.experts % self.groups == 0, "moe.groups", self.groups, f"must divide moe.experts={self.experts}")
         _require(self.top_groups <= self.groups, "moe.top_groups", self.top_groups, f"is above {self.groups} groups")
         if self.groups > 1:
@@ -119,6 +128,8 @@ class MoEConfig:
         _require((self.block > 0) == (self.block_pool > 0), "moe.block_pool", self.block_pool,
                  "set both moe.block and moe.block_pool, or neither")
         if self.block:
+            _require(self.groups == 1, "moe.groups", self.groups,
+                     f"a pool of moe.block={self.block} is not cut into groups; leave it out")
             _require(self.per_token <= self.block_pool <= self.experts, "moe.block_pool", self.block_pool,
                      f"must lie in [{self.per_token}, {self.experts}]")
 
@@ -189,6 +200,10 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("vocab_size", "head_size", "layers", "d_model", "heads", "kv_heads", "d_ff", "block_length"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("head_dim", "learned_positions", "condition_dim", "time_features"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        _require(self.head_dim > 0 or self.d_model % self.heads == 0, "d_model", self.d_model,
+                 f"must be a multiple of heads={self.heads}; or set head_dim")
         self._fill("head_dim", self.d_model // self.heads)
         if self.conditioning != "none":
             self._fill("condition_dim", min(128, self.d_model))
@@ -197,6 +212,8 @@ class TransformerConfig:
                               ("conditioning", CONDITIONINGS), ("dtype", DTYPES), ("remat", REMATS),
                               ("backend", BACKENDS)):
             _choose(name, getattr(self, name), allowed)
+        _require(self.dtype != "float64" or _wide_numbers(), "dtype", self.dtype,
+                 "jax would silently compute in float32; set jax_enable_x64 first, or choose float32")
         _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"must divide heads={self.heads}")
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "must lie in [0, 1)")
         _require(self.time_features % 2 == 0, "time_features", self.time_features, "must be even: sines and cosines")

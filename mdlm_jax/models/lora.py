@@ -81,7 +81,8 @@ def init(lora: Lora, network: TransformerConfig, key: jax.Array) -> dict:
 def apply(lora: Lora, params: dict, adapters: dict) -> dict:
     """The parameters with the adapters added, each leaf in its own dtype; differentiable in ``adapters``.
 
-    Sums are made in float32. To train on a bfloat16 base, rounding of the sum limits how small a change is seen.
+    Sums are made in float32, of a stacked leaf one layer at a time: no leaf is ever whole in float32. To train on a
+    bfloat16 base, rounding of the sum limits how small a change is seen.
     """
     return _mapped(params, adapters, lambda path, leaf, a, b: _added(lora, path, leaf, a, b))
 
@@ -122,10 +123,14 @@ def _axes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 def _added(lora: Lora, path: str, leaf: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     stack, inputs, outputs = (len(part) for part in _axes(path, leaf.shape))
     letters = iter("abcdefgh")
-    s, i, o = ("".join(next(letters) for _ in range(count)) for count in (stack, inputs, outputs))
+    s, i, o = ("".join(next(letters) for _ in range(count)) for count in (max(stack - 1, 0), inputs, outputs))
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    product = jnp.einsum(f"{s}{i}r,{s}r{o}->{s}{i}{o}", a.astype(wide), b.astype(wide))
-    return (leaf.astype(wide) + lora.scale * product).astype(leaf.dtype)
+
+    def add(leaf: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        product = jnp.einsum(f"{s}{i}r,{s}r{o}->{s}{i}{o}", a.astype(wide), b.astype(wide))
+        return (leaf.astype(wide) + lora.scale * product).astype(leaf.dtype)
+
+    return jax.lax.map(lambda one: add(*one), (leaf, a, b)) if stack else add(leaf, a, b)
 
 
 def _mapped(params: dict, adapters: dict, function) -> dict:

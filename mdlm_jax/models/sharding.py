@@ -39,9 +39,27 @@ def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
     total = math.prod(filled.values())
     if total != len(devices):
         raise ConfigError(f"train.mesh={sizes} makes {total} devices and there are {len(devices)}; change train.mesh")
-    shape = tuple(filled[axis] for axis in MESH_AXES)
-    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
+    return arranged(filled, devices)
+
+
+def arranged(sizes: dict[str, int], devices) -> Mesh:
+    """The mesh over devices of one slice or several: replicas span slices, every other axis stays inside one.
+
+    Raises:
+      ConfigError: the slices do not divide ``replica``.
+    """
+    from jax.experimental import mesh_utils
+
+    shape, slices = tuple(sizes[axis] for axis in MESH_AXES), len({getattr(d, "slice_index", None) for d in devices})
+    if sizes["replica"] % slices:
+        raise ConfigError(f"train.mesh: replica={sizes['replica']} cannot be shared by {slices} slices; make it a "
+                          "multiple: only replicas may span slices")
+    if slices > 1:
+        within, across = (shape[0] // slices, *shape[1:]), (slices, *(1,) * (len(shape) - 1))
+        grid = mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

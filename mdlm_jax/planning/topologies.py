@@ -101,20 +101,12 @@ def make_mesh(topology: Topology, sizes: dict[str, int]):
     Raises:
       ConfigError: libtpu is missing or refuses the layout.
     """
-    import jax
-    from jax.experimental import mesh_utils
+    from mdlm_jax.models.sharding import arranged
 
     found = _devices(topology)
     if len(found) != topology.devices:
         raise ConfigError(f"--topology={topology.name}: libtpu gives {len(found)} devices, expected {topology.devices}")
-    shape = tuple(sizes[axis] for axis in MESH_AXES)
-    if topology.slices > 1:
-        within = (shape[0] // topology.slices, *shape[1:])
-        across = (topology.slices, *(1,) * (len(shape) - 1))
-        grid = mesh_utils.create_hybrid_device_mesh(within, across, found, allow_split_physical_axes=True)
-    else:
-        grid = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
-    return jax.sharding.Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+    return arranged(sizes, found)
 
 
 def _devices(topology: Topology) -> list:

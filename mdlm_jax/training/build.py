@@ -2,16 +2,30 @@
 
 import dataclasses
 
-from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
+from mdlm_jax.config import (
+    OBJECTIVES,
+    ConfigError,
+    RunConfig,
+    TrainConfig,
+    parse_block_schedule,
+    parse_mesh,
+    parse_spec,
+)
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import whole_parameters
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
+from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
+
+_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -21,7 +35,19 @@ def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
 
 
 def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
-    return config.model.transformer(vocab_size)
+    """The network over a tokenizer's ids, of which the mask may have no column.
+
+    Raises:
+      ConfigError: a head without a column for some other id, or fewer learned positions than a row has.
+    """
+    network = config.model.transformer(vocab_size)
+    if 0 < network.learned_positions < config.data.length:
+        raise ConfigError(f"model.learned_positions={network.learned_positions}: must be at least "
+                          f"data.length={config.data.length}")
+    if network.head_size < vocab_size - 1:
+        raise ConfigError(f"model.head_size={network.head_size}: the tokenizer has {vocab_size} ids, and all but the "
+                          "mask need a column; raise it, or leave it out")
+    return network
 
 
 def build_objective(
@@ -39,9 +65,9 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in _NOISELESS else _coupling(train, rows)
     shared = {
-        "network": network,
+        "network": _as_trained(network, kind),
         "process": process,
         "law": levels.from_spec(train.level_law),
         "coupling": coupling,
@@ -49,43 +75,75 @@ def build_objective(
         "head_budget": train.head_budget,
         "data_shards": data_shards,
     }
-    if kind == "count":
-        whole = parse_mesh(train.mesh)["context"] == 1
-        half_head = train.half_head and coupling == "antithetic" and whole
-        if train.half_head and not whole:
-            notes.append("full head: half-size heads gather along the length, which train.mesh splits over context")
-        elif train.half_head and not half_head:
-            notes.append(f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}")
-        return CountObjective(**shared, half_head=half_head, complementary=train.complementary), notes
+    if kind in _NOISELESS:
+        return _NOISELESS[kind](**shared), notes
+    if kind in ("count", "block"):
+        half_head, more = _half_head(train, coupling)
+        shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
+        if kind == "block":
+            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes + more
+        return CountObjective(**shared, complementary=train.complementary), notes + more
     if train.half_head:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
     if kind == "continuous":
         return ContinuousObjective(**shared), notes
     if kind == "discrete":
         return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
+    if kind == "draft_edit":
+        rate, weight, turns = numbers
+        return DraftEditObjective(**shared, edit_rate=rate, edit_weight=weight, turns=int(turns)), notes
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
+
+
+def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
+    """Block-causal and permuted networks are trained with two streams, noisy and clean."""
+    return dataclasses.replace(network, attention="two_stream") if kind in ("block", "any_order") else network
+
+
+def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
+    """Whether the head runs on half the slots; a line for the user where it was asked for and cannot."""
+    if not train.half_head:
+        return False, []
+    if parse_mesh(train.mesh)["context"] != 1:
+        return False, ["full head: half-size heads gather along the length, which train.mesh splits over context"]
+    if coupling != "antithetic" and not train.each_twice:
+        return False, [f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}"]
+    return True, []
 
 
 def build_bound(
     config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
-) -> CountObjective | ContinuousObjective | GenMD4Bound:
+) -> Objective:
     """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
 
-    Counts for the masked process, its own learned schedule for GenMD4, else continuous time. Dropout is off, and the
-    levels are uniform, whatever the training used. ``eval.draws`` decides about half-size heads: an odd number of draws
-    a row makes no pairs.
+    Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
+    autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous
+    time. Dropout is off, and the levels are uniform, whatever the training used. `bound_draws` decides about half-size
+    heads: an odd number of draws a row makes no pairs.
     """
+    kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
     shared = {
-        "network": dataclasses.replace(network, dropout=0.0),
+        "network": dataclasses.replace(_as_trained(network, kind), dropout=0.0),
         "process": process,
         "head_budget": config.train.head_budget,
         "data_shards": data_shards,
     }
-    if parse_spec("train.objective", config.train.objective, OBJECTIVES)[0] == "genmd4":
+    if kind == "genmd4":
         return GenMD4Bound(**shared)
+    if kind in _NOISELESS:
+        return _NOISELESS[kind](**shared)
+    paired = config.eval.draws % 2 == 0
+    if kind == "block":
+        paired = paired and network.block_length > 1
+        return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
     if process.masked_only:
-        return CountObjective(**shared, half_head=config.eval.draws % 2 == 0)
+        return CountObjective(**shared, half_head=paired)
     return ContinuousObjective(**shared)
+
+
+def bound_draws(config: RunConfig, bound: Objective) -> int:
+    """Noise draws a row: ``eval.draws``, or one where every draw gives the same."""
+    return 1 if bound.exact else config.eval.draws
 
 
 def layout_notes(network: TransformerConfig, mesh) -> list[str]:

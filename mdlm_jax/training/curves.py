@@ -135,7 +135,7 @@ def _error(record: dict, field: str) -> float:
 
 
 def _draw_final(axes, records: list[dict], final: tuple[float, float] | None) -> list[float]:
-    if final is None:
+    if final is None or not _finite(final[0]):
         return []
     value, error = final
     label = f"final bound, {value:.3f}" + (f" ± {error:.3f}" if error else "")

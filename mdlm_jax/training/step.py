@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.loss_parts import LossTotals
+from mdlm_jax.models.moe.routing import RouterStats
 from mdlm_jax.models.sharding import batch_sharding, replicated
+from mdlm_jax.training import experts
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.optimizers import stop_frozen
 from mdlm_jax.training.state import TrainState, state_shardings
@@ -24,7 +26,8 @@ def make_train_step(
     """``step(state, batch) -> (state, metrics)``; the state is donated.
 
     The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of
-    microbatches. A step whose loss or gradient is not finite changes nothing but the step's number. metrics: ``totals``
+    microbatches. Experts' selection biases then take a step of ``train.router_bias_rate`` against the load of the whole
+    batch. A step whose loss or gradient is not finite changes nothing but the step's number. metrics: ``totals``
     (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``.
     """
     layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh)
@@ -33,10 +36,12 @@ def make_train_step(
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), NOISE_STREAM), state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            grads, totals = _accumulate(objective, state.trainable, batch, key, train)
+            grads, totals, router = _accumulate(objective, state.trainable, batch, key, train)
         grads = jax.tree.map(lambda g: g / totals.count, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
+        if train.router_bias_rate:
+            trainable = experts.balance(trainable, router, train.router_bias_rate)
         ema = None if state.ema is None else _average(state.ema, trainable, state.step, train.ema_decay)
         metrics = {"totals": totals, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         metrics["finite"] = jnp.isfinite(totals.mean()) & jnp.isfinite(metrics["grad_norm"])
@@ -48,17 +53,17 @@ def make_train_step(
 
 
 def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Array, train: TrainConfig):
-    """Summed gradients and totals over the microbatches, one after the other."""
+    """Summed gradients, totals and routers' sums over the microbatches, one after the other."""
     microbatches = train.microbatches
     total_rows = batch["tokens"].shape[0]
 
-    def one(piece, rows) -> tuple[dict, LossTotals]:
+    def one(piece, rows) -> tuple[dict, LossTotals, RouterStats | None]:
         def summed(trainable):
             parts = objective.loss(stop_frozen(train, trainable), piece, key, rows, total_rows)
-            return parts.objective(), parts.totals()
+            return parts.objective(), (parts.totals(), parts.router)
 
-        grads, totals = jax.grad(summed, has_aux=True)(trainable)
-        return grads, totals
+        grads, sums = jax.grad(summed, has_aux=True)(trainable)
+        return grads, *sums
 
     rows = jnp.arange(total_rows, dtype=jnp.int32)
     if microbatches == 1:

@@ -6,16 +6,19 @@ nothing of evaluation or sampling: the caller hands it a function.
 
 import dataclasses
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mdlm_jax.config import ConfigError, TrainConfig
-from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.data.pipeline import Pipeline
+from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
 from mdlm_jax.training import hosts, optimizers, schedules
@@ -24,6 +27,7 @@ from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.metrics import MetricsWriter, Silent
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.preemption import Preemption
+from mdlm_jax.training.profiling import Profile
 from mdlm_jax.training.progress import Progress
 from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step
@@ -47,6 +51,8 @@ class Trainer:
     checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
+    start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
+    profile: tuple[int, int] | None = None  # first and last step to trace
 
     def run(self, evaluate: Evaluate) -> TrainState:
         """Trains to ``train.steps`` from the newest whole checkpoint, or from the start.
@@ -61,7 +67,7 @@ class Trainer:
         optimizer = optimizers.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory
         start = int(state.step)
-        step_function = make_train_step(self.objective, optimizer, self.train, self.mesh)
+        steps = {}  # objective -> step function; an objective may change on the way
         if start < self.train.steps:
             print("compiling the first step ...", flush=True)
         log = _Window(self, matmul_ceiling(self.objective.network.dtype) if start < self.train.steps else 1.0)
@@ -70,16 +76,25 @@ class Trainer:
             Progress(self.train.steps, start, "train", shown=hosts.speaks()) as progress,
             prefetch(self.pipeline, start, rows=hosts.local_rows(self._layout, self.train.batch_size)) as batches,
             Preemption() as preemption,
+            Profile(self.workdir, self.profile if hosts.speaks() else None) as profile,
             self.checkpoints,
         ):
             for step in range(start + 1, self.train.steps + 1):
                 _, batch = next(batches)
-                state, numbers = step_function(state, hosts.place(batch, self._layout, self.train.batch_size))
+                objective = self.objective.at(step - 1)
+                if objective not in steps:
+                    steps[objective] = make_train_step(objective, optimizer, self.train, self.mesh)
+                    log.compiles()
+                log.counts(objective)
+                profile.before(step)
+                placed = hosts.place(batch, self._layout, self.train.batch_size)
+                state, numbers = steps[objective](state, placed)
+                profile.after(step, numbers)
                 log.add(numbers)
                 stops = preemption.reached(step)
                 saves = stops or step % self.train.checkpoint_every == 0 or step == self.train.steps
                 if saves or step % self.train.log_every == 0:  # a window never spans a checkpoint: resuming repeats it
-                    record = log.close(step)
+                    record = log.close(step) | {"input_wait": batches.mean_wait()}  # seconds a step
                     metrics.write(step, **record)
                     speed = {"tokens_per_s": record["tokens_per_second"]} if "tokens_per_second" in record else {}
                     progress.update(step, loss=record["loss"], **speed)
@@ -105,7 +120,7 @@ class Trainer:
         restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh))
         if restored is None:
             self._refuse_damaged()
-            return sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+            return self._fresh(optimizer, use_ema)
         stored = restored.meta["data"]["fingerprint"]
         if stored != self.pipeline.fingerprint:
             raise ConfigError(
@@ -114,6 +129,14 @@ class Trainer:
             )
         print(f"resuming from step {restored.step} ({restored.path})", flush=True)
         return restored.tree
+
+    def _fresh(self, optimizer, use_ema: bool) -> TrainState:
+        state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed)
+        if self.start_from is None:
+            return state
+        trainable = state.trainable | {"network": self.start_from()}
+        ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
+        return dataclasses.replace(state, trainable=trainable, ema=ema)
 
     def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
@@ -141,23 +164,36 @@ class _Window:
         length = trainer.pipeline.length
         rows = trainer.train.batch_size
         self._tokens = rows * length
-        self._flops = trainer.objective.train_flops(rows, length)
+        self._rows, self._length, self._objective = rows, length, None
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
         self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
         self._bad, self._most_bad = 0, trainer.train.max_bad_steps
-        self._compiled = False
+        self._intervals: list[float] = []  # between the dispatches of two steps; the devices hold them back
         self._seconds, self._since = 0.0, time.perf_counter()
+
+    def compiles(self) -> None:
+        """The next step compiles; what its window was timed before is forgotten."""
+        self._compiled = False
+
+    def counts(self, objective: Objective) -> None:
+        """FLOPs are from here on those of ``objective``."""
+        if objective != self._objective:
+            self._objective, self._flops = objective, objective.train_flops(self._rows, self._length)
 
     def add(self, numbers: dict) -> None:
         if not self._compiled:  # the first step compiles; its time is no step time
             jax.block_until_ready(numbers)
             self._compiled, self._since = True, time.perf_counter()
-            self._timed = 0
+            self._timed, self._seconds = 0, 0.0
+            self._last = time.perf_counter()
         else:
             self._timed += 1
+            now = time.perf_counter()
+            self._intervals.append(now - self._last)
+            self._last = now
         self._pending.append(numbers)
 
     def pause(self) -> None:
@@ -165,7 +201,7 @@ class _Window:
         self._seconds += time.perf_counter() - self._since
 
     def resume(self) -> None:
-        self._since = time.perf_counter()
+        self._since = self._last = time.perf_counter()
 
     def close(self, step: int) -> dict[str, float]:
         """The record of the window: means, the standard error of the loss over its steps, and the speed."""
@@ -190,7 +226,10 @@ class _Window:
             record["tokens_per_second"] = self._tokens / seconds
             record["flops_per_second"] = self._flops / seconds
             record["mfu"] = self._flops / seconds / self._ceiling
-        self._pending, self._timed, self._seconds = [], 0, 0.0
+        if self._intervals:
+            record |= {f"step_seconds_p{q}": float(np.percentile(self._intervals, q)) for q in (50, 95)}
+        record |= _memory()
+        self._pending, self._timed, self._seconds, self._intervals = [], 0, 0.0, []
         self.resume()
         return record
 
@@ -207,3 +246,10 @@ class _Window:
                     "what is written stays"
                 )
         return [numbers for numbers in fetched if numbers["finite"]]
+
+
+def _memory() -> dict[str, float]:
+    """Bytes in use at most on the first local device, where it tells, and of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    found = {"memory/device_peak": float(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {}
+    return found | {"memory/host_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}

@@ -246,11 +246,11 @@ def test_data_imports_no_jax_and_no_tensorflow(folder, tmp_path_factory):
     code = f"""
 import sys
 from mdlm_jax.config import DataConfig
-from mdlm_jax.data import language_rows, pipeline
+from mdlm_jax.data import language_rows, pipeline, prefetch
 language_rows.TOKENS = 4096
 for source, tokenizer in (({str(folder)!r}, "bpe:280"), ("language:hmm", "byte")):
     built = pipeline.build(DataConfig(source=source, tokenizer=tokenizer, length=16, valid_fraction=0.2), 4)
-    with pipeline.prefetch(built.train, 3) as batches:
+    with prefetch.prefetch(built.train, 3) as batches:
         assert next(batches)[0] == 3
 loaded = [name for name in ("jax", "jaxlib", "flax", "orbax", "grain", "tensorflow", "tensorflow_datasets", "torch")
           if name in sys.modules]

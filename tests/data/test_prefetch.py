@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from mdlm_jax.data.pipeline import Pipeline, prefetch
+from mdlm_jax.data.pipeline import Pipeline
+from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 
 
@@ -103,6 +104,43 @@ def test_no_more_than_depth_batches_are_made_ahead():
         assert made == [0, 1, 2, 3, 4]
 
 
+def test_waiting_is_measured():
+    class Slow(Pipeline):
+        def batch(self, step, rows=None):
+            time.sleep(0.1)
+            return super().batch(step, rows)
+
+    with prefetch(pipeline(Slow), 0, depth=1) as batches:
+        assert batches.mean_wait() == 0.0
+        for _ in range(3):
+            next(batches)
+        assert 0.25 < batches.waited < 1.0 and 0.05 < batches.last_wait < 0.5
+        assert batches.mean_wait() == pytest.approx(batches.waited / 3)
+        before = batches.waited
+        time.sleep(0.3)  # the next batch is made meanwhile
+        next(batches)
+        assert batches.mean_wait() == pytest.approx(batches.waited - before, abs=1e-9)
+        assert batches.last_wait < 0.05
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_threads_keep_the_order(count):
+    class Uneven(Pipeline):
+        def batch(self, step, rows=None):
+            time.sleep(0.02 * (step % 3 == 0))
+            return super().batch(step, rows)
+
+    source = pipeline()
+    with prefetch(pipeline(Uneven), 5, depth=6, threads=count) as batches:
+        for expected in range(5, 25):
+            step, batch = next(batches)
+            assert step == expected
+            np.testing.assert_array_equal(batch["tokens"], source.batch(step)["tokens"])
+    assert not threads()
+
+
 def test_depth_must_be_positive():
+    with pytest.raises(ValueError, match="threads=0"):
+        prefetch(pipeline(), 0, threads=0)
     with pytest.raises(ValueError, match="depth=0"):
         prefetch(pipeline(), 0, depth=0)

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data import pieces
 from mdlm_jax.data.pipeline import build
+from mdlm_jax.data.preparation import Preparation
+from mdlm_jax.data.prepare import prepare
 from mdlm_jax.data.sources import open_source
 
 TEXT = "".join(f"paragraph {i} of the book, with an é and more words to fill it\n" * 40 + "\n" for i in range(120))
@@ -49,6 +52,22 @@ def test_written_and_read_without_tensorflow(prepared):
     prints = run(READ, data_dir=str(data_dir)).split()
     built = build(DataConfig(source="tfds:plain_text/mine", data_dir=str(data_dir), length=64), 4)
     assert prints == [built.train.fingerprint, built.valid.fingerprint]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prepared_rows_are_those_read_directly(prepared, tmp_path, monkeypatch, workers):
+    """Its own held-out split included; cut into pieces of few examples, and read by other processes."""
+    _, data_dir = prepared
+    if workers == 1:
+        monkeypatch.setattr(pieces, "_EXAMPLES", 5)
+    fields = {"sources": ("tfds:plain_text/mine",), "data_dir": str(data_dir), "length": 64}
+    prepare(Preparation(**fields), tmp_path / "rows", workers, "test", lambda *report: None)
+    read = build(DataConfig(source=f"prepared:{tmp_path / 'rows'}", length=64), 4)
+    built = build(DataConfig(source="tfds:plain_text/mine", data_dir=str(data_dir), length=64), 4)
+    for split in ("train", "valid"):
+        one, other = getattr(read, split), getattr(built, split)
+        np.testing.assert_array_equal(one.sequential(0, one.num_rows)["tokens"],
+                                      other.sequential(0, other.num_rows)["tokens"])
 
 
 def test_the_dataset_holds_the_documents_of_the_file(prepared):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, lora
@@ -84,6 +85,35 @@ def test_a_rank_of_full_size_can_be_anything():
     b = wanted - params["layers"]["mlp"]["up"]
     adapters = {"layers/mlp/up": {"a": jnp.broadcast_to(jnp.eye(32), (3, 32, 32)), "b": b}}
     np.testing.assert_allclose(lora.apply(plan, params, adapters)["layers"]["mlp"]["up"], wanted, atol=1e-5)
+
+
+def _made(jaxpr):
+    """What every operation of a program makes, those inside loops too."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _made(inner)
+
+
+def test_no_leaf_is_whole_in_float32():
+    """Forward and backward: nothing in float32 is larger than one of the eight layers of a bfloat16 leaf.
+
+    In the program as written; XLA:CPU has no bfloat16 and widens what it likes.
+    """
+    config = dataclasses.replace(DESCRIPTIONS["llada"].config, layers=8, d_model=64, d_ff=96)
+    plan = Lora(rank=2, targets=("layers/mlp/up",))
+    leaf = jax.ShapeDtypeStruct((8, 64, 96), jnp.bfloat16)
+    adapters = jax.eval_shape(lambda: lora.init(plan, config, jax.random.key(0)))
+
+    def effective(adapters, leaf):
+        return lora.apply(plan, {"layers": {"mlp": {"up": leaf}}}, adapters)["layers"]["mlp"]["up"]
+
+    def gradient(adapters, leaf, cotangent):
+        return jax.vjp(lambda adapters: effective(adapters, leaf), adapters)[1](cotangent)
+
+    for program in (jax.make_jaxpr(effective)(adapters, leaf), jax.make_jaxpr(gradient)(adapters, leaf, leaf)):
+        wide = [array.size for array in _made(program.jaxpr) if getattr(array, "dtype", None) == jnp.float32]
+        assert max(wide) == 64 * 96
 
 
 def test_count():

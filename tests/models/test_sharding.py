@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mdlm_jax.config import MESH_AXES
+from mdlm_jax.config import MESH_AXES, ConfigError
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated, weight_sharding
+from mdlm_jax.models.sharding import arranged, batch_sharding, make_mesh, replicated, weight_sharding
 
 CONFIG = TransformerConfig(vocab_size=24, head_size=24, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48,
                            conditioning="time")
@@ -97,3 +97,21 @@ def test_unknown_and_colliding_axes_are_refused():
         weight_sharding(mesh, ("colour", "embed"), (8, 32))
     with pytest.raises(ValueError, match="two of them map to one mesh axis"):
         weight_sharding(mesh, ("heads", "mlp"), (8, 32))
+
+
+class Device:
+    """A device of one of two slices, as far as a mesh needs it."""
+
+    platform, device_kind, process_index = "cpu", "cpu", 0
+
+    def __init__(self, number: int):
+        self.id, self.slice_index = number, number // 4
+
+
+def test_replicas_span_slices_and_nothing_else_does():
+    ones = dict.fromkeys(MESH_AXES, 1)
+    mesh = arranged(ones | {"replica": 4, "fsdp": 2}, [Device(n) for n in range(8)])
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices).reshape(4, 2)
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    with pytest.raises(ConfigError, match="replica=1 cannot be shared by 2 slices"):
+        arranged(ones | {"fsdp": 8}, [Device(n) for n in range(8)])

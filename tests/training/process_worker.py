@@ -17,7 +17,8 @@ def main(out: str, first: int, last: int) -> None:
     from mdlm_jax.core import counts, levels
     from mdlm_jax.core.keys import row_keys
     from mdlm_jax.core.process import Process
-    from mdlm_jax.data.pipeline import Pipeline, prefetch
+    from mdlm_jax.data.pipeline import Pipeline
+    from mdlm_jax.data.prefetch import prefetch
     from mdlm_jax.data.tokenizers import ByteTokenizer
     from mdlm_jax.models.sharding import batch_sharding, make_mesh
     from mdlm_jax.training import hosts

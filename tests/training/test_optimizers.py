@@ -1,4 +1,4 @@
-"""Every optimiser on a mesh: what trains and what does not, and a state saved in the background while the run goes on."""
+"""Every optimiser on a mesh: what trains, what does not, and a state saved in the background while the run goes on."""
 
 import jax
 import numpy as np

@@ -13,8 +13,12 @@ from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
+from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
@@ -63,6 +67,35 @@ def assert_same(found, expected, tolerance):
 def test_microbatches_change_nothing():
     """Also not the pairs: each microbatch holds whole ones, though it takes every fourth of them."""
     assert_same(step(COUNT, microbatches=4), whole(COUNT), 1e-6)
+
+
+_STREAMS = dataclasses.replace(tiny.NETWORK, attention="two_stream")
+_BLOCKS = dataclasses.replace(_STREAMS, block_length=4)
+_CAUSAL = dataclasses.replace(tiny.NETWORK, attention="causal", logit_shift=True)
+MORE = {
+    "both": CountObjective(tiny.NETWORK, tiny.process(), both=True, confidence=0.3),
+    "block": BlockObjective(_BLOCKS, tiny.process()),
+    "block_both": BlockObjective(_BLOCKS, tiny.process(), coupling="stratified", both=True),
+    "block_of_one": BlockObjective(_STREAMS, tiny.process(), coupling="iid", half_head=False),
+    "autoregressive": AutoregressiveObjective(_CAUSAL, tiny.process(), coupling="iid"),
+    "any_order": AnyOrderObjective(_STREAMS, tiny.process(), coupling="iid"),
+    "draft_edit": DraftEditObjective(tiny.NETWORK, tiny.process(), edit_rate=0.3),
+}
+
+
+def _some_slow(*slow):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in MORE]
+
+
+@pytest.mark.parametrize("name", _some_slow("both", "block_of_one", "block"))
+def test_microbatches_change_no_objective(name):
+    assert_same(step(MORE[name], microbatches=4), whole(MORE[name]), 2e-6)
+
+
+@pytest.mark.parametrize("name", _some_slow(*MORE.keys() - {"block_both"}))
+def test_eight_devices_change_no_objective(name):
+    objective = dataclasses.replace(MORE[name], data_shards=4)
+    assert_same(step(objective, MESHES["all"]), whole(MORE[name]), 1e-5)
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)

@@ -15,11 +15,13 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.training import hosts, metrics, trainer
 from mdlm_jax.training.checkpoints import Checkpoints
+from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
 from tests.training import tiny
 
-SPEED = {"time", "step_seconds", "tokens_per_second", "flops_per_second", "mfu"}
+SPEED = {"time", "step_seconds", "step_seconds_p50", "step_seconds_p95", "tokens_per_second", "flops_per_second", "mfu",
+         "memory/host_peak"}
 
 
 class Stop(Exception):
@@ -149,3 +151,34 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(bad, tmp_path, monkey
 def test_other_data_is_refused(uninterrupted):
     with pytest.raises(ConfigError, match="was trained on other data"):
         make(uninterrupted[0], seed=1).run(evaluate)
+
+
+def test_block_lengths_change_on_the_way_and_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Lengths 1, 8, 1 and 4: three compilations, whole or stopped inside the second stage."""
+    compiled = []
+    original = trainer.make_train_step
+    monkeypatch.setattr(trainer, "make_train_step", lambda objective, *rest: (
+        compiled.append(objective.network.block_length), original(objective, *rest))[1])
+
+    def scheduled(workdir):
+        plain = make(workdir)
+        network = dataclasses.replace(plain.objective.network, attention="two_stream", block_length=4)
+        sizes = ((1, 2), (8, 2), (1, 2), (4, 0))
+        return dataclasses.replace(plain, objective=BlockObjective(network, plain.objective.process, sizes=sizes))
+
+    def stopping(params):
+        raise Stop
+
+    whole = jax.device_get(scheduled(tmp_path / "whole").run(evaluate))
+    assert compiled == [1, 8, 4]
+    with pytest.raises(Stop):
+        scheduled(tmp_path / "stopped").run(stopping)  # at step 4, after the checkpoint of step 3
+    compiled.clear()
+    again = jax.device_get(scheduled(tmp_path / "stopped").run(evaluate))
+    assert compiled == [8, 1, 4]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), again, whole)
+    flops = dict(records(tmp_path / "whole", "flops_per_second"))
+    speed = dict(records(tmp_path / "whole", "tokens_per_second"))
+    assert 1 not in speed and 3 not in speed and 7 not in speed  # steps that compile are not timed
+    per_token = {step: flops[step] / speed[step] for step in speed}
+    assert per_token[2] == pytest.approx(per_token[6]) and per_token[4] < 0.8 * per_token[2]

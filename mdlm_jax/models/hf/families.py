@@ -20,8 +20,8 @@ def describe(directory: Path | str) -> Description:
     Raises:
       ConfigError: no such file, no known family, or a field that asks for what is not computed here.
     """
-    raw = read_json(Path(directory) / "config.json")
-    description = identify(raw).read(raw)
+    path = Path(directory) / "config.json"
+    description = read(read_json(path), path)
     generation = Path(directory) / "generation_config.json"
     if not generation.is_file():
         return description
@@ -43,8 +43,15 @@ def is_hf(directory: Path) -> bool:
 
 def of_preset(config: TransformerConfig) -> Description:
     """The description of a published network whose files came without a ``config.json``, with its family's ids."""
-    raw = write_fields(family_of(config, {}))
-    return identify(raw).read(raw)
+    return read(write_fields(family_of(config, {})))
+
+
+def read(raw: dict, path: Path | str = "config.json") -> Description:
+    """What a ``config.json`` says; every ConfigError begins with its ``path``."""
+    try:
+        return identify(raw).read(raw)
+    except ValueError as error:  # a ConfigError, or a value that the network refuses
+        raise ConfigError(f"{path}: {str(error).removeprefix('config.json: ')}") from None
 
 
 def identify(raw: dict) -> Family:
@@ -90,7 +97,7 @@ def _lost(description: Description) -> list[str]:
         return ["it has experts and this network has none, or the other way round"] * 99  # farther than any other
     raw = family.write(description)
     try:
-        return differences(identify(raw).read(raw).config, architecture(description.config))
+        return differences(architecture(read(raw).config), architecture(description.config))
     except ConfigError as error:
         return [str(error)]
 
@@ -100,7 +107,7 @@ def architecture(config: TransformerConfig) -> TransformerConfig:
     plain = dataclasses.replace(config, dtype="float32", remat="none", backend="xla", dropout=0.0)
     if config.moe is None:
         return plain
-    return dataclasses.replace(plain, moe=dataclasses.replace(config.moe, z_loss=0.0))
+    return dataclasses.replace(plain, moe=dataclasses.replace(config.moe, balance_loss=0.0, z_loss=0.0))
 
 
 def read_json(path: Path) -> dict:

@@ -1,5 +1,7 @@
 """Reading a ``config.json`` field by field, and the rotary fields as transformers 4 and 5 write them."""
 
+import math
+import re
 import warnings
 from typing import Any
 
@@ -16,32 +18,61 @@ _BOOKKEEPING = frozenset(
     "pretraining_tp task_specific_params bos_token_id eos_token_id pad_token_id mask_token_id "
     "output_router_logits router_aux_loss_coef tokenizer_class unsloth_version is_decoder temperature top_k top_p "
     "num_return_sequences use_bfloat16 output_attentions output_hidden_states chunk_size_feed_forward id2label "
-    "label2id problem_type mdlm_jax max_position_embeddings attn_implementation _attn_implementation_autoset "
-    "is_llama_config rope_interleaved".split()
+    "label2id problem_type max_position_embeddings attn_implementation _attn_implementation_autoset "
+    "is_llama_config".split()
 )
+# Fields that say which expert a token visits: an unknown one changes the network, so it is no matter for a warning.
+_ROUTING = re.compile(r"rout|expert|moe|gate|top_?k|n_group|score_func|mlp_only|sparse")
 _SCALINGS = {"default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
 
 
 class Fields:
     """A ``config.json`` being read. Every field is asked for by name; the ones nobody asked for are warned about."""
 
-    def __init__(self, raw: dict, where: str = "config.json"):
-        self._raw, self._where, self._seen = raw, where, set()
+    def __init__(self, raw: dict[str, Any], where: str = "config.json"):
+        self._raw, self.where, self._seen = raw, where, set()
 
     def take(self, name: str, default: Any = _MISSING) -> Any:
         """The field; a missing one or null is ``default``, and an error where there is none."""
         self._seen.add(name)
         value = self._raw.get(name)
         if value is None and default is _MISSING:
-            raise ConfigError(f"{self._where}: has no {name}; it is needed to build the network")
+            raise ConfigError(f"{self.where}: has no {name}; it is needed to build the network")
         return default if value is None else value
 
     def whole(self, name: str, default: Any = _MISSING) -> int:
         """A field that must be an integer."""
         value = self.take(name, default)
-        if value is not None and (isinstance(value, bool) or value != int(value)):
-            raise ConfigError(f"{self._where}: {name}={value!r} must be a whole number")
-        return value if value is None else int(value)
+        if value is None or value is default:
+            return value
+        self._expect(_is_number(value) and value == int(value), name, value, "a whole number")
+        return int(value)
+
+    def number(self, name: str, default: Any = _MISSING) -> float:
+        """A field that must be a finite number."""
+        value = self.take(name, default)
+        self._expect(_is_number(value), name, value, "a number")
+        return float(value)
+
+    def flag(self, name: str, default: Any = _MISSING) -> bool:
+        """A field that must be true or false."""
+        value = self.take(name, default)
+        self._expect(isinstance(value, bool), name, value, "true or false")
+        return value
+
+    def ours(self, **kinds: type) -> dict[str, Any]:
+        """The section ``mdlm_jax``, which says what the format has no field for: those of ``kinds`` that are there."""
+        section = self.take("mdlm_jax", {})
+        self._expect(isinstance(section, dict), "mdlm_jax", section, "an object")
+        for name, value in section.items():
+            if name not in kinds:
+                raise ConfigError(f"{self.where}: mdlm_jax.{name} is not known here; update mdlm_jax")
+            self._expect(type(value) is kinds[name], f"mdlm_jax.{name}", value, f"of type {kinds[name].__name__}")
+        return section
+
+    def _expect(self, fits: bool, name: str, value: Any, what: str) -> None:
+        if not fits:
+            raise ConfigError(f"{self.where}: {name}={value!r} must be {what}")
 
     def require(self, name: str, *allowed: Any) -> None:
         """A field that may be missing or null, and else must have one of these values: we compute nothing else."""
@@ -50,13 +81,15 @@ class Fields:
         fits = any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
         if value is not None and not fits:
             raise ConfigError(
-                f"{self._where}: {name}={value!r} is not supported; only {' or '.join(map(repr, allowed)) or 'null'} is"
+                f"{self.where}: {name}={value!r} is not supported; only {' or '.join(map(repr, allowed)) or 'null'} is"
             )
 
     def one_id(self, name: str) -> int | None:
         """A token id; of several (Llama 3 lists its end tokens) the first."""
         value = self.take(name, None)
-        return value[0] if isinstance(value, list) else value
+        first = (value[0] if value else None) if isinstance(value, list) else value
+        self._expect(first is None or type(first) is int, name, value, "a token id, or a list of them")
+        return first
 
     def ids(self) -> dict[str, int | None]:
         """mask_id, bos_id, eos_id, pad_id."""
@@ -68,46 +101,66 @@ class Fields:
 
     def rope(self, max_length: int, fraction: float = 1.0) -> RopeConfig:
         """``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling``."""
-        new = self.take("rope_parameters", None)
-        old = self.take("rope_scaling", None)
-        scaling = dict(new or old or {})
-        theta = scaling.pop("rope_theta", None) or self.take("rope_theta", 10000.0)
-        self._seen |= {"rope_theta", "partial_rotary_factor"}
-        fraction = scaling.pop("partial_rotary_factor", None) or self._raw.get("partial_rotary_factor") or fraction
-        return _rope(self._where, "rope_parameters" if new else "rope_scaling", scaling, theta, fraction, max_length)
+        self.require("rope_interleaved", False)  # transformers ignores it: true would be two networks in one file
+        field = "rope_parameters" if self.take("rope_parameters", None) else "rope_scaling"
+        given = self.take(field, None) or {}
+        self.take("rope_scaling", None)
+        self._expect(isinstance(given, dict), field, given, "an object")
+        inner = Fields({name: value for name, value in given.items() if value is not None}, f"{self.where}: {field}")
+        theta = inner.number("rope_theta", self.number("rope_theta", 10000.0))
+        share = inner.number("partial_rotary_factor", self.number("partial_rotary_factor", fraction))
+        return _rope(inner, theta, share, max_length)
+
+    def rest(self) -> dict[str, Any]:
+        """What nobody asked for, nulls left out."""
+        return {name: value for name, value in self._raw.items() if name not in self._seen and value is not None}
 
     def finish(self) -> None:
-        """Warns once about fields that no rule knows: they may, or may not, change what the network computes."""
-        unknown = sorted(set(self._raw) - self._seen - _BOOKKEEPING)
+        """Warns once about fields that no rule knows: they may, or may not, change what the network computes.
+
+        Raises:
+          ConfigError: one of them speaks of routing, or is the section ``mdlm_jax`` where the family has none.
+        """
+        if self._raw.get("quantization_config"):
+            raise ConfigError(f"{self.where}: quantization_config: quantised weights are not read here; use the "
+                              "checkpoint they were made from")
+        unknown = sorted(self.rest().keys() - _BOOKKEEPING)
+        for name in unknown:
+            if self._raw[name] and (name == "mdlm_jax" or _ROUTING.search(name)):
+                raise ConfigError(f"{self.where}: {name}={self._raw[name]!r} is not known here and would change the "
+                                  "network; remove it if it does not, or update mdlm_jax")
         if unknown:
-            warnings.warn(f"{self._where}: fields that are not known here, and not obeyed: {', '.join(unknown)}",
+            warnings.warn(f"{self.where}: fields that are not known here, and not obeyed: {', '.join(unknown)}",
                           stacklevel=3)
 
 
-def _rope(where: str, field: str, given: dict, theta: float, fraction: float, max_length: int) -> RopeConfig:
-    given = dict(given)
-    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
-    given.pop("type", None)
-    if kind not in _SCALINGS:
-        raise ConfigError(f"{where}: {field}.rope_type={kind!r} is not supported; {', '.join(_SCALINGS)} are")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rope(given: Fields, theta: float, fraction: float, max_length: int) -> RopeConfig:
+    spelling = given.take("type", "default")
+    kind = given.take("rope_type", spelling)
+    given.require("rope_type" if given.take("rope_type", None) else "type", *_SCALINGS)
     numbers: dict[str, Any] = {}
-    if kind != "default":
-        numbers["factor"] = float(given.pop("factor"))
+    if kind == "default":
+        given.require("factor", 1)
+    else:
+        numbers["factor"] = given.number("factor")
     if kind in ("llama3", "yarn"):
-        length = given.pop("original_max_position_embeddings", None) or max_length
         low, high = ("low_freq_factor", "high_freq_factor") if kind == "llama3" else ("beta_slow", "beta_fast")
         defaults = (1.0, 4.0) if kind == "llama3" else (1.0, 32.0)
         numbers |= {
-            "original_length": int(length),
-            "low_frequency": float(given.pop(low, None) or defaults[0]),
-            "high_frequency": float(given.pop(high, None) or defaults[1]),
+            "original_length": given.whole("original_max_position_embeddings", max_length),
+            "low_frequency": given.number(low, defaults[0]),
+            "high_frequency": given.number(high, defaults[1]),
         }
     if kind == "yarn":
-        numbers["attention_factor"] = float(given.pop("attention_factor", None) or 0.0)
-    rest = {name: value for name, value in given.items() if value is not None and name != "finetuned"}
-    if rest and kind != "default":
-        raise ConfigError(f"{where}: {field}.{min(rest)}={rest[min(rest)]!r} is not supported with rope_type={kind}")
-    return RopeConfig(theta=float(theta), fraction=float(fraction), scaling=_SCALINGS[kind], **numbers)
+        numbers["attention_factor"] = given.number("attention_factor", 0.0)
+    given.take("finetuned", None)
+    for name, value in sorted(given.rest().items()):
+        raise ConfigError(f"{given.where}.{name}={value!r} is not supported with rope_type={kind}")
+    return RopeConfig(theta=theta, fraction=fraction, scaling=_SCALINGS[kind], **numbers)
 
 
 def rope_fields(rope: RopeConfig, modern: bool = True) -> dict:

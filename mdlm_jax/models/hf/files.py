@@ -108,16 +108,29 @@ def read_header(path: Path) -> dict[str, Stored]:
             stored = {name: _stored(path, 8 + header_size, entry) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: has a damaged header ({error!r}); download it again") from None
-    end = max((s.offset + s.size for s in stored.values()), default=length)
+    end = _end(path, stored, 8 + header_size)
     if end != length:
         raise ConfigError(f"{path}: holds {length} bytes and its header says {end}; download it again")
     return stored
+
+
+def _end(path: Path, stored: dict[str, Stored], start: int) -> int:
+    """The byte after the last tensor. ConfigError unless they follow each other without overlap and gap."""
+    for name, tensor in sorted(stored.items(), key=lambda item: (item[1].offset, item[1].size)):
+        if tensor.offset != start:
+            fault = "overlaps the tensor before it" if tensor.offset < start else "leaves a gap before it"
+            raise ConfigError(f"{path}: {name} begins at byte {tensor.offset} and not at {start}: it {fault}; download "
+                              "it again")
+        start += tensor.size
+    return start
 
 
 def _stored(path: Path, base: int, entry: dict) -> Stored:
     first, last = entry["data_offsets"]
     shape = tuple(entry["shape"])
     width = _SIZES.get(entry["dtype"], 1)
+    if not all(type(number) is int and number >= 0 for number in (first, last, *shape)):
+        raise ValueError(f"{entry}: its numbers must be whole and not negative")
     if last - first != math.prod(shape) * width:
         raise ValueError(f"{entry}: its bytes are not its shape's")
     return Stored(path, entry["dtype"], shape, base + first, last - first)

@@ -1,6 +1,7 @@
-"""GPT-2. Its matrices are stored [in, out], query, key and value side by side in ``c_attn``."""
+"""GPT-2, causal or opened. Its matrices are stored [in, out], query, key and value side by side in ``c_attn``."""
 
 from mdlm_jax.models.config import RopeConfig, TransformerConfig
+from mdlm_jax.models.hf import adapted
 from mdlm_jax.models.hf.fields import Fields, id_fields
 from mdlm_jax.models.hf.rules import Description, Family, Rule, fused
 
@@ -37,6 +38,7 @@ def _norm(name: str, path: str) -> list[Rule]:
 
 
 def read(raw: dict) -> Description:
+    """GPT-2 and our adapted forms of it."""
     f = Fields(raw)
     f.require("scale_attn_weights", True)
     f.require("scale_attn_by_inverse_layer_idx", False)
@@ -48,17 +50,19 @@ def read(raw: dict) -> Description:
                  "summary_use_proj"):
         f.take(name, None)  # dropout, and heads of other tasks
     d_model, heads, length = f.whole("n_embd"), f.whole("n_head"), f.whole("n_positions")
+    changes = adapted.read(f, raw)
     config = TransformerConfig(
         vocab_size=f.whole("vocab_size"),
-        head_size=f.whole("vocab_size"),
+        head_size=changes.get("head_size", f.whole("vocab_size")),
         layers=f.whole("n_layer"),
         d_model=d_model,
         heads=heads,
         kv_heads=heads,
         d_ff=f.whole("n_inner", 4 * d_model),
-        attention="causal",
+        attention=changes.get("attention", "causal"),
+        block_length=changes.get("block_length", 1),
         norm="layer",
-        norm_eps=f.take("layer_norm_epsilon", 1e-5),
+        norm_eps=f.number("layer_norm_epsilon", 1e-5),
         norm_bias=True,
         activation=_ACTIVATIONS[f.take("activation_function", "gelu_new")],
         qkv_bias=True,
@@ -67,7 +71,7 @@ def read(raw: dict) -> Description:
         rope=RopeConfig(theta=0.0),
         learned_positions=length,
         tied=True,
-        logit_shift=True,
+        logit_shift=changes.get("logit_shift", True),
     )
     ids = f.ids()
     f.finish()
@@ -76,18 +80,19 @@ def read(raw: dict) -> Description:
 
 def write(description: Description) -> dict:
     c = description.config
-    return {
+    raw = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": c.vocab_size, "n_embd": c.d_model,
         "n_layer": c.layers, "n_head": c.heads, "n_inner": c.d_ff, "n_positions": c.learned_positions,
         "activation_function": "gelu_new" if c.activation == "gelu_tanh" else "gelu",
         "layer_norm_epsilon": c.norm_eps, "scale_attn_weights": True, "tie_word_embeddings": True,
         "torch_dtype": description.dtype, **id_fields(description),
     }
+    return raw if adapted.is_causal(c) else raw | adapted.fields(c, "gpt2")
 
 
 FAMILY = Family(
     name="gpt2",
-    matches=lambda raw: raw.get("model_type") == "gpt2",
+    matches=lambda raw: adapted.base(raw) == "gpt2",
     read=read,
     write=write,
     tables=tables,

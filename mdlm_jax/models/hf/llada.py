@@ -39,7 +39,7 @@ def read(raw: dict) -> Description:
         ("layer_norm_with_affine", True), ("rope", True), ("alibi", False), ("include_bias", False),
         ("include_qkv_bias", False), ("bias_for_layer_norm", False), ("attention_layer_norm", False),
         ("scale_logits", False), ("input_emb_norm", False), ("clip_qkv",), ("multi_query_attention", False),
-        ("rope_scaling",), ("sliding_window",),
+        ("rope_scaling",), ("sliding_window",), ("rope_interleaved", False),
     ):
         f.require(name, *allowed)
     for name in ("alibi_bias_max", "attention_layer_norm_with_affine", "mlp_ratio", "rope_full_precision"):
@@ -57,9 +57,9 @@ def read(raw: dict) -> Description:
         heads=heads,
         kv_heads=f.whole("n_kv_heads", heads),
         d_ff=f.whole("mlp_hidden_size"),
-        norm_eps=f.take("rms_norm_eps", 1e-5),
-        rope=RopeConfig(theta=float(f.take("rope_theta", 10000.0))),
-        tied=f.take("weight_tying", False),
+        norm_eps=f.number("rms_norm_eps", 1e-5),
+        rope=RopeConfig(theta=f.number("rope_theta", 10000.0)),
+        tied=f.flag("weight_tying", False),
     )
     ids = f.ids()
     f.finish()

@@ -1,8 +1,14 @@
-"""LLaDA2.0 and 2.1, mini and flash: sigmoid-routed experts, fused query_key_value, block-causal attention.
+"""LLaDA2.0 to 2.2, mini and flash: sigmoid-routed experts, fused query_key_value, block-causal attention.
 
-Their ``config.json`` names neither the block length nor the mask; both are defaults of the model's ``generate``.
+Their ``config.json`` names neither the block length nor the mask; both are defaults of the model's ``generate``. No
+field for the block-level routing of LLaDA2.2 is known either: ours stands in the section ``mdlm_jax``, as ``moe_block``
+and ``moe_block_pool``, and other fields that speak of routing are refused.
 """
 
+import dataclasses
+import math
+
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.hf import llama
 from mdlm_jax.models.hf.fields import Fields, id_fields
@@ -63,20 +69,23 @@ def read(raw: dict) -> Description:
         ("using_split_qkv_in_self_attention", False),
     ):
         f.require(name, *allowed)
-    f.take("rotary_dim", None)  # follows from head_dim and partial_rotary_factor
     heads, width = f.whole("num_attention_heads"), f.whole("moe_intermediate_size")
     length, vocab = f.whole("max_position_embeddings", 0), f.whole("vocab_size")
+    ours = f.ours(moe_block=int, moe_block_pool=int)
+    f.require("moe_shared_expert_intermediate_size", width)
     moe = MoEConfig(
         experts=f.whole("num_experts"),
         per_token=f.whole("num_experts_per_tok"),
         d_ff=width,
         shared_d_ff=width * f.whole("num_shared_experts", 0),
         router="sigmoid",
-        selection_bias=f.take("moe_router_enable_expert_bias", False),
+        selection_bias=f.flag("moe_router_enable_expert_bias", False),
         groups=f.whole("n_group", 1),
         top_groups=f.whole("topk_group", 1),
         normalize=True,
-        scale=float(f.take("routed_scaling_factor", 1.0)),
+        scale=f.number("routed_scaling_factor", 1.0),
+        block=ours.get("moe_block", 0),
+        block_pool=ours.get("moe_block_pool", 0),
         leading_dense=f.whole("first_k_dense_replace", 0),
     )
     config = TransformerConfig(
@@ -90,12 +99,13 @@ def read(raw: dict) -> Description:
         head_dim=f.whole("head_dim", 0),
         attention="block_causal",
         block_length=f.whole("block_length", BLOCK_LENGTH),
-        norm_eps=f.take("rms_norm_eps", 1e-6),
-        qk_norm=f.take("use_qk_norm", False),
+        norm_eps=f.number("rms_norm_eps", 1e-6),
+        qk_norm=f.flag("use_qk_norm", False),
         rope=f.rope(length),
-        tied=f.take("tie_word_embeddings", False),
+        tied=f.flag("tie_word_embeddings", False),
         moe=moe,
     )
+    config = _rotated(config, f.whole("rotary_dim", None), raw.get("partial_rotary_factor") is not None)
     ids = f.ids()
     if vocab == PUBLISHED_VOCAB:
         ids["mask_id"] = PUBLISHED_MASK if ids["mask_id"] is None else ids["mask_id"]
@@ -104,9 +114,23 @@ def read(raw: dict) -> Description:
     return Description(config, "llada2", **ids, max_length=length, dtype=f.stored_dtype())
 
 
+def _rotated(config: TransformerConfig, width: int | None, fraction_is_said: bool) -> TransformerConfig:
+    """``rotary_dim`` and ``partial_rotary_factor`` say the same; one of them is enough."""
+    if width is None or width == config.rotary_dim:
+        return config
+    if fraction_is_said:
+        raise ConfigError(f"config.json: rotary_dim={width} contradicts partial_rotary_factor={config.rope.fraction} "
+                          f"of head_dim={config.head_dim}, which makes {config.rotary_dim}; leave one of them out")
+    if not 0 < width <= config.head_dim:
+        raise ConfigError(f"config.json: rotary_dim={width} must lie in [1, head_dim={config.head_dim}]")
+    fraction = width / config.head_dim
+    fraction = fraction if int(fraction * config.head_dim) == width else math.nextafter(fraction, 1.0)
+    return dataclasses.replace(config, rope=dataclasses.replace(config.rope, fraction=fraction))
+
+
 def write(description: Description) -> dict:
     c, m = description.config, description.config.moe
-    return {
+    raw = {
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "auto_map": _CODE,
         "vocab_size": c.vocab_size, "hidden_size": c.d_model, "intermediate_size": c.d_ff,
         "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads,
@@ -123,6 +147,7 @@ def write(description: Description) -> dict:
         "use_sliding_window": False, "tie_word_embeddings": c.tied, "torch_dtype": description.dtype,
         **id_fields(description),
     }
+    return raw | {"mdlm_jax": {"moe_block": m.block, "moe_block_pool": m.block_pool}} if m.block else raw
 
 
 FAMILY = Family(

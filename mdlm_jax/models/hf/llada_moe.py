@@ -37,7 +37,7 @@ def read(raw: dict) -> Description:
     ):
         f.require(name, *allowed)
     layers, heads = f.whole("num_hidden_layers"), f.whole("num_attention_heads")
-    biased = f.take("moe_router_enable_expert_bias", False)
+    biased = f.flag("moe_router_enable_expert_bias", False)
     length = f.whole("max_position_embeddings", 0)
     vocab = f.whole("vocab_size")
     moe = MoEConfig(
@@ -47,8 +47,8 @@ def read(raw: dict) -> Description:
         shared_d_ff=f.whole("shared_expert_intermediate_size", 0),
         selection_bias=biased,
         bias_in_weight=biased,
-        scale=float(f.take("routed_scaling_factor", 1.0)),
-        balance_loss=float(f.take("router_aux_loss_coef", 0.0)),
+        scale=f.number("routed_scaling_factor", 1.0),
+        balance_loss=f.number("router_aux_loss_coef", 0.0),
         leading_dense=_leading_dense(f.take("moe_layer_freq", [1] * layers), layers),
     )
     config = TransformerConfig(
@@ -60,10 +60,10 @@ def read(raw: dict) -> Description:
         kv_heads=f.whole("num_key_value_heads", heads),
         d_ff=f.whole("dense_intermediate_size"),
         head_dim=f.whole("head_dim", 0),
-        norm_eps=f.take("rms_norm_eps", 1e-5),
-        qk_norm=f.take("qk_layernorm", False),
+        norm_eps=f.number("rms_norm_eps", 1e-5),
+        qk_norm=f.flag("qk_layernorm", False),
         rope=f.rope(length),
-        tied=f.take("tie_word_embeddings", False),
+        tied=f.flag("tie_word_embeddings", False),
         moe=moe,
     )
     ids = f.ids()
@@ -74,10 +74,10 @@ def read(raw: dict) -> Description:
 
 
 def _leading_dense(frequency: list[int], layers: int) -> int:
-    dense = frequency.count(0)
+    dense = frequency.count(0) if isinstance(frequency, list) else 0
     if frequency != [0] * dense + [1] * (layers - dense):
-        raise ConfigError(f"config.json: moe_layer_freq={frequency} is not supported; dense layers (0) must come "
-                          f"first, and there are {layers} layers")
+        raise ConfigError(f"config.json: moe_layer_freq={frequency!r} is not supported; it must list the layers, dense "
+                          f"ones (0) first, and there are {layers} layers")
     return dense
 
 

@@ -4,8 +4,8 @@ A causal base that was made a diffusion model here (`models.adapt`) is written a
 so that no program takes it for a causal one; what differs stands in the section ``mdlm_jax`` of its ``config.json``.
 """
 
-from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.hf import adapted
 from mdlm_jax.models.hf.fields import Fields, id_fields, rope_fields
 from mdlm_jax.models.hf.rules import Description, Family, Rule
 
@@ -59,13 +59,9 @@ def feed_forward(prefix: str, path: str) -> list[Rule]:
     ]
 
 
-def _kind(raw: dict) -> str:
-    return raw.get("model_type", "").removeprefix("a2d-")
-
-
 def read(raw: dict) -> Description:
     """Llama, Qwen2, Qwen3, Dream and our adapted forms of the first three."""
-    f, kind = Fields(raw), _kind(raw)
+    f, kind = Fields(raw), adapted.base(raw)
     heads, d_model = f.whole("num_attention_heads"), f.whole("hidden_size")
     f.require("hidden_act", "silu")
     f.require("mlp_bias", False)
@@ -76,33 +72,27 @@ def read(raw: dict) -> Description:
     else:
         f.take("sliding_window", None)
     f.require("layer_types", ["full_attention"] * f.whole("num_hidden_layers"))
-    everywhere = f.take("attention_bias", False)
+    everywhere = f.flag("attention_bias", False)
     length = f.whole("max_position_embeddings", 0)
-    changes = f.take("mdlm_jax", {})
-    if unknown := set(changes) - {"attention", "block_length", "logit_shift", "head_size"}:
-        raise ConfigError(f"config.json: mdlm_jax.{min(unknown)} is not known here; update mdlm_jax")
-    if raw.get("model_type", "").startswith("a2d-") and not changes:
-        raise ConfigError(f"config.json: model_type={raw['model_type']!r} without a section mdlm_jax, which says "
-                          'whether rows are shifted; add '
-                          '"mdlm_jax": {"attention": "bidirectional", "logit_shift": false}')
+    changes = adapted.read(f, raw)
     rope = f.rope(length)
     config = TransformerConfig(
         vocab_size=f.whole("vocab_size"),
-        head_size=changes.get("head_size") or f.whole("vocab_size"),
+        head_size=changes.get("head_size", f.whole("vocab_size")),
         layers=f.whole("num_hidden_layers"),
         d_model=d_model,
         heads=heads,
         kv_heads=f.whole("num_key_value_heads", heads),
         d_ff=f.whole("intermediate_size"),
-        head_dim=f.whole("head_dim", 128 if kind == "qwen3" else d_model // heads),
+        head_dim=f.whole("head_dim", 128 if kind == "qwen3" else 0),
         attention=changes.get("attention", "bidirectional" if kind == "Dream" else "causal"),
         block_length=changes.get("block_length", 1),
-        norm_eps=f.take("rms_norm_eps", 1e-6),
+        norm_eps=f.number("rms_norm_eps", 1e-6),
         qkv_bias=kind in ("qwen2", "Dream") or everywhere,
         out_bias=kind in ("llama", "qwen3") and everywhere,
         qk_norm=kind == "qwen3",
         rope=rope,
-        tied=f.take("tie_word_embeddings", False),
+        tied=f.flag("tie_word_embeddings", False),
         logit_shift=changes.get("logit_shift", True),
     )
     ids = f.ids()
@@ -113,13 +103,13 @@ def read(raw: dict) -> Description:
 def write(description: Description) -> dict:
     """``config.json`` of the nearest of the four; `families` refuses what none of them can say."""
     c = description.config
-    plain = (c.attention, c.logit_shift, c.head_size) == ("causal", True, c.vocab_size)
+    plain = adapted.is_causal(c)
     kind = "qwen3" if c.qk_norm else "qwen2" if c.qkv_bias and not c.out_bias else "llama"
     if kind == "qwen2" and (c.attention, c.logit_shift, c.head_size) == ("bidirectional", True, c.vocab_size):
         kind, plain = "Dream", True
     raw = {
-        "architectures": [_ARCHITECTURES[kind] if plain else "DiffusionLanguageModel"],
-        "model_type": kind if plain else f"a2d-{kind}",
+        "architectures": [_ARCHITECTURES[kind]],
+        "model_type": kind,
         "vocab_size": c.vocab_size,
         "hidden_size": c.d_model,
         "intermediate_size": c.d_ff,
@@ -138,15 +128,12 @@ def write(description: Description) -> dict:
         raw |= {"head_dim": c.head_dim, "attention_bias": c.qkv_bias}
     if kind == "Dream":
         raw |= {"auto_map": _DREAM_CODE, "use_sliding_window": False, "use_mrope": False, "max_window_layers": c.layers}
-    if not plain:
-        raw["mdlm_jax"] = {"attention": c.attention, "block_length": c.block_length, "logit_shift": c.logit_shift,
-                           "head_size": c.head_size}
-    return raw
+    return raw if plain else raw | adapted.fields(c, kind)
 
 
 FAMILY = Family(
     name="llama",
-    matches=lambda raw: _kind(raw) in _ARCHITECTURES,
+    matches=lambda raw: adapted.base(raw) in _ARCHITECTURES,
     read=read,
     write=write,
     tables=lambda config: [table(config)],

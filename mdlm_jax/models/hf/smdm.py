@@ -44,7 +44,7 @@ def read(raw: dict) -> Description:
         heads=heads,
         kv_heads=f.whole("n_query_groups", heads),
         d_ff=f.whole("intermediate_size"),
-        norm_eps=f.take("norm_eps", 1e-5),
+        norm_eps=f.number("norm_eps", 1e-5),
         rope=RopeConfig(theta=10000.0),
     )
     ids = f.ids()

@@ -85,7 +85,7 @@ def write(
         raise FileExistsError(f"{directory} exists already; choose another name")
     wanted = numpy_dtype(dtype)
     leaves = leaves_of(description)
-    _check_tree(params, leaves)
+    check_tree(params, leaves)
     tensors = plan(description, {path: wanted or np.dtype(get(params, path).dtype) for path in leaves})
     widest = max((tensor.dtype for tensor in tensors), key=lambda d: d.itemsize)
     raw = write_fields(dataclasses.replace(description, dtype=widest.name))
@@ -162,7 +162,8 @@ def _pick(leaf: jax.Array, index: jax.Array) -> jax.Array:
     return leaf
 
 
-def _check_tree(params: dict, leaves: dict[str, Leaf]) -> None:
+def check_tree(params: dict, leaves: dict[str, Leaf]) -> None:
+    """ConfigError unless a tree, of arrays or their descriptions, has exactly these leaves."""
     found = {}
     for path, leaf in jax.tree.leaves_with_path(params):
         found["/".join(str(key.key) for key in path)] = tuple(leaf.shape)

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import NamedTuple
 
 import jax
 
@@ -13,9 +14,19 @@ from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import Reduced, chunk_length
 from mdlm_jax.models import api, flops, vocabulary
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.models.moe.routing import balance_loss, z_loss
+from mdlm_jax.models.moe.routing import RouterStats, balance_loss, z_loss
 
-LEVEL, NOISE, TIME, DROPOUT, SECOND = range(5)  # streams folded into the step's key
+LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT = range(7)  # streams folded into the step's key
+
+
+class Routers(NamedTuple):
+    """What the routers of expert layers add to the summed loss, and their sums over tokens; None without experts."""
+
+    loss: jax.Array | None = None
+    stats: RouterStats | None = None
+
+    def __add__(self, other: "Routers") -> "Routers":
+        return self if self.loss is None else Routers(self.loss + other.loss, self.stats + other.stats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +50,16 @@ class Objective(abc.ABC):
     head_budget: int = 1 << 22
     data_shards: int = 1
 
+    exact = False  # whether the loss is the same whatever the noise, so that one draw measures it
+    end_terms = None  # what `loss_at` leaves out of a bound: (trainable, batch, key, rows) -> LossParts
+
     def __post_init__(self):
         weights.check(self.weighting, self.law)
+
+    def at(self, step: int) -> "Objective":
+        """The objective of the step after ``step`` steps are done; steps with equal objectives share a compilation."""
+        del step
+        return self
 
     def init(self, key: jax.Array) -> dict:
         """Fresh trainable parameters."""
@@ -52,7 +71,11 @@ class Objective(abc.ABC):
 
     def train_flops(self, rows: int, length: int) -> int:
         """Model FLOPs of one step on ``rows`` rows, forward and backward."""
-        return flops.train_flops(self.network, rows * length, length, self.head_positions(rows, length))
+        return self.network_flops(rows, length, self.head_positions(rows, length))
+
+    def network_flops(self, rows: int, length: int, head_positions: int) -> int:
+        """Of ``rows`` rows through the network, forward and backward."""
+        return flops.train_flops(self.network, rows * length, length, head_positions)
 
     def loss(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, total_rows: int) -> LossParts:
         """The loss of some rows of a step's batch.
@@ -76,20 +99,20 @@ class Objective(abc.ABC):
     def denoise(self, trainable, batch, noisy, time, key, rows) -> Prediction:
         return self.run(trainable, batch, noisy, time, key, rows)[0]
 
-    def run(self, trainable, batch, noisy, time, key, rows) -> tuple[Prediction, jax.Array | None]:
-        """The prediction, and what the routers of expert layers add to the summed loss (None without experts)."""
+    def run(self, trainable, batch, noisy, time, key, rows, **more) -> tuple[Prediction, Routers]:
+        """The prediction, and what the routers say. ``more``: further arguments of `api.forward`."""
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), rows[0])
         inputs = {
             "time": time if self.network.time_conditioning else None,
             "attention_mask": batch["attention_mask"],
             "positions": batch["positions"],
             "dropout_key": dropout_key,
-        }
+        } | more
         if self.network.moe is None:
-            return api.apply(self.network, trainable["network"], noisy, **inputs), None
+            return api.apply(self.network, trainable["network"], noisy, **inputs), Routers()
         output, moe = api.forward(self.network, trainable["network"], noisy, **inputs), self.network.moe
         per_token = moe.balance_loss * balance_loss(output.router) + moe.z_loss * z_loss(output.router)
-        return output.prediction, per_token.sum() * scored(batch).sum()
+        return output.prediction, Routers(per_token.sum() * scored(batch).sum(), output.router)
 
     def reduce(self, prediction: Prediction, **wanted) -> Reduced:
         rows_here = -(-prediction.hidden.shape[0] // self.data_shards)

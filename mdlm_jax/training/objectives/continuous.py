@@ -26,7 +26,7 @@ class ContinuousObjective(Objective):
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, t, tokens.shape)
         )
         rate = losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
-        return LossParts.of(scored(batch), routers, diffusion=weight * rate)
+        return LossParts.of(scored(batch), *routers, diffusion=weight * rate)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """What the diffusion term leaves out: reconstruction from time_min and the prior at t = 1."""
@@ -69,4 +69,4 @@ class DiscreteObjective(Objective):
         )
         kl = losses.kl_step(self.process, reduced, tokens, noisy, s, t)
         probability = self.law.bin_probability(step, float(self.num_steps))
-        return LossParts.of(scored(batch), routers, diffusion=kl / probability[:, None])
+        return LossParts.of(scored(batch), *routers, diffusion=kl / probability[:, None])

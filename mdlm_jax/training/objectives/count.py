@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core import counts
@@ -17,38 +18,71 @@ class CountObjective(Objective):
     Attributes:
       half_head: gather the masked positions of each antithetic pair and run the head on those slots only.
       complementary: the rows of a pair also order their positions oppositely.
+      both: each row twice, under a mask and under its complement (`counts.draw_both`): every token is scored once
+        between the two, and the tokens counted are twice those of the batch.
+      confidence: lambda of the confidence-aware parallel loss (CAP, LLaDA2.0, arXiv 2512.15745), the term
+        ``confidence``: lambda times the entropy at every masked position whose likeliest id is the right one. The
+        report's loss takes the mean over those positions; this is their sum over all counted tokens, so that
+        microbatches add up.
     """
 
     half_head: bool = True
     complementary: bool = False
-    end_terms = None  # nothing is left over
+    both: bool = False
+    confidence: float = 0.0
 
     def head_positions(self, rows: int, length: int) -> int:
-        return rows // 2 * counts.num_slots(length, self.law) if self.half_head else rows * length
+        rows = 2 * rows if self.both else rows
+        return rows // 2 * self.pair_slots(length) if self.half_head else rows * length
+
+    def pair_slots(self, length: int) -> int:
+        """The most positions that a pair of rows can mask."""
+        return length if self.both else counts.num_slots(length, self.law)
+
+    def train_flops(self, rows: int, length: int) -> int:
+        run = 2 * rows if self.both else rows
+        return self.network_flops(run, length, self.head_positions(rows, length))
+
+    def draws(self, keys: jax.Array, u: jax.Array, noise_mask: jax.Array) -> tuple[counts.CountDraw, ...]:
+        """The masks of the rows: one for each, or with ``both`` two."""
+        if self.both:
+            return counts.draw_both(keys, u, noise_mask, self.law, weighting=self.weighting)
+        options = {"weighting": self.weighting, "complementary": self.complementary}
+        return (counts.draw_counts(keys, u, noise_mask, self.law, **options),)
 
     def loss_at(self, trainable, batch, key, rows, u):
+        draws = self.draws(self.noise_keys(key, rows), u, batch["noise_mask"])
+        draw = jax.tree.map(lambda *of_each: _alternating(of_each), *draws)
+        batch, rows = jax.tree.map(lambda x: jnp.repeat(x, len(draws), axis=0), (batch, rows))
         tokens = batch["tokens"]
-        draw = counts.draw_counts(
-            self.noise_keys(key, rows),
-            u,
-            batch["noise_mask"],
-            self.law,
-            weighting=self.weighting,
-            complementary=self.complementary,
-        )
         noisy = jnp.where(draw.masked, jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
         time = None
         if self.network.time_conditioning:
             time = counts.time_given_count(self.noise_keys(key, rows, TIME), draw, self.process.schedule)
         prediction, routers = self.run(trainable, batch, noisy, time, key, rows)
-        log_prob = self._target_log_prob(prediction, tokens, draw.masked)
-        loss = jnp.where(draw.masked, -draw.weight[:, None] * log_prob, 0.0)
-        return LossParts.of(scored(batch), routers, diffusion=loss)
+        weight = draw.weight if draw.weight.ndim == 2 else draw.weight[:, None]
+        terms = self.masked_terms(prediction, tokens, draw.masked, weight)
+        return LossParts.of(scored(batch), *routers, **terms)
 
-    def _target_log_prob(self, prediction, tokens, masked):
+    def masked_terms(self, prediction, tokens, masked, weight) -> dict[str, jax.Array]:
+        """[B, L] each: the weighted cross-entropy of masked tokens, and with CAP their confidence."""
+        cap = bool(self.confidence)
         if not self.half_head:
-            return self.reduce(prediction, target=tokens).target
-        slots = counts.pair_slots(masked, counts.num_slots(tokens.shape[1], self.law))
-        gathered = Prediction(counts.gather_pairs(prediction.hidden, slots), prediction.head)
-        reduced = self.reduce(gathered, target=counts.gather_pairs(tokens, slots))
-        return counts.scatter_pairs(reduced.target, slots, tokens.shape[0])
+            reduced = self.reduce(prediction, target=tokens, entropy=cap, top=cap)
+            target, entropy = reduced.target, self._entropy_where_right(reduced)
+        else:
+            slots = counts.pair_slots(masked, self.pair_slots(tokens.shape[1]))
+            gathered = Prediction(counts.gather_pairs(prediction.hidden, slots), prediction.head)
+            reduced = self.reduce(gathered, target=counts.gather_pairs(tokens, slots), entropy=cap, top=cap)
+            back = lambda x: counts.scatter_pairs(x, slots, tokens.shape[0])  # noqa: E731
+            target, entropy = back(reduced.target), back(self._entropy_where_right(reduced)) if cap else None
+        terms = {"diffusion": jnp.where(masked, -weight * target, 0.0)}
+        return terms | ({"confidence": jnp.where(masked, self.confidence * entropy, 0.0)} if cap else {})
+
+    def _entropy_where_right(self, reduced):
+        return jnp.where(reduced.target >= reduced.top, reduced.entropy, 0.0) if self.confidence else None
+
+
+def _alternating(of_each: tuple[jax.Array, ...]) -> jax.Array:
+    """[B, ...] of each draw -> [B * draws, ...]: the draws of a row side by side."""
+    return jnp.stack(of_each, axis=1).reshape(-1, *of_each[0].shape[1:])

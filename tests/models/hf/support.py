@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from mdlm_jax.models.adapt import opened
 from mdlm_jax.models.config import MoEConfig, RopeConfig, TransformerConfig
 from mdlm_jax.models.hf.families import FAMILIES
 from mdlm_jax.models.hf.reader import put
@@ -54,7 +55,12 @@ DESCRIPTIONS = {
             attention="block_causal", block_length=32, qk_norm=True, rope=RopeConfig(theta=6e5, fraction=0.5),
             moe=MoEConfig(**_MOE, shared_d_ff=12, router="sigmoid", selection_bias=True, groups=3, top_groups=2,
                           normalize=True, scale=2.5, leading_dense=1)), {}),
+        ("llada22", "llada2", _config(
+            attention="block_causal", block_length=32, moe=MoEConfig(
+                **_MOE, router="sigmoid", selection_bias=True, normalize=True, block=32, block_pool=4)), {}),
         ("gpt2", "gpt2", _config(**_GPT2), dict(eos_id=0)),
+        ("a2d_gpt2", "gpt2", opened(_config(**_GPT2)), dict(mask_id=40)),
+        ("a2d_gpt2_unshifted", "gpt2", opened(_config(**_GPT2), mask_column=True, keep_shift=False), dict(mask_id=40)),
         ("smdm", "smdm", _config(vocab_size=41), dict(mask_id=40)),
         ("mdlm", "mdlm", _config(**_MDLM), dict(mask_id=39)),
     )

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.models import presets
+from mdlm_jax.models.adapt import opened
 from mdlm_jax.models.config import RopeConfig
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.hf.rules import bind, tensor_shapes
@@ -43,7 +45,7 @@ def test_every_table_fills_the_whole_tree(name):
         assert {path: leaf.shape for path, leaf in leaves.items()} == shapes(description.config)
 
 
-@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe_layer0"])
+@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe"])
 def test_tables_name_the_tensors_of_the_references(name):
     from safetensors import safe_open
 
@@ -55,7 +57,7 @@ def test_tables_name_the_tensors_of_the_references(name):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe_layer0"])
+@pytest.mark.parametrize("name", ["llada", "llada_gqa_tied", "dream", "llada2", "lladamoe"])
 def test_published_config_files_hold_no_unknown_field(name):
     families.describe(GOLDEN / f"{name}_ckpt")
 
@@ -69,7 +71,7 @@ def test_ids_of_the_references():
 
 
 def test_masks_that_no_config_names_come_with_the_published_vocabulary():
-    for name in ("llada2_ckpt", "lladamoe_layer0_ckpt"):
+    for name in ("llada2_ckpt", "lladamoe_ckpt"):
         raw = json.loads((GOLDEN / name / "config.json").read_text())
         assert families.identify(raw).read(raw).mask_id is None
         assert families.identify(raw).read(raw | {"vocab_size": 157184}).mask_id == 156895
@@ -99,13 +101,94 @@ def _raw(name, **fields):
         ("llada2", {"norm_topk_prob": False}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}), ("gpt2", {"activation_function": "relu"}),
         ("mdlm", {"time_conditioning": True}),
-        ("a2d_llama", {"mdlm_jax": {"windows": 3}}),
+        ("a2d_llama", {"mdlm_jax": {"windows": 3}}), ("a2d_gpt2", {"mdlm_jax": {"windows": 3}}),
+        ("a2d_llama", {"mdlm_jax": {"logit_shift": "false"}}), ("llada", {"mdlm_jax": {"attention": "causal"}}),
+        ("llama", {"rope_interleaved": True}), ("llada2", {"rope_interleaved": True}),
+        ("llada", {"rope_interleaved": True}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "factor": 8.0}}),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+        ("llada2", {"rotary_dim": 8}), ("llada2", {"block_routing_top_c": 48}), ("llama", {"num_experts": 8}),
+        ("llada2", {"moe_shared_expert_intermediate_size": 24}), ("llada22", {"mdlm_jax": {"moe_window": 32}}),
     ],
 )
 def test_what_is_not_computed_here_is_refused_by_name(name, fields):
     raw = _raw(name, **fields)
     with pytest.raises(ConfigError, match=next(iter(fields))):
         families.identify(raw).read(raw)
+
+
+@pytest.mark.parametrize(
+    "name, fields, message",
+    [
+        ("llama", {"num_hidden_layers": "abc"}, "num_hidden_layers='abc' must be a whole number"),
+        ("llama", {"num_hidden_layers": 2.5}, "num_hidden_layers=2.5 must be a whole number"),
+        ("llama", {"num_hidden_layers": [3]}, "num_hidden_layers=.3. must be a whole number"),
+        ("llama", {"rms_norm_eps": "tiny"}, "rms_norm_eps='tiny' must be a number"),
+        ("llama", {"rope_parameters": {"type": "linear"}}, "rope_parameters: has no factor"),
+        ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rope_scaling: has no factor"),
+        ("llama", {"rope_parameters": None, "rope_scaling": "linear"}, "rope_scaling='linear' must be an object"),
+        ("llama", {"rope_parameters": {"type": "linear", "factor": "two"}}, "factor='two' must be a number"),
+        ("llama", {"rope_parameters": {"type": ["linear"], "factor": 2.0}}, "type=.'linear'. is not supported"),
+        ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false' must be true or false"),
+        ("llama", {"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token id"),
+        ("llada", {"mask_token_id": 1.5}, "mask_token_id=1.5 must be a token id"),
+        ("llama", {"hidden_size": 34, "head_dim": None}, "d_model=34: must be a multiple of heads=4"),
+        ("llada", {"d_model": 34}, "d_model=34: must be a multiple of heads=4"),
+        ("gpt2", {"n_embd": 34}, "d_model=34: must be a multiple of heads=4"),
+        ("llada_moe", {"moe_layer_freq": 1}, "moe_layer_freq=1 is not supported"),
+        ("llada_moe", {"routed_scaling_factor": True}, "routed_scaling_factor=True must be a number"),
+        ("llada2", {"partial_rotary_factor": None, "rotary_dim": 12}, "rotary_dim=12 must lie in .1, head_dim=8."),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named_with_its_file(tmp_path, name, fields, message):
+    (tmp_path / "config.json").write_text(json.dumps(_raw(name, **fields)))
+    with pytest.raises(ConfigError, match=message) as caught:
+        families.describe(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: ")
+
+
+@pytest.mark.parametrize("width, fraction", [(8, 1.0), (4, 0.5), (2, 0.25)])
+def test_the_rotated_width_may_stand_alone(width, fraction):
+    """Without partial_rotary_factor, rotary_dim says how much of a head rotates."""
+    raw = _raw("llada2", rotary_dim=width)
+    del raw["partial_rotary_factor"]
+    config = families.read(raw).config
+    assert (config.rotary_dim, config.rope.fraction) == (width, fraction)
+
+
+def test_a_width_whose_share_is_no_exact_number():
+    raw = _raw("llada2", rotary_dim=30, head_dim=44, partial_rotary_factor=None)
+    assert families.read(raw).config.rotary_dim == 30
+
+
+@pytest.mark.filterwarnings("ignore:config.json")
+def test_routing_that_is_switched_off_is_no_hindrance():
+    assert families.read(_raw("llada2", block_routing=False)).config == DESCRIPTIONS["llada2"].config
+    assert families.read(_raw("llama", mlp_only_layers=[])).config == DESCRIPTIONS["llama"].config
+
+
+def test_coefficients_of_losses_do_not_decide_the_family():
+    for name in ("llada2", "llada_moe"):
+        description = DESCRIPTIONS[name]
+        moe = dataclasses.replace(description.config.moe, balance_loss=0.02, z_loss=1e-3)
+        trained = dataclasses.replace(description.config, moe=moe)
+        assert families.family_of(trained, {}).family == name
+        families.write_fields(dataclasses.replace(description, config=trained))
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_an_opened_gpt2_finds_its_family(gradual, multiple):
+    network = opened(DESCRIPTIONS["gpt2"].config, gradual=gradual, multiple=multiple)
+    found = families.family_of(network, {"mask_id": 40})
+    raw = families.write_fields(found)
+    assert (found.family, raw["model_type"]) == ("gpt2", "a2d-gpt2")
+    assert families.read(json.loads(json.dumps(raw))).config == network
+
+
+def test_the_published_gpt2_can_be_opened_and_exported():
+    network = opened(presets.get("gpt2"))
+    assert families.read(families.write_fields(families.family_of(network, {"mask_id": 50257}))).config == network
 
 
 @pytest.mark.parametrize("name, field", [("llama", "hidden_size"), ("llada", "mlp_hidden_size"), ("gpt2", "n_layer")])

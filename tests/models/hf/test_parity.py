@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.models import api
+from mdlm_jax.models import api, cache
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
-from mdlm_jax.models.layers import rms_normalise
 
 from .support import GOLDEN, save
 
@@ -96,14 +95,23 @@ def test_dream_padded(dtype):
 
 
 @both
-def test_lladamoe_layer(dtype):
-    """One layer of experts: its output, seen through the final norm."""
-    golden = np.load(GOLDEN / "lladamoe_layer0.npz")
-    config, params = _load("lladamoe_layer0", dtype)
-    output = api.forward(config, params, jnp.asarray(golden["input_ids"], jnp.int32), keep_layers=True)
-    _close(output.layers[0], golden["hidden_states"][0], dtype)
-    expected = rms_normalise(jnp.asarray(golden["hidden_states"][1]), config.norm_eps) * params["final_norm"]["scale"]
-    _close(output.layers[1], expected, dtype)
+def test_lladamoe(dtype):
+    """Three layers of experts, and what each of them makes of its input."""
+    golden = np.load(GOLDEN / "lladamoe_logits.npz")
+    config, params = _load("lladamoe", dtype)
+    output = api.forward(config, params, jnp.asarray(golden["full_input_ids"], jnp.int32), keep_layers=True)
+    _close(output.prediction.logits(), golden["full_logits"], dtype)
+    _close(output.layers, golden["full_hidden_states"], dtype)
+
+
+@both
+def test_lladamoe_padded(dtype):
+    golden = np.load(GOLDEN / "lladamoe_logits.npz")
+    config, params = _load("lladamoe", dtype)
+    mask = golden["leftpad_attention_mask"]
+    logits = _logits(config, params, golden["leftpad_input_ids"], attention_mask=jnp.asarray(mask))
+    assert (mask == 0).any()
+    _close(logits[mask == 1], golden["leftpad_logits"][mask == 1], dtype)
 
 
 @both
@@ -120,6 +128,22 @@ def test_llada2_block_causal(dtype):
     output = api.forward(config, params, jnp.asarray(golden["bc_input_ids"], jnp.int32), keep_layers=True)
     _close(output.prediction.logits(), golden["bc_logits"], dtype)
     _close(output.layers, golden["bc_hidden_states"], dtype)
+
+
+@both
+def test_llada2_block_by_block_with_a_cache(dtype):
+    """What the reference computes in one pass, and with its own cache: each block once, the blocks before it cached."""
+    golden = np.load(GOLDEN / "llada2_kvcache.npz")
+    block, tokens = int(golden["block_length"]), jnp.asarray(golden["input_ids"], jnp.int32)
+    config, params = _load("llada2", dtype, block_length=block)
+    length = tokens.shape[1]
+    slots, parts = cache.empty(config, 1, length), []
+    for first in range(0, length, block):
+        output = api.forward(config, params, tokens[:, first : first + block], cache=slots, start=first)
+        slots, parts = output.cache, [*parts, output.prediction.logits()]
+    assert len(parts) > 1
+    _close(np.concatenate(parts, axis=1), golden["logits"], dtype)
+    _close(_logits(config, params, tokens), golden["logits"], dtype)
 
 
 @both

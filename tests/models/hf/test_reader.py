@@ -208,6 +208,33 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, cut):
         reader.read(tmp_path / "model", DESCRIPTIONS["llama"])
 
 
+def _rewritten(path, change):
+    """The same file with another header."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
+@pytest.mark.parametrize(
+    "offsets, message",
+    [([0, 96], "b begins at byte .* overlaps"), ([8, 104], "b begins at byte .* overlaps"),
+     ([104, 200], "b begins at byte .* leaves a gap"), ([-96, 0], "whole and not negative"),
+     ([96.0, 192.0], "whole and not negative"), ([96, 190], "its bytes are not its shape's")],
+    ids=["same", "overlap", "gap", "negative", "fraction", "size"],
+)
+def test_tensors_that_overlap_or_leave_gaps_are_refused_by_name(tmp_path, offsets, message):
+    tensors = {name: np.full((4, 6), i, np.float32) for i, name in enumerate("abc")}
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    assert files.read_header(path).keys() == tensors.keys()
+    _rewritten(path, lambda header: header["b"].update(data_offsets=offsets))
+    with pytest.raises(ConfigError, match=message):
+        files.read_header(path)
+
+
 def test_tensors_in_place_are_those_of_the_library():
     path = GOLDEN / "dream_ckpt" / "model.safetensors"
     ours, theirs = files.read_header(path), load_file(path)

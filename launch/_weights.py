@@ -1,0 +1,34 @@
+"""The weights a run starts from: those of a published or own checkpoint, fitted to the run's network."""
+
+import jax
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.language_model import load
+from mdlm_jax.models.adapt import adapt
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.shapes import shapes
+
+
+def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.Mesh) -> dict:
+    """Parameters in float32, laid out on the mesh.
+
+    A causal network that the run opens, and whose table lacks the mask's row, gets it (`models.adapt`).
+
+    Raises:
+      ConfigError: nothing can be loaded from ``path``, or its weights are not those of the run's network.
+    """
+    model = load(path, mesh=mesh, dtype="float32")
+    config, params = model.config, model.params
+    if config.attention == "causal" != network.attention and network.vocab_size == config.vocab_size + 1:
+        config, params, _ = adapt(config, params, mask_column=network.head_size == network.vocab_size)
+    found, wanted = shapes(config), shapes(network)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ConfigError(f"train.init_from={path!r}: {name} is {_said(found, name)} there and "
+                              f"{_said(wanted, name)} in this run; set the model section to the checkpoint's "
+                              "(models.presets)")
+    return params
+
+
+def _said(leaves: dict, name: str) -> str:
+    return str(list(leaves[name])) if name in leaves else "absent"

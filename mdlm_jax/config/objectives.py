@@ -1,0 +1,99 @@
+"""What objectives demand of the other sections, and which fields they do not read."""
+
+import dataclasses
+
+from mdlm_jax.config.train import parse_block_schedule
+from mdlm_jax.errors import ConfigError, require
+
+_ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation"}
+_NOISE = ("process.schedule", "process.eps")
+_LEVELS = ("train.time_sampling", "train.level_law", "train.weighting", "train.half_head")
+_UNREAD = {
+    "autoregressive": (*_NOISE, *_LEVELS, "eval.draws", "sample.steps"),
+    "any_order": (*_NOISE, *_LEVELS, "sample.steps"),
+}
+_MASKED = ("autoregressive", "block", "any_order", "draft_edit")
+
+
+def check_objective(run, objective: str) -> None:
+    """Raises ConfigError for what ``objective``, the name without its numbers, cannot work with or would ignore.
+
+    ``run``: a `RunConfig`, its sections checked each by itself.
+    """
+    _check_attention(run, objective)
+    if objective in _MASKED:
+        require(run.process.mixing == 0.0, "process.mixing", run.process.mixing,
+                 f"train.objective={run.train.objective} knows no noise but the mask; leave it at 0")
+    for field in _UNREAD.get(objective, ()):
+        _refuse_unread(run, objective, field)
+    if objective == "block":
+        _check_blocks(run)
+    else:
+        require(not run.train.block_schedule, "train.block_schedule", run.train.block_schedule,
+                 "is read by train.objective=block only; leave it out")
+    if objective == "autoregressive":
+        require(run.model.logit_shift, "model.logit_shift", False,
+                 "a causal network's row i must score token i+1; set model.logit_shift=true")
+    if objective in ("autoregressive", "any_order"):
+        require(not run.model.moe_block, "model.moe_block", run.model.moe_block,
+                 f"lets later tokens choose the experts of earlier ones, and train.objective={objective} must not")
+    if objective in ("autoregressive", "block", "any_order"):
+        require(run.model.conditioning != "time", "model.conditioning", "time",
+                 f"a row has one noise level with it, and none with train.objective={objective}; choose none")
+    _check_options(run, objective)
+
+
+def _check_attention(run, objective: str) -> None:
+    attention, wanted = run.model.attention, _ATTENTION.get(objective)
+    if wanted:
+        require(attention == wanted, "model.attention", attention,
+                 f"train.objective={objective} trains a {wanted} network; set model.attention={wanted}")
+    else:
+        require(attention not in ("two_stream", "permutation"), "model.attention", attention,
+                 "needs inputs that this objective does not make; choose bidirectional, causal or block_causal, or "
+                 "train.objective=block with block_causal, any_order with permutation")
+
+
+def _check_blocks(run) -> None:
+    stages = parse_block_schedule(run.train.block_schedule)
+    sizes = dict.fromkeys([*(size for size, _ in stages), run.model.block_length])
+    if stages:
+        require(stages[-1][0] == run.model.block_length, "train.block_schedule", run.train.block_schedule,
+                 f"must end with model.block_length={run.model.block_length}, at which the model is measured and used")
+        listed = sum(steps for _, steps in stages)
+        require(listed < run.train.steps, "train.block_schedule", run.train.block_schedule,
+                 f"takes {listed} steps before its last size, and train.steps={run.train.steps}")
+    for size in sizes:
+        field, value = ("train.block_schedule", run.train.block_schedule) if stages else ("model.block_length", size)
+        require(run.data.length % size == 0, field, value, f"{size} must divide data.length={run.data.length}")
+        require(not run.model.moe_block or size % run.model.moe_block == 0, "model.moe_block", run.model.moe_block,
+                 f"must divide the block length {size}, or later blocks choose the experts of earlier ones")
+    if sizes.keys() == {1}:
+        for name in (*_LEVELS, "eval.draws"):
+            _refuse_unread(run, "block with blocks of one token", name)
+
+
+def _check_options(run, objective: str) -> None:
+    """Masks in twos, CAP, and the routers' bias."""
+    counts = run.process.mixing == 0.0 and objective in ("nelbo", "count", "block")
+    for name, off in (("each_twice", False), ("confidence", 0.0)):
+        value = getattr(run.train, name)
+        require(value == off or counts, f"train.{name}", value,
+                 "needs process.mixing=0 and train.objective=count or block")
+    require(not (run.train.each_twice and run.train.complementary), "train.each_twice", True,
+             "already pairs each mask with its complement; leave train.complementary out")
+    if run.train.router_bias_rate:
+        rate, model = run.train.router_bias_rate, run.model
+        require(model.moe_selection_bias and not model.moe_bias_in_weight, "train.router_bias_rate", rate,
+                 "moves a bias that enters the choice of experts alone; set model.moe_selection_bias=true, and leave "
+                 "moe_bias_in_weight out")
+        require(objective != "genmd4", "train.router_bias_rate", rate, "genmd4 does not train routers; leave it out")
+
+
+def _refuse_unread(run, objective: str, name: str) -> None:
+    section, field = name.split(".")
+    values = getattr(run, section)
+    default = next(f.default for f in dataclasses.fields(values) if f.name == field)
+    if getattr(values, field) != default:
+        value = getattr(values, field)
+        raise ConfigError(f"{name}={value!r}: train.objective={objective} does not read it; leave it out")

@@ -1,0 +1,45 @@
+"""Files that are whole or not there at all, and their digests."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def appearing(path: Path, scratch: Path) -> Iterator[Path]:
+    """A name in ``scratch`` to write to; when the block succeeds the file is flushed to the disk and moved to ``path``.
+
+    ``scratch`` must be on the file system of ``path``. A block that fails, or a process that dies, leaves ``path`` as
+    it was.
+    """
+    temporary = scratch / f"{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_names(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut: a rename is durable only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str, scratch: Path | None = None) -> None:
+    """Writes a text file that appears at once."""
+    with appearing(path, scratch or path.parent) as temporary:
+        temporary.write_text(text, encoding="utf-8")

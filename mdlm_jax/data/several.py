@@ -1,0 +1,90 @@
+"""Several sources as one: their documents one source after the other."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.sources import Document, Source, Split, open_source
+
+_FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class Several(Source):
+    """The documents of its ``parts`` in order. A dataset with held-out text of its own keeps that; the documents of all
+    the others are parted together, by the hashes of their names (see ``Split``)."""
+
+    def __init__(self, label: str, split: Split, parts: Sequence[Source]):
+        super().__init__(label, split)
+        self.parts = tuple(parts)
+        self.hashed = tuple(part for part in parts if not _has_own_splits(part))
+
+    def read(self, wanted):
+        for part in self.hashed:
+            yield from part.read(wanted)
+            self.skipped |= part.skipped
+
+    def documents(self, split: str) -> Iterator[Document]:
+        if self.hashed:
+            yield from super().documents(split)
+        for part in self.parts:
+            if part not in self.hashed:
+                yield from part.documents(split)
+
+    @property
+    def limit(self) -> float:
+        """The place below which a document is held out."""
+        return self._limit if self.hashed else 0.0
+
+
+def _has_own_splits(source: Source) -> bool:
+    splits = getattr(source, "splits", None)
+    return splits is not None and any(split for split, _ in splits().values())
+
+
+def names_of(spec: str) -> list[str]:
+    """The sources that ``A,B,...`` names, patterns of file names (``web/*.jsonl``) filled in, in sorted order.
+
+    A path that exists as it is written is taken whole, commas and stars included.
+
+    Raises:
+      ConfigError: an empty name, a pattern that fits no file, the same source twice.
+    """
+    if Path(spec).expanduser().exists():
+        return [spec]
+    names = []
+    for name in spec.split(","):
+        if not name:
+            raise ConfigError(f"--source={spec!r}: holds an empty name; write A,B without stray commas")
+        plain = ":" in name or not glob.has_magic(name) or Path(name).expanduser().exists()
+        found = [name] if plain else sorted(glob.glob(str(Path(name).expanduser()), recursive=True))
+        if not found:
+            raise ConfigError(f"--source={name!r}: no file fits this pattern; choose another")
+        names += found
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--source={spec!r}: names {twice[0]!r} twice; leave one out")
+    return names
+
+
+def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: str, valid_fraction: float) -> Several:
+    """Opens them all; ``text_field`` and ``data_dir`` go to those that read them.
+
+    Raises:
+      ConfigError: one does not exist or has no text, or none reads the ``text_field`` or ``data_dir`` given.
+    """
+    fields = {name: name.startswith("tfds:") or name.endswith(_FIELD_ENDINGS) for name in names}
+    defaults = DataConfig()
+    if text_field != defaults.text_field and not any(fields.values()):
+        raise ConfigError(f"--text_field={text_field}: is read only from .jsonl, .parquet and tfds; leave it out")
+    if data_dir and not any(name.startswith("tfds:") for name in names):
+        raise ConfigError(f"--data_dir={data_dir}: is read only with --source=tfds:NAME; leave it out")
+    parts = []
+    for name in names:
+        if name.partition(":")[0] in ("language", "prepared", "mixture"):
+            raise ConfigError(f"--source={name}: holds no text to prepare; name a file, a folder, stdlib or tfds:NAME")
+        parts.append(open_source(DataConfig(
+            source=name, length=length, valid_fraction=valid_fraction,
+            text_field=text_field if fields[name] else defaults.text_field,
+            data_dir=data_dir if name.startswith("tfds:") else "")))
+    return Several(",".join(names), parts[0].split, parts)

@@ -1,0 +1,81 @@
+"""launch.local: starts, passes on, restarts and stops real processes, and leaves none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launch import commands
+
+SLEEP = "import time, sys; print('up', flush=True); time.sleep({})"
+
+
+def local(*flags, code: str = "pass", **options) -> subprocess.CompletedProcess:
+    command = [*commands.command("launch.local"), *flags, "--", sys.executable, "-c", code]
+    return subprocess.run(command, env=commands.environment(), cwd=commands.ROOT, capture_output=True, text=True,
+                          timeout=60, **options)
+
+
+def test_help():
+    done = commands.run("launch.local", "--help")
+    assert done.status == 0 and "--processes=N" in done.out and "jax" not in done.imported
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ((), "--processes is missing"), (("--processes=2",), "-- COMMAND is missing"),
+    (("--processes=0", "--", "true"), "--processes=0: must be at least 1"),
+    (("--processes=1", "--grace=-1", "--", "true"), "--grace=-1: must be at least 0"),
+    (("--processes=1", "--", "no-such-command"), "no-such-command: there is no such command"),
+])
+def test_refusals(flags, message):
+    commands.assert_refused(commands.run("launch.local", *flags), message)
+
+
+def test_every_process_is_told_its_place():
+    done = local("--processes=3", "--devices_per_process=2",
+                 code="import os; os.write(1, (os.environ['MDLM_JAX_PROCESS'] + "
+                 "' ' + os.environ['JAX_NUM_CPU_DEVICES'] + os.linesep).encode())")
+    assert done.returncode == 0
+    places = sorted(line.split()[0].split(",") for line in done.stdout.splitlines())
+    assert [place[1:] for place in places] == [["3", "0"], ["3", "1"], ["3", "2"]]
+    assert len({place[0] for place in places}) == 1 and {line.split()[1] for line in done.stdout.splitlines()} == {"2"}
+
+
+def test_a_process_that_dies_restarts_all(tmp_path):
+    code = (f"import os, time; one = os.environ['MDLM_JAX_PROCESS'].endswith('1'); path = r'{tmp_path}/starts'\n"
+            "if one: open(path, 'a').write('x')\n"
+            "starts = lambda: os.path.exists(path) and len(open(path).read())\n"
+            "if one and starts() < 3: os.kill(os.getpid(), 9)\n"
+            "while starts() < 3: time.sleep(0.05)")
+    done = local("--processes=2", "--max_restarts=5", code=code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("process 1 ended by SIGKILL") == 2 and "starting all 2 again (2 of 5)" in done.stderr
+    assert (tmp_path / "starts").read_text() == "xxx"
+
+
+@pytest.mark.parametrize(("status", "restarts", "expected", "starts"), [(3, 2, 1, 3), (2, 2, 2, 1), (0, 2, 0, 1)])
+def test_statuses(status, restarts, expected, starts, tmp_path):
+    code = f"open(r'{tmp_path}/log', 'a').write('x'); raise SystemExit({status})"
+    done = local("--processes=1", f"--max_restarts={restarts}", code=code)
+    assert done.returncode == expected and (tmp_path / "log").read_text() == "x" * starts
+    assert ("ended with status 3 3 time(s); giving up" in done.stderr) == (status == 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopping_the_supervisor_stops_everything(number, tmp_path):
+    code = (f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); os.write(1, b'up.'); time.sleep(60)")
+    command = [*commands.command("launch.local"), "--processes=2", "--grace=5", "--", sys.executable, "-c", code]
+    supervisor = subprocess.Popen(command, env=commands.environment(), cwd=commands.ROOT, stdout=subprocess.PIPE,
+                                  text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert supervisor.stdout.read(6) == "up.up."
+    supervisor.send_signal(number)
+    status = supervisor.wait(timeout=30)
+    assert status == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{path.name}/cmdline") and open(f"/proc/{path.name}/cmdline").read()
+              for path in tmp_path.iterdir()):
+        assert time.monotonic() < deadline, "a process was left behind"
+        time.sleep(0.05)
