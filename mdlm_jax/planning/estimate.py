@@ -8,7 +8,7 @@ head's and one layer's working set. docs/plans.md compares it with compiled peak
 import fnmatch
 import math
 
-from mdlm_jax.config import BATCH_AXES, MESH_AXES, OBJECTIVES, RunConfig, parse_spec
+from mdlm_jax.config import BATCH_AXES, MESH_AXES, RunConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
@@ -17,6 +17,7 @@ from mdlm_jax.planning import layout, minimum
 from mdlm_jax.planning.bound import bound, speed
 from mdlm_jax.planning.chips import ALL
 from mdlm_jax.planning.topologies import Topology
+from mdlm_jax.planning.work import work
 
 USABLE = 0.96  # of the chip's memory; libtpu says 15.75 of 16 GiB on v5e, 30.75 of 32 on v4
 _FLOAT = 4  # bytes of a weight, a moment, a gradient
@@ -43,7 +44,7 @@ def estimate(config: RunConfig, topology: Topology, sizes: dict[str, int],
     check_rows(config, sizes)
     memory = memory_of(config, network, sizes)
     available = USABLE * ALL[topology.generation].hbm / ALL[topology.generation].devices
-    work = flops_of(config, network, sizes)
+    done = flops_of(config, network, sizes)
     least = minimum.of_leaves(layout.splits(network, sizes).values(), width_of(network), sizes, train.microbatches)
     wire, across = wire_of(config, network, sizes, least, topology.slices)
     interconnect = sum(size / speed(topology, sizes[axis], _inside(sizes, axis)) for axis, size in wire.items())
@@ -52,9 +53,9 @@ def estimate(config: RunConfig, topology: Topology, sizes: dict[str, int],
         "devices": topology.devices, "mesh": {axis: size for axis, size in sizes.items() if size > 1},
         "parameters": parameter_count(network), "backend": config.model.backend, "rows": train.batch_size,
         "length": config.data.length, "remat": config.model.remat, "microbatches": train.microbatches, "notes": [],
-        "memory": memory, "available": available, "fits": memory["peak"] <= available, "flops": work,
+        "memory": memory, "available": available, "fits": memory["peak"] <= available, "flops": done,
         "traffic": {"minimum": least, "wire_by_axis": wire, "cross_slice": across},
-        "bound": bound(topology, work["computed"], work["formula_with_kernels"], 2 * memory["state"], interconnect,
+        "bound": bound(topology, done["computed"], done["formula_with_kernels"], 2 * memory["state"], interconnect,
                        across),
     }
 
@@ -76,10 +77,10 @@ def memory_of(config: RunConfig, network: TransformerConfig, sizes: dict[str, in
     moving = {path: size for path, size in held.items() if path not in frozen}
     copies = sum(held.values()) * (2 if train.ema_decay else 1)
     moments = sum(size * _moments(train.optimizer, path) for path, size in moving.items())
-    tokens = _tokens(config, sizes)
+    tokens, runs = _tokens(config, sizes), work(config, sizes).runs
     found = {
         "state": _FLOAT * (copies + moments),
-        "batch": _BATCH * tokens * train.microbatches,
+        "batch": _BATCH * tokens // runs * train.microbatches,
         "gradients": _FLOAT * sum(moving.values()) * (2 if train.microbatches > 1 else 1),
         "saved": network.layers * tokens * saved_of_token(network, sizes["tensor"]),
         "working": max(_head(config, network, sizes), _layer(network, sizes, tokens)),
@@ -110,29 +111,16 @@ def saved_of_token(network: TransformerConfig, tensor: int = 1) -> float:
 
 def flops_of(config: RunConfig, network: TransformerConfig, sizes: dict[str, int]) -> dict[str, float]:
     """``formula_with_kernels``: model FLOPs of a device and step; ``computed``: with what is computed again."""
-    rows, length = config.train.batch_size, config.data.length
-    model = flops.train_flops(network, rows * length, length, head_positions(config, sizes))
+    done = work(config, sizes)
+    tokens = config.train.batch_size * config.data.length * done.runs
+    model = flops.train_flops(network, tokens, done.seen, done.head)
     again = 0.0
     if network.remat in ("full", "offload"):
-        again = flops.forward_flops(network, rows * length, length, 0)
+        again = flops.forward_flops(network, tokens, done.seen, 0)
     if config.model.backend != "xla":  # fused attention makes its scores again: 7 products backward, not 4
-        again += 1.5 * flops.attention_flops(network, rows * length, length)
+        again += 1.5 * flops.attention_flops(network, tokens, done.seen)
     devices = math.prod(sizes.values())
     return {"formula_with_kernels": model / devices, "computed": (model + again) / devices}
-
-
-def head_positions(config: RunConfig, sizes: dict[str, int]) -> int:
-    """Positions of a step that pass through the head: about half where pairs of rows share their slots.
-
-    Counted for uniform levels; for other laws all positions, which is never too few.
-    """
-    train, rows, length = config.train, config.train.batch_size, config.data.length
-    kind, _ = parse_spec("train.objective", train.objective, OBJECTIVES)
-    counts = kind == "count" or (kind == "nelbo" and config.process.mixing == 0)
-    pairs = rows // train.microbatches // _shards(sizes) % 2 == 0 and train.time_sampling in ("auto", "antithetic")
-    if counts and pairs and train.half_head and sizes["context"] == 1 and train.level_law == "uniform":
-        return rows // 2 * (length + 1)
-    return rows * length
 
 
 def wire_of(config: RunConfig, network: TransformerConfig, sizes: dict[str, int], least: dict[str, float],
@@ -179,9 +167,9 @@ def _shards(sizes: dict[str, int]) -> int:
 
 
 def _tokens(config: RunConfig, sizes: dict[str, int]) -> int:
-    """Of a microbatch on one device."""
+    """Positions that pass through the layers of one device for a microbatch."""
     rows = config.train.batch_size // config.train.microbatches // _shards(sizes)
-    return rows * config.data.length // sizes["context"]
+    return rows * config.data.length // sizes["context"] * work(config, sizes).runs
 
 
 def _inside(sizes: dict[str, int], axis: str) -> int:

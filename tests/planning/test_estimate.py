@@ -70,13 +70,24 @@ def test_arguments_are_those_of_the_compiled_step():
     assert 0 < stats.argument_size_in_bytes - found["state"] - found["batch"] <= 32
 
 
-@pytest.mark.parametrize("rows", (32, 24))
-def test_model_flops_are_those_of_the_objective(rows):
-    """Half the head for pairs on a device (32 rows on 8 devices), the whole head for single rows (24)."""
-    config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, batch_size=rows))
+@pytest.mark.parametrize(("train", "model"), (
+    ({}, {}), ({"batch_size": 24}, {}), ({"half_head": False}, {}), ({"time_sampling": "iid"}, {}),
+    ({"each_twice": True, "weighting": "constant"}, {}), ({"objective": "continuous"}, {}),
+    ({"objective": "discrete:10"}, {}), ({"objective": "draft_edit:0.1,1,3"}, {}),
+    ({"objective": "autoregressive"}, {"attention": "causal"}),
+    ({"objective": "any_order"}, {"attention": "permutation"}),
+    ({"objective": "block"}, {"attention": "block_causal", "block_length": 8}),
+    ({"objective": "block", "each_twice": True}, {"attention": "block_causal", "block_length": 8}),
+    ({"objective": "block"}, {"attention": "block_causal", "block_length": 32}),
+), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit", "autoregressive",
+        "any_order", "block", "block_twice", "one_block"))
+def test_model_flops_are_those_of_the_objective(train, model):
+    config = RunConfig(model=dataclasses.replace(DENSE, **model), data=DataConfig(length=32),
+                       train=TrainConfig(**{"batch_size": 32, "ema_decay": 0.0} | train))
     objective, _ = step.objective_of(config, make_mesh({"fsdp": 8}))
-    found = estimate.flops_of(config, objective.network, sized({"fsdp": 8}))
-    assert 8 * found["formula_with_kernels"] == pytest.approx(objective.train_flops(rows, 32), rel=1e-12)
+    found = estimate.flops_of(config, estimate.network_of(config), sized({"fsdp": 8}))
+    assert 8 * found["formula_with_kernels"] == pytest.approx(
+        objective.train_flops(config.train.batch_size, 32), rel=1e-6)
 
 
 def test_memory_by_hand():
