@@ -1,6 +1,7 @@
 """Plans by arithmetic: against steps compiled for 8 virtual devices, and by hand."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,7 +11,7 @@ from mdlm_jax.config import MESH_AXES, DataConfig, RunConfig, TrainConfig
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
-from mdlm_jax.models.sharding import make_mesh
+from mdlm_jax.models.sharding import make_mesh, weight_sharding
 from mdlm_jax.planning import estimate, layout, minimum, step, topologies
 from mdlm_jax.training import optimizers
 from mdlm_jax.training.state import abstract_state
@@ -30,14 +31,19 @@ def sized(mesh):
     return dict.fromkeys(MESH_AXES, 1) | mesh
 
 
+@functools.cache
+def declared(network):
+    return api.abstract(network), api.logical_axes(network)
+
+
 @pytest.mark.parametrize("mesh", range(len(MESHES)))
 @pytest.mark.parametrize("model", (DENSE, EXPERTS, MDLM, GPT2), ids=("dense", "experts", "mdlm", "gpt2"))
 def test_the_layout_is_that_of_the_network(model, mesh):
     """Numbers of every leaf on a device, and so the least traffic, as jax's shardings have them."""
     network, sizes = model.transformer(model.vocab_size), sized(MESHES[mesh])
-    layouts = api.shardings(network, make_mesh(MESHES[mesh]))
-    shapes = jax.tree.map(lambda leaf, on: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on),
-                          api.abstract(network), layouts)
+    devices, (leaves, axes) = make_mesh(MESHES[mesh]), declared(network)
+    shapes = jax.tree.map(lambda leaf, names: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=weight_sharding(devices, names, leaf.shape)), leaves, axes)
     held = {jax.tree_util.keystr(path, simple=True, separator="/"): math.prod(leaf.sharding.shard_shape(leaf.shape))
             for path, leaf in jax.tree.leaves_with_path(shapes)}
     assert layout.local(network, sizes) == held
@@ -74,7 +80,7 @@ def test_arguments_are_those_of_the_compiled_step():
     ({}, {}), ({"batch_size": 24}, {}), ({"half_head": False}, {}), ({"time_sampling": "iid"}, {}),
     ({"each_twice": True, "weighting": "constant"}, {}), ({"objective": "continuous"}, {}),
     ({"objective": "discrete:10"}, {}), ({"objective": "draft_edit:0.1,1,3"}, {}),
-    ({"objective": "autoregressive"}, {"attention": "causal"}),
+    ({"objective": "autoregressive"}, {"attention": "causal", "logit_shift": True}),
     ({"objective": "any_order"}, {"attention": "permutation"}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "block", "each_twice": True}, {"attention": "block_causal", "block_length": 8}),
