@@ -1,47 +1,58 @@
-"""What a training step costs on TPUs that are not here: ``python -m launch.plan --config=FILE --topology=v5e:16x16``.
+"""What a training step costs on accelerators that are not here: ``python -m launch.plan --config=FILE
+--topology=v5e:16x16``.
 
-The step is compiled ahead of time by the real XLA:TPU, which libtpu brings along; no TPU is needed. This file checks
-the command without jax and sets the environment that libtpu reads; the work is done by `mdlm_jax.planning`.
+A step for TPUs is compiled ahead of time by the real XLA:TPU, which libtpu brings along; no TPU is needed. Meshes are
+searched, and GPUs judged, by arithmetic. This file checks the command without jax; launch/_planning.py does the work.
 """
 
 import importlib.util
-import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig
-from mdlm_jax.planning import topologies
+from mdlm_jax.planning import estimate, topologies
+from mdlm_jax.planning.chips import GPUS
 from mdlm_jax.planning.decoding import Decoding, default_mesh
 from mdlm_jax.planning.topologies import GENERATIONS, Topology
 
 from . import _cli, _configs, _help
+from ._planning import Task, run
 
 FLAGS = (
     _cli.Flag("config", "FILE", "the recipe: a Python file with get_config(), or the name of one that comes with the "
               "package (below). Required."),
-    _cli.Flag("topology", "NAME", f"the slice, as in v5e:16x16; generations: {', '.join(GENERATIONS)}. Required."),
+    _cli.Flag("topology", "NAME", f"the slice, as in v5e:16x16; generations: {', '.join(GENERATIONS)}. Or GPUs of a "
+              f"node x nodes, by arithmetic alone, as in h100:8x16: {', '.join(GPUS)}. Required."),
     _cli.Flag("num_slices", "N", "slices of that size, joined by the data-center network; 1 unless given", int),
+    _cli.Flag("search", "", "try the meshes and microbatches that make sense by arithmetic, print the best, and "
+              "compile the first --compile of them", bool),
+    _cli.Flag("compile", "K", "how many meshes to compile; 0: arithmetic alone. 1 unless given (GPUs: 0)", int),
+    _cli.Flag("tokens", "N", "budget that days and chip-hours are told for, as in 2.3e12; train.steps x "
+              "train.batch_size x data.length unless given", float),
+    _cli.Flag("efficiency", "SHARE", "share of the bound's speed to tell them for besides; 0.5 unless given", float),
     _cli.Flag("step", "KIND", "train | decode: a training step (unless given), or one forward of decoding"),
     _cli.Flag("rows", "N", "of a decoding step: rows; one a device unless given", int),
     _cli.Flag("slots", "N", "of a decoding step: slots of each row's cache; data.length unless given", int),
     _cli.Flag("window", "N", "of a decoding step: tokens of each row that pass through; 32 unless given", int),
     _cli.Flag("json", "FILE", "also write the numbers, and the largest collectives, here"),
+    _cli.Flag("picture", "FILE.png", "also draw memory by kind against the chip's, and seconds by resource"),
 )
 
 _HELP = """\
 Compiles a training or decoding step for TPUs that are not here, and prints what it costs on one of them: memory,
-FLOPs, bytes between chips, each against the least there could be, and the time below which no step can stay.
+FLOPs, bytes between chips, each against the least there could be, and the time below which no step can stay; then
+tokens a day, days and chip-hours to a budget. --search finds the mesh first.
 
-usage: {program} --config=FILE --topology=NAME [--num_slices=N] [--step=decode] [--json=FILE]
-       [--config.SECTION.FIELD=VALUE ...]
+usage: {program} --config=FILE --topology=NAME [--num_slices=N] [--search] [--compile=K] [--tokens=N]
+       [--efficiency=SHARE] [--step=decode] [--json=FILE] [--picture=FILE.png] [--config.SECTION.FIELD=VALUE ...]
 
 {flags}
 
 The mesh is that of the topology (to train replica x fsdp, to decode replica x expert or tensor) unless
---config.train.mesh is given on the command line. A decoding step holds the weights in model.dtype. Needs
-libtpu: pip install 'mdlm_jax[tpu]'. Compiling takes minutes on a small machine.
+--config.train.mesh is given on the command line. A decoding step holds the weights in model.dtype. Compiling needs
+libtpu, pip install 'mdlm_jax[tpu]', and takes minutes on a small machine; arithmetic needs neither. By arithmetic the
+state's memory and the least traffic are exact, the rest of the memory is an estimate.
 
 configs of the package
 {shipped}
@@ -51,21 +62,14 @@ examples
   {program} --config=llada_8b --topology=v5p:8x8x8 --config.model.remat=none
   {program} --config=llada_8b --topology=v5e:16x16 --num_slices=2 --config.train.batch_size=512 --json=plan.json
   {program} --config=llada_8b --topology=v5e:2x4 --step=decode --rows=16 --config.model.backend=xla
+  {program} --config=smdm_1028m --topology=v6e:16x16 --search --compile=2 --picture=plan.png
+  {program} --config=llada_8b --topology=h100:8x16 --search --tokens=2.3e12 --efficiency=0.4
 
 exit status: 0 fits, 1 does not fit, 2 something in the command or its files is wrong, 130 interrupted
 """
 
-# Read by libtpu when it loads. The pair of accelerator type and hostnames keeps it from asking a metadata server.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
-
-def _prepare(argv: list[str], outcome: dict) -> Callable[[], None] | None:
+def _prepare(argv: list[str], outcome: list[bool]) -> Callable[[], None] | None:
     arguments = _cli.parse(argv, FLAGS, config=True)
     if arguments.help:
         print(_HELP.format(program=_help.program("plan"), flags=_help.flag_lines(FLAGS),
@@ -78,49 +82,74 @@ def _prepare(argv: list[str], outcome: dict) -> Callable[[], None] | None:
     config = _configs.load(recipe, arguments.overrides)
     decoding = _decoding(flags, config, topology)
     default = default_mesh(topology, config.model.transformer(config.model.vocab_size)) if decoding else None
-    sizes = topologies.mesh_sizes(topology, arguments.overrides.get("train.mesh"), default)
+    mesh = arguments.overrides.get("train.mesh")
+    sizes = topologies.mesh_sizes(topology, mesh, default)
     if decoding:
         decoding.check(sizes)
-    if "json" in flags and not Path(flags["json"]).absolute().parent.is_dir():
-        raise ConfigError(f"--json={flags['json']}: its folder does not exist; make it first")
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"--topology={name}: compiling for TPU needs libtpu; pip install 'mdlm_jax[tpu]'")
-    return lambda: outcome.update(_plan(config, topology, sizes, decoding, flags.get("json")))
+    searched = flags.get("search", False)
+    if searched and mesh:
+        raise ConfigError(f"--config.train.mesh={mesh}: --search chooses the mesh; leave one of them out")
+    compiled = _compiles(flags, topology, searched, decoding)
+    if not decoding and not searched and not compiled:
+        estimate.check_rows(config, sizes)
+    if not decoding:
+        estimate.network_of(config)
+    _check_files(flags)
+    if compiled and importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(f"--topology={name}: compiling for TPU needs libtpu; pip install 'mdlm_jax[tpu]', or add "
+                          "--compile=0 for arithmetic alone")
+    task = Task(config, topology, sizes, decoding, searched, compiled, flags.get("tokens"),
+                flags.get("efficiency", 0.5), flags.get("json"), flags.get("picture"))
+    return lambda: outcome.append(run(task))
 
 
 def _decoding(flags: dict, config: RunConfig, topology: Topology) -> Decoding | None:
     kind = flags.get("step", "train")
     if kind not in ("train", "decode"):
         raise ConfigError(f"--step={kind}: choose train or decode")
-    given = [name for name in ("rows", "slots", "window") if name in flags]
-    if kind == "train" and given:
-        raise ConfigError(f"--{given[0]}={flags[given[0]]}: of a decoding step; add --step=decode, or leave it out")
+    foreign = ("rows", "slots", "window") if kind == "train" else ("search", "tokens", "efficiency", "picture")
+    step, remedy = ("decoding", "add --step=decode") if kind == "train" else ("training", "drop --step=decode")
+    if given := [name for name in foreign if name in flags]:
+        raise ConfigError(f"--{given[0]}={flags[given[0]]}: of a {step} step; {remedy}, or leave it out")
     if kind == "train":
         return None
     rows, slots = flags.get("rows", topology.devices), flags.get("slots", config.data.length)
     return Decoding(rows, slots, flags.get("window", 32))
 
 
-def _plan(config: RunConfig, topology: Topology, sizes: dict[str, int], decoding: Decoding | None,
-          json_file: str | None) -> dict:
-    os.environ.update(ENVIRONMENT)
-    from mdlm_jax.planning import measure, report
+def _compiles(flags: dict, topology: Topology, searched: bool, decoding: Decoding | None) -> int:
+    """How many meshes are compiled; ConfigError where that cannot be."""
+    count = flags.get("compile", 0 if topology.gpu else 1)
+    if count < 0:
+        raise ConfigError(f"--compile={count}: must be at least 0")
+    if topology.gpu and (count or decoding):
+        asked = f"--compile={count}" if count else "--step=decode"
+        raise ConfigError(f"{asked}: nothing is compiled for {topology.generation}, and only training is known by "
+                          "arithmetic; leave it out")
+    if decoding and count != 1:
+        raise ConfigError(f"--compile={count}: a decoding step is always compiled, once; leave it out")
+    if count > 1 and not searched:
+        raise ConfigError(f"--compile={count}: without --search there is one mesh; add --search, or leave it out")
+    return count
 
-    if decoding:
-        found = measure.decoding_plan(config, topology, sizes, decoding)
-    else:
-        found = measure.plan(config, topology, sizes)
-    print(report.text(found), end="", flush=True)
-    if json_file:
-        Path(json_file).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+
+def _check_files(flags: dict) -> None:
+    for name in ("json", "picture"):
+        if name in flags and not Path(flags[name]).absolute().parent.is_dir():
+            raise ConfigError(f"--{name}={flags[name]}: its folder does not exist; make it first")
+    if not flags.get("picture", ".png").endswith(".png"):
+        raise ConfigError(f"--picture={flags['picture']}: its name must end in .png")
+    if flags.get("tokens", 1.0) <= 0:
+        raise ConfigError(f"--tokens={flags['tokens']:g}: must be positive")
+    if not 0 < flags.get("efficiency", 0.5) <= 1:
+        raise ConfigError(f"--efficiency={flags['efficiency']:g}: must lie in (0, 1]")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The console script ``mdlm-plan``; returns the exit status."""
-    outcome: dict = {}
+    outcome: list[bool] = []
     status = _cli.run(lambda argv: _prepare(argv, outcome), argv)
-    return status or int(not outcome.get("fits", True))
+    return status or int(not all(outcome))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A plan: a train or decoding step compiled for a topology, and what its text says it costs on one device."""
 
-import math
 import re
 import time
 from collections.abc import Callable
@@ -8,10 +7,11 @@ from collections.abc import Callable
 import jax
 
 from mdlm_jax.config import RunConfig
-from mdlm_jax.models import api, flops
+from mdlm_jax.models import api
+from mdlm_jax.models import flops as formulas
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.planning import bound as bounds
 from mdlm_jax.planning import collectives, decode, hlo, kernels, minimum, step, topologies
-from mdlm_jax.planning.chips import CHIPS
 from mdlm_jax.planning.decoding import Decoding
 from mdlm_jax.planning.topologies import Topology
 from mdlm_jax.training.build import layout_notes
@@ -62,8 +62,8 @@ def decoding_plan(config: RunConfig, topology: Topology, sizes: dict[str, int], 
     if compiled is None:
         return found
     program = hlo.parse(compiled.as_text())
-    whole = flops.forward_flops(network, rows * window, window, rows * window)
-    whole += flops.attention_flops(network, rows * window, decoding.slots - window)
+    whole = formulas.forward_flops(network, rows * window, window, rows * window)
+    whole += formulas.attention_flops(network, rows * window, decoding.slots - window)
     found["flops"] = _flops(network, program, topology.devices, rows, window, decoding.slots, 1, whole)
     found |= _traffic(program, {}, sizes)
     return found | _bound(found, topology, 1)
@@ -133,30 +133,10 @@ def _traffic(program, least: dict[str, float], sizes: dict[str, int]) -> dict:
 
 
 def _bound(found: dict, topology: Topology, touched: int) -> dict:
-    """Seconds each resource is busy at its public peak, taken alone; a step is no faster than the slowest of them.
-
-    Memory: arguments and outputs, ``touched`` times (a train step reads its state and writes it).
-    """
-    chip = CHIPS[topology.generation]
-    peak = chip.flops / chip.devices
-    memory, traffic = found["memory"], found["traffic"]
-    ici = sum(wire / (chip.ring * _axes(topology, group)) for group, wire in traffic["wire_by_group"].items())
-    seconds = {
-        "compute": (found["flops"]["compiled"] + found["flops"]["kernels"]) / peak,
-        "memory": (memory["arguments"] + memory["outputs"]) * touched / (chip.hbm_bandwidth / chip.devices),
-        "interconnect": ici,
-        "data_center": traffic["totals"].get("cross-slice", {"bytes": 0.0})["bytes"] / (chip.dcn / chip.devices),
-    }
-    slowest = max(seconds, key=seconds.get)
-    return {"bound": {"seconds": seconds, "slowest": slowest, "step": seconds[slowest],
-                      "mfu": found["flops"]["formula_with_kernels"] / peak / seconds[slowest]}}
-
-
-def _axes(topology: Topology, group: int) -> int:
-    """Axes of the torus that a group of so many devices spans, the last ones first."""
-    reach, axes = 1, 0
-    for size in reversed(topology.shape):
-        if reach >= group and axes:
-            break
-        reach, axes = reach * size, axes + 1
-    return max(axes, 1) if math.prod(topology.shape) > 1 else 1
+    """`bound.bound` of what was compiled. Memory: arguments and outputs, ``touched`` times (a train step reads its
+    state and writes it)."""
+    memory, traffic, flops = found["memory"], found["traffic"], found["flops"]
+    ici = sum(wire / bounds.speed(topology, group) for group, wire in traffic["wire_by_group"].items())
+    across = traffic["totals"].get("cross-slice", {"bytes": 0.0})["bytes"]
+    return {"bound": bounds.bound(topology, flops["compiled"] + flops["kernels"], flops["formula_with_kernels"],
+                                  (memory["arguments"] + memory["outputs"]) * touched, ici, across)}

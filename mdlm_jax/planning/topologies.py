@@ -1,8 +1,9 @@
-"""TPU slices by name, the mesh each gets by default, and their devices from libtpu without a TPU.
+"""TPU slices and GPU clusters by name, their default meshes, and TPU devices from libtpu without a TPU.
 
 A slice's default mesh is replica x fsdp, not flat fsdp: over a whole slice libtpu turns the reduce-scatter of gradients
 into an all-reduce, many times the bytes (found by compiling; `tests/planning` keeps watch). fsdp takes the last axis of
-a 2D torus and the last two of a 3D one, so that a gather runs over whole rings.
+a 2D torus and the last two of a 3D one, so that a gather runs over whole rings. ``h100:8x16`` are 16 nodes of 8 GPUs;
+fsdp takes a node. Nothing is compiled for GPUs.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import re
 
 from mdlm_jax.config import MESH_AXES, parse_mesh
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.planning.chips import GPUS
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
@@ -20,7 +22,7 @@ _CORES = {"tpu7x": 2}  # devices a chip; 1 elsewhere (v4's two cores act as one:
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """``slices`` slices of ``shape`` chips each."""
+    """``slices`` slices of ``shape`` chips each; of GPUs, ``shape`` is (of a node, nodes)."""
 
     generation: str
     shape: tuple[int, ...]
@@ -38,17 +40,24 @@ class Topology:
     def devices(self) -> int:
         return self.slices * self.devices_per_slice
 
+    @property
+    def gpu(self) -> bool:
+        return self.generation in GPUS
+
     def default_mesh(self) -> dict[str, int]:
         """Axis -> size."""
-        inner = math.prod(self.shape[1:])
+        inner = self.shape[0] if self.gpu else math.prod(self.shape[1:])
         return dict.fromkeys(MESH_AXES, 1) | {"replica": self.devices // inner, "fsdp": inner}
 
 
 def parse(name: str, slices: int = 1) -> Topology:
     """``"v5e:16x16"``; ConfigError where libtpu knows no such slice."""
     generation, _, layout = name.partition(":")
+    if generation in GPUS:
+        return _parse_gpus(name, slices)
     if generation not in GENERATIONS:
-        raise ConfigError(f"--topology={name}: generations are {', '.join(GENERATIONS)}, as in v5e:16x16")
+        raise ConfigError(f"--topology={name}: generations are {', '.join(GENERATIONS)}, as in v5e:16x16; or, by "
+                          f"arithmetic, {', '.join(GPUS)}, as in h100:8x16")
     dimensions = _DIMENSIONS[generation]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", layout) or layout.count("x") + 1 != dimensions:
         example = f"{generation}:{'16x16' if dimensions == 2 else '8x8x8'}"
@@ -56,6 +65,15 @@ def parse(name: str, slices: int = 1) -> Topology:
     if slices < 1:
         raise ConfigError(f"--num_slices={slices}: must be at least 1")
     return Topology(generation, tuple(int(n) for n in layout.split("x")), slices)
+
+
+def _parse_gpus(name: str, slices: int) -> Topology:
+    generation, _, layout = name.partition(":")
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", layout):
+        raise ConfigError(f"--topology={name}: GPUs are given as GPUs of a node x nodes, as in {generation}:8x16")
+    if slices != 1:
+        raise ConfigError(f"--num_slices={slices}: of TPUs; give more nodes, as in {generation}:8x32")
+    return Topology(generation, tuple(int(n) for n in layout.split("x")))
 
 
 def mesh_sizes(topology: Topology, spec: str | None, default: dict[str, int] | None = None) -> dict[str, int]:

@@ -20,7 +20,9 @@ TOP_LEVEL = {"mdlm_jax.configs": "configs", "mdlm_jax.launch": "launch"}
 
 def test_every_folder_of_python_files_is_packaged():
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "mdlm_jax").rglob("*.py")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | set(TOP_LEVEL)
+    below = {f"{name}.{path.parent.relative_to(ROOT / folder)}".replace("/", ".") for name, folder in TOP_LEVEL.items()
+             for path in (ROOT / folder).glob("*/*.py")}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | set(TOP_LEVEL) | below
     assert PROJECT["tool"]["setuptools"]["package-dir"] == TOP_LEVEL | {"mdlm_jax": "mdlm_jax"}
     assert all((ROOT / folder / "__init__.py").is_file() for folder in TOP_LEVEL.values())
 
@@ -29,7 +31,7 @@ def test_the_same_folders_run_from_a_checkout_and_from_a_wheel():
     """Only relative imports of launch, and absolute ones of mdlm_jax, mean the same under both names."""
     forbidden = re.compile(r"^\s*(from|import) (launch|configs|mdlm_jax\.(launch|configs))\b", re.M)
     for folder in TOP_LEVEL.values():
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             assert not forbidden.search(path.read_text()), path
 
 

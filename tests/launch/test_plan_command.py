@@ -1,6 +1,7 @@
 """The command line of launch.plan: what it refuses, without jax, in one line."""
 
 import importlib.util
+import json
 
 import pytest
 
@@ -40,6 +41,19 @@ def test_help():
     (("--topology=v5e:4x4", "--step=decode", "--rows=6"), "the mesh splits rows over 4 devices; make it a multiple"),
     (("--topology=v5e:4x4", "--step=decode", "--slots=16"), "--window=32: more than the 16 slots"),
     (("--topology=v5e:4x4", "--json=/nowhere/at/all.json"), "its folder does not exist"),
+    (("--topology=v5e:4x4", "--picture=/nowhere/at/all.png"), "--picture=/nowhere/at/all.png: its folder"),
+    (("--topology=v5e:4x4", "--picture=plan.pdf"), "--picture=plan.pdf: its name must end in .png"),
+    (("--topology=v5e:4x4", "--tokens=0"), "--tokens=0: must be positive"),
+    (("--topology=v5e:4x4", "--efficiency=1.5"), "--efficiency=1.5: must lie in (0, 1]"),
+    (("--topology=v5e:4x4", "--compile=2"), "--compile=2: without --search"),
+    (("--topology=v5e:4x4", "--compile=-1"), "--compile=-1: must be at least 0"),
+    (("--topology=v5e:4x4", "--search", "--config.train.mesh=fsdp:-1"), "--search chooses the mesh"),
+    (("--topology=v5e:4x4", "--search", "--step=decode"), "--search=True: of a training step; drop --step=decode"),
+    (("--topology=v5e:4x4", "--step=decode", "--compile=0", "--rows=16", "--slots=64"), "always compiled, once"),
+    (("--topology=h100:8x2", "--compile=1"), "--compile=1: nothing is compiled for h100"),
+    (("--topology=h100:8x2", "--step=decode", "--slots=64"), "--step=decode: nothing is compiled for h100"),
+    (("--topology=h100:8x2", "--num_slices=2"), "--num_slices=2: of TPUs"),
+    (("--topology=h100:8x3",), "which 24 devices cannot share evenly"),
 ))
 def test_refusals(recipe, arguments, message):
     commands.assert_refused(commands.run("launch.plan", recipe, *arguments), message)
@@ -49,3 +63,32 @@ def test_refusals(recipe, arguments, message):
 def test_without_libtpu_it_names_the_extra(recipe):
     done = commands.run("launch.plan", recipe, "--topology=v5e:4x4")
     commands.assert_refused(done, "--topology=v5e:4x4", "pip install 'mdlm_jax[tpu]'")
+
+
+def test_gpus_by_arithmetic_without_jax(recipe, tmp_path):
+    out, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    done = commands.run("launch.plan", recipe, "--topology=h100:8x2", "--tokens=1e9", "--efficiency=0.4",
+                        f"--json={out}")
+    assert done.status == 0, done.err
+    assert "by arithmetic, nothing compiled" in done.out and "at  40% of the bound" in done.out
+    assert not done.imported.intersection(commands.HEAVY)
+    found = json.loads(out.read_text())
+    assert found["arithmetic"] and found["budget"]["tokens"] == 1e9 and found["budget"]["chips"] == 16
+    drawn = commands.run("launch.plan", recipe, "--topology=h100:8x2", f"--picture={picture}")
+    assert drawn.status == 0 and picture.is_file() and "jax" not in drawn.imported
+
+
+def test_a_search_without_the_compiler(recipe, tmp_path):
+    out = tmp_path / "plan.json"
+    done = commands.run("launch.plan", recipe, "--topology=v5e:4x4", "--search", "--compile=0", f"--json={out}")
+    assert done.status == 0, done.err
+    assert done.out.startswith("searched ") and "flags      --config.train.mesh=" in done.out
+    assert not done.imported.intersection(commands.HEAVY)
+    found = json.loads(out.read_text())
+    assert found["mesh"] == found["search"][0]["mesh"] and found["compiled"] == []
+
+
+def test_what_does_not_fit_has_status_1(recipe):
+    done = commands.run("launch.plan", recipe, "--topology=v5e:1x1", "--compile=0", "--config.model.d_model=8192",
+                        "--config.model.layers=64")
+    assert done.status == 1 and "does not fit" in done.out

@@ -14,6 +14,8 @@ from mdlm_jax.planning import topologies
     ("tpu7x:4x4x4", 1, 128, 8, 16),
     ("v5e:16x16", 2, 512, 32, 16),
     ("v5e:1x1", 1, 1, 1, 1),
+    ("h100:8x16", 1, 128, 16, 8),
+    ("b200:8x1", 1, 8, 1, 8),
 ))
 def test_default_meshes(name, slices, devices, replica, fsdp):
     topology = topologies.parse(name, slices)
@@ -35,6 +37,8 @@ def test_a_mesh_of_one_s_own():
     ("v5p:8x8", 1, None, "3 sizes, as in v5p:8x8x8"),
     ("v5e:0x16", 1, None, "2 sizes"),
     ("v5e:4x4", 0, None, "num_slices=0"),
+    ("h100:8", 1, None, "GPUs of a node x nodes, as in h100:8x16"),
+    ("h100:8x16", 2, None, "num_slices=2: of TPUs"),
     ("v5e:4x4", 1, "fsdp:8", "makes 8 devices and 1 x v5e:4x4 has 16"),
     ("v5e:4x4", 2, "fsdp:-1", "only replicas may span slices"),
 ))

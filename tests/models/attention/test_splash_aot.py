@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from launch.plan import ENVIRONMENT
+from launch._planning import ENVIRONMENT
 from tests.launch.commands import ROOT, environment
 
 pytestmark = [

@@ -1,0 +1,76 @@
+"""What arithmetic says, and what a budget of tokens takes, as text."""
+
+_GIB = 2**30
+_NAMES = ("replica", "fsdp", "expert", "context", "tensor")
+
+
+def text(found: list[dict], seconds: float, rows: int = 10) -> str:
+    """The best ``rows`` of a search as a table, and the flags of the first."""
+    fitting, first = sum(one["fits"] for one in found), found[0]
+    lines = [
+        f"searched   {len(found)} meshes in {1000 * seconds:.0f} ms by arithmetic, nothing compiled: {fitting} fit",
+        f"           {_place(first)}, {first['rows']} rows of {first['length']}, remat {first['remat']}",
+        f"{'mesh':<40}{'micro':>6}{'GiB':>8}{'compute':>9}{'memory':>8}{'ICI':>8}{'DCN':>8}{'bound s':>9}{'MFU':>6}",
+        *(_row(one) for one in found[:rows]),
+        f"flags      --config.train.mesh={_mesh(first, ':', ',')} --config.train.microbatches={first['microbatches']}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def estimate_text(found: dict) -> str:
+    """One mesh by arithmetic."""
+    memory, bound = {name: f"{size / _GIB:.2f}" for name, size in found["memory"].items()}, found["bound"]
+    parts = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in bound["seconds"].items() if value)
+    kinds = ", ".join(f"{name} {memory[name]}" for name in ("state", "batch", "gradients", "saved", "working"))
+    verdict = "fits" if found["fits"] else "does not fit"
+    sent = ", ".join(f"{axis} {size / 1e9:.2f}" for axis, size in found["traffic"]["wire_by_axis"].items())
+    across = found["traffic"]["cross_slice"]
+    return "\n".join([
+        f"topology   {_place(found)}: {_mesh(found, ' ', ' x ')}",
+        f"step       train on {found['rows']} rows of {found['length']} tokens in {found['microbatches']} "
+        f"microbatch(es), {found['parameters']:,} parameters, remat {found['remat']}; by arithmetic, nothing compiled",
+        f"memory     {memory['peak']} GiB of {found['available'] / _GIB:.2f}: {kinds}; {verdict}",
+        f"travels    GB a device at least: {sent or 'nothing'}"
+        + (f"; to other slices {across / 1e9:.3f}" if across else ""),
+        f"bound      {bound['step']:.3f} s a step by {bound['slowest'].replace('_', ' ')} at public peaks (seconds "
+        f"alone: {parts}); model FLOPs at most {100 * bound['mfu']:.0f}% of peak",
+    ]) + "\n"
+
+
+def budget_text(budget: dict) -> str:
+    """Tokens a day and the time to the budget, at the bound and at the stated efficiency."""
+    lines = [f"budget     {budget['tokens']:.4g} tokens on {budget['chips']} chips"]
+    for name, share in (("at_bound", 1.0), ("at_efficiency", budget["efficiency"])):
+        one = budget[name]
+        lines.append(f"           at {100 * share:3.0f}% of the bound: {one['step']:.3f} s a step, "
+                     f"{one['tokens_per_day']:.3g} tokens a day, {one['days']:.1f} days, "
+                     f"{one['chip_hours']:,.0f} chip-hours")
+    return "\n".join(lines) + "\n"
+
+
+def predicted_text(estimated: dict, compiled: dict) -> str:
+    """Memory by arithmetic beside the compiler's."""
+    predicted = estimated["memory"]["peak"]
+    if not compiled["fits"]:
+        return f"predicted  {predicted / _GIB:.2f} GiB; compiled does not fit: {compiled['needed'] / _GIB:.2f} GiB\n"
+    peak = compiled["memory"]["peak"]
+    return (f"predicted  {predicted / _GIB:.2f} GiB by arithmetic, {peak / _GIB:.2f} compiled "
+            f"({predicted / peak:.2f} of it)\n")
+
+
+def _place(found: dict) -> str:
+    slices = f"{found['slices']} x " if found["slices"] > 1 else ""
+    return f"{slices}{found['topology']}, {found['devices']} devices"
+
+
+def _mesh(found: dict, equals: str, between: str) -> str:
+    named = (f"{axis}{equals}{found['mesh'][axis]}" for axis in _NAMES if axis in found["mesh"])
+    return between.join(named) or f"fsdp{equals}1"
+
+
+def _row(one: dict) -> str:
+    seconds, bound = one["bound"]["seconds"], one["bound"]
+    verdict = f"{bound['step']:>9.3f}{100 * bound['mfu']:>5.0f}%" if one["fits"] else "  does not fit"
+    return (f"{_mesh(one, ':', ','):<40}{one['microbatches']:>6}{one['memory']['peak'] / _GIB:>8.2f}"
+            f"{seconds['compute']:>9.3f}{seconds['memory']:>8.3f}{seconds['interconnect']:>8.3f}"
+            f"{seconds['data_center']:>8.3f}{verdict}")
