@@ -28,7 +28,8 @@ def make_train_step(
     The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of
     microbatches. Experts' selection biases then take a step of ``train.router_bias_rate`` against the load of the whole
     batch. A step whose loss or gradient is not finite changes nothing but the step's number. metrics: ``totals``
-    (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``.
+    (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``, and where rows have one noise level ``by_level``
+    (`Objective.by_level`).
     """
     layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh)
     rows = batch_sharding(mesh)
@@ -36,7 +37,7 @@ def make_train_step(
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), NOISE_STREAM), state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            grads, totals, router = _accumulate(objective, state.trainable, batch, key, train)
+            grads, totals, router, by_level = _accumulate(objective, state.trainable, batch, key, train)
         grads = jax.tree.map(lambda g: g / totals.count, grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -45,6 +46,8 @@ def make_train_step(
         ema = None if state.ema is None else _average(state.ema, trainable, state.step, train.ema_decay)
         metrics = {"totals": totals, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         metrics["finite"] = jnp.isfinite(totals.mean()) & jnp.isfinite(metrics["grad_norm"])
+        if by_level is not None:
+            metrics["by_level"] = by_level
         after = TrainState(state.step + 1, trainable, optimizer_state, ema)
         before = dataclasses.replace(state, step=state.step + 1)
         return jax.tree.map(lambda new, old: jnp.where(metrics["finite"], new, old), after, before), metrics
@@ -53,14 +56,14 @@ def make_train_step(
 
 
 def _accumulate(objective: Objective, trainable: dict, batch: dict, key: jax.Array, train: TrainConfig):
-    """Summed gradients, totals and routers' sums over the microbatches, one after the other."""
+    """Summed gradients, totals, routers' sums and sums by noise level over the microbatches, one after the other."""
     microbatches = train.microbatches
     total_rows = batch["tokens"].shape[0]
 
-    def one(piece, rows) -> tuple[dict, LossTotals, RouterStats | None]:
+    def one(piece, rows) -> tuple[dict, LossTotals, RouterStats | None, jax.Array | None]:
         def summed(trainable):
             parts = objective.loss(stop_frozen(train, trainable), piece, key, rows, total_rows)
-            return parts.objective(), (parts.totals(), parts.router)
+            return parts.objective(), (parts.totals(), parts.router, objective.by_level(parts, key, rows, total_rows))
 
         grads, sums = jax.grad(summed, has_aux=True)(trainable)
         return grads, *sums

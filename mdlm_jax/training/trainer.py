@@ -217,6 +217,7 @@ class _Window:
                 record["loss_stderr"] = float(losses.std(ddof=1) / len(losses) ** 0.5)
             record |= {f"loss/{name}": float(value / totals.count) for name, value in totals.sums.items()}
             record |= {name: float(np.mean([n[name] for n in good])) for name in ("grad_norm", "update_norm")}
+            record |= _by_level(good)
         if len(good) < len(fetched):
             record["skipped_steps"] = len(fetched) - len(good)
         record["learning_rate"] = float(self._rate(step - 1))
@@ -246,6 +247,14 @@ class _Window:
                     "what is written stays"
                 )
         return [numbers for numbers in fetched if numbers["finite"]]
+
+
+def _by_level(good: list[dict]) -> dict[str, float]:
+    """Nats a token at the four quarters of the noise, where rows have one level."""
+    if "by_level" not in good[0]:
+        return {}
+    nats, tokens = sum(np.asarray(numbers["by_level"], np.float64) for numbers in good)
+    return {f"loss_by_level/{n + 1}_of_{len(nats)}": float(nats[n] / tokens[n]) for n in np.flatnonzero(tokens)}
 
 
 def _memory() -> dict[str, float]:

@@ -121,6 +121,24 @@ def test_killed_once(text, tmp_path, uninterrupted):
     assert f"resuming from step {step} " in Path(f"{workdir}.log").read_text()
 
 
+def test_asked_to_stop(text, tmp_path, uninterrupted):
+    """SIGTERM between two checkpoints: the step under way is saved, the status says so, and nothing is lost."""
+    workdir = tmp_path / "run"
+    process, deadline = start(text, workdir), time.monotonic() + 300
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < EVERY + 3:
+        assert process.poll() is None and time.monotonic() < deadline, Path(f"{workdir}.log").read_text()[-3000:]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    assert process.wait(timeout=60) == 143
+    print(f"left {time.monotonic() - begin:.2f} s after the signal")
+    saved = newest(workdir)
+    assert saved > EVERY and losses(workdir)[-1][0] == saved
+    assert f"asked to stop; saved step {saved} " in Path(f"{workdir}.log").read_text()
+    assert_as_if_nothing_had_happened(text, workdir, uninterrupted)
+
+
 def damage(workdir, how):
     """Flips a bit in, or cuts off the end of, the largest file of the newest step."""
     folder = Checkpoints(workdir / "checkpoints").latest_good()

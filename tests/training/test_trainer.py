@@ -78,6 +78,14 @@ def test_records_and_checkpoints(uninterrupted):
     assert sizes[8] != evaluate(state.trainable)["eval/size"]
 
 
+def test_losses_by_noise_level_add_up_to_the_loss(uninterrupted):
+    """Batches of four rows at stratified levels: one in each quarter, so the mean of the quarters is the loss."""
+    for record in metrics.read(uninterrupted[0]):
+        quarters = [record[name] for name in record if name.startswith("loss_by_level/")]
+        if "loss" in record:
+            assert len(quarters) == 4 and np.mean(quarters) == pytest.approx(record["loss"], rel=1e-5)
+
+
 def test_windows_average_their_steps_and_end_at_checkpoints(uninterrupted, tmp_path):
     each = dict(records(uninterrupted[0], "loss"))
     make(tmp_path, log_every=4).run(evaluate)

@@ -22,6 +22,8 @@ class AnyOrderObjective(Objective):
     fewer terms a pass.
     """
 
+    one_level = False
+
     def __post_init__(self):
         super().__post_init__()
         if (self.network.attention, self.network.block_length) != ("two_stream", 1) or self.network.time_conditioning:

@@ -17,6 +17,7 @@ class AutoregressiveObjective(Objective):
     autoregressive text has no other use for. Of the noise only the mask's id is read.
     """
 
+    one_level = False
     exact = True
 
     def __post_init__(self):

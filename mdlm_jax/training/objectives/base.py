@@ -5,6 +5,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from mdlm_jax.core import levels, weights
 from mdlm_jax.core.keys import row_keys
@@ -29,6 +30,9 @@ class Routers(NamedTuple):
         return self if self.loss is None else Routers(self.loss + other.loss, self.stats + other.stats)
 
 
+LEVEL_BINS = 4
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
     """What all diffusion objectives share.
@@ -50,6 +54,7 @@ class Objective(abc.ABC):
     head_budget: int = 1 << 22
     data_shards: int = 1
 
+    one_level = True  # whether a row has one noise level
     exact = False  # whether the loss is the same whatever the noise, so that one draw measures it
     end_terms = None  # what `loss_at` leaves out of a bound: (trainable, batch, key, rows) -> LossParts
 
@@ -86,8 +91,21 @@ class Objective(abc.ABC):
           key: the step's key.
           rows: [B] indices of these rows in the step's batch of ``total_rows``.
         """
-        u = levels.unit_levels(jax.random.fold_in(key, LEVEL), total_rows, self.coupling, rows)
-        return self.loss_at(trainable, batch, key, rows, u)
+        return self.loss_at(trainable, batch, key, rows, self._unit_levels(key, rows, total_rows))
+
+    def by_level(self, parts: LossParts, key: jax.Array, rows: jax.Array, total_rows: int) -> jax.Array | None:
+        """[2, LEVEL_BINS]: the sum of `loss`'s result and its tokens by the noise, least first; None without levels.
+
+        The bins have equal probability under the law of the level.
+        """
+        if not self.one_level:
+            return None
+        index = (self._unit_levels(key, rows, total_rows) * LEVEL_BINS).astype(jnp.int32)
+        bins = jax.nn.one_hot(index, LEVEL_BINS, dtype=jnp.float32)  # [B, LEVEL_BINS]
+        return jnp.stack([parts.per_row() @ bins, parts.loss_mask.sum(-1).astype(jnp.float32) @ bins])
+
+    def _unit_levels(self, key: jax.Array, rows: jax.Array, total_rows: int) -> jax.Array:
+        return levels.unit_levels(jax.random.fold_in(key, LEVEL), total_rows, self.coupling, rows)
 
     @abc.abstractmethod
     def loss_at(self, trainable: dict, batch: dict, key: jax.Array, rows: jax.Array, u: jax.Array) -> LossParts:

@@ -25,6 +25,7 @@ class BlockObjective(CountObjective):
     """
 
     sizes: tuple[tuple[int, int], ...] = ()
+    one_level = False  # each block has its own
 
     def __post_init__(self):
         super().__post_init__()
