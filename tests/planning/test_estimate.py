@@ -12,7 +12,7 @@ from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
 from mdlm_jax.models.sharding import make_mesh, weight_sharding
-from mdlm_jax.planning import estimate, layout, minimum, step, topologies
+from mdlm_jax.planning import estimate, layout, measure, minimum, picture, report, step, topologies
 from mdlm_jax.training import optimizers
 from mdlm_jax.training.state import abstract_state
 
@@ -67,13 +67,19 @@ def test_the_state_is_that_of_the_optimiser(mesh, changes):
     assert 0 < held - found["state"] <= 32
 
 
-def test_arguments_are_those_of_the_compiled_step():
+def test_a_compiled_plan_says_the_same(monkeypatch):
+    """`measure.plan` of 8 virtual devices that stand for a v5e:2x4: arguments, least traffic, model FLOPs."""
+    topology, sizes = topologies.parse("v5e:2x4"), sized(MESHES[1])
     config = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, ema_decay=0.99))
-    devices = make_mesh(MESHES[1])
-    objective, _ = step.objective_of(config, devices)
-    stats = step.lower(config, objective, devices).compile().memory_analysis()
-    found = estimate.memory_of(config, estimate.network_of(config), sized(MESHES[1]))
-    assert 0 < stats.argument_size_in_bytes - found["state"] - found["batch"] <= 32
+    monkeypatch.setattr(topologies, "make_mesh", lambda topology, sizes: make_mesh(sizes))
+    compiled, found = measure.plan(config, topology, sizes), estimate.estimate(config, topology, sizes)
+    counters = compiled["memory"]["arguments"] - found["memory"]["state"] - found["memory"]["batch"]
+    assert 0 < counters <= 32
+    assert compiled["traffic"]["minimum"] == found["traffic"]["minimum"]
+    assert compiled["flops"]["formula_with_kernels"] == pytest.approx(found["flops"]["formula_with_kernels"], rel=1e-6)
+    assert compiled["bound"]["seconds"].keys() == found["bound"]["seconds"].keys()
+    assert compiled["bound"]["step"] == max(compiled["bound"]["seconds"].values()) > 0
+    assert "GiB" in report.text(compiled) and len(picture.plan_figure(compiled).axes) == 2
 
 
 @pytest.mark.parametrize(("train", "model"), (
