@@ -11,6 +11,8 @@ from mdlm_jax.training.checkpoints import Checkpoints
 _OURS = ("metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "summary.json", "loss.png",
          "denoising.html", "denoising.png")
 _FREE_SECTIONS = ("eval", "sample")  # they change what is reported, never the weights
+_FREE_FIELDS = ("train.mesh", "train.microbatches", "train.head_budget", "train.log_every", "train.checkpoint_every",
+                "train.keep_checkpoints", "train.max_bad_steps", "model.remat", "model.backend")  # how, not what
 _SHOWN = 5
 
 
@@ -18,7 +20,7 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     """The workdir of a new run of ``config``, or of one that it may resume.
 
     An existing run may be resumed with the same configuration, with a larger ``train.steps``, and with any ``eval``
-    and ``sample`` section. One that has no checkpoint yet may have any other: `set_aside` makes room for it.
+    and ``sample`` section, and on other devices (`_FREE_FIELDS`). One that has no checkpoint yet may have any other: `set_aside` makes room for it.
 
     Raises:
       ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).
@@ -108,7 +110,7 @@ def _both(stored: dict, config: RunConfig) -> tuple[dict, dict]:
 
 
 def _is_free(name: str) -> bool:
-    return name.split(".")[0] in _FREE_SECTIONS
+    return name.split(".")[0] in _FREE_SECTIONS or name in _FREE_FIELDS
 
 
 def _compatible(name: str, old, new) -> bool:

@@ -47,7 +47,8 @@ names that fields take
 SIGTERM saves the step under way and leaves with exit status 143; the same command goes on from there.
 
 An existing workdir resumes its run. The configuration must be the same, but train.steps may grow, and the sections
-eval and sample may change. A run that has saved no checkpoint yet makes room for any other.
+eval and sample, the mesh, microbatches, remat, attention backend and the keeping of checkpoints may change. A run that
+has saved no checkpoint yet makes room for any other.
 
 examples
   {program} --config=quickstart --workdir=runs/first

@@ -59,7 +59,8 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, changed(train_steps=2000), changed(eval_every=7, sample_steps=9, sample_seed=4)]
+    "config", [CONFIG, changed(train_steps=2000), changed(eval_every=7, sample_steps=9, sample_seed=4),
+               changed(train_mesh="fsdp:2,tensor:4", train_microbatches=2, model_remat="full", train_log_every=3)]
 )
 def test_the_same_run_may_go_on(used, config):
     before = snapshot(used)
