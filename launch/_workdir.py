@@ -20,7 +20,8 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     """The workdir of a new run of ``config``, or of one that it may resume.
 
     An existing run may be resumed with the same configuration, with a larger ``train.steps``, and with any ``eval``
-    and ``sample`` section, and on other devices (`_FREE_FIELDS`). One that has no checkpoint yet may have any other: `set_aside` makes room for it.
+    and ``sample`` section, and on other devices (`_FREE_FIELDS`). One that has no checkpoint yet may have any other:
+    `set_aside` makes room for it.
 
     Raises:
       ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).

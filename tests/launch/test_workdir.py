@@ -126,11 +126,11 @@ def test_nothing_is_moved_of_the_same_run_or_of_one_with_a_checkpoint(young):
 
 def test_a_field_added_since_then_had_its_default(used):
     stored = to_dict(CONFIG)
-    del stored["train"]["head_budget"], stored["sample"]
+    del stored["train"]["clip_norm"], stored["sample"]
     (used / "config.json").write_text(json.dumps(stored))
     assert check_workdir(str(used), CONFIG) == used
-    with pytest.raises(ConfigError, match="train.head_budget is 4194304 there and 8 here"):
-        check_workdir(str(used), changed(train_head_budget=8))
+    with pytest.raises(ConfigError, match="train.clip_norm is 1.0 there and 8.0 here"):
+        check_workdir(str(used), changed(train_clip_norm=8.0))
 
 
 def test_a_field_of_another_version_is_named(used):
