@@ -1,6 +1,8 @@
 """Eight virtual CPU devices and a persistent compile cache for the whole suite."""
 
+import gc
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,5 +14,22 @@ _cache = os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+_MANY = 20_000  # memory maps; Linux allows a process 65,530, and every compiled program takes some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_do_not_pile_up():
+    """A worker that has compiled thousands of programs aborts when the kernel gives it no more maps."""
+    yield
+    if sys.platform == "linux" and _maps() > _MANY:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _maps() -> int:
+    with open("/proc/self/maps", "rb") as file:
+        return file.read().count(b"\n")
