@@ -43,7 +43,7 @@ class TrainConfig:
     router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
-    max_bad_steps: int = 10  # a step whose loss or gradient is not finite is skipped; so many in a row end the run
+    max_bad_steps: int = 10  # so many losses or gradients in a row (or half of all) that are not finite end the run
     ema_decay: float = 0.999  # 0: no moving average
     checkpoint_every: int = 500  # steps; the last step is always kept
     keep_checkpoints: int = 2  # the newest so many

@@ -170,7 +170,7 @@ class _Window:
         self._rate = schedules.learning_rate(trainer.train)
         self._checkpoints = trainer.checkpoints
         self._pending: list[dict] = []
-        self._bad, self._most_bad = 0, trainer.train.max_bad_steps
+        self._bad, self._most_bad = 0, min(trainer.train.max_bad_steps, max(1, trainer.train.steps // 2))
         self._intervals: list[float] = []  # between the dispatches of two steps; the devices hold them back
         self._seconds, self._since = 0.0, time.perf_counter()
 

@@ -159,6 +159,7 @@ def test_the_run_receives_config_and_workdir(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "run_train", Recorder(), raising=False)
     arguments = ["--config=quickstart", f"--workdir={tmp_path}/new", "--config.train.steps=300"]
     assert train.main(arguments) == 0
-    ((config, workdir),) = Recorder.calls
+    ((config, workdir, profile),) = Recorder.calls
+    assert profile is None
     assert isinstance(config, RunConfig) and config.train.steps == 300
     assert workdir == tmp_path / "new" and not workdir.exists()

@@ -136,7 +136,7 @@ def test_tokens_of_a_block_share_a_pool():
 
 @pytest.mark.parametrize(("moe", "logits", "bias", "message"), [
     (SIGMOID, LOGITS, None, "selection_bias"), (SOFTMAX, LOGITS, BIAS, "selection_bias"),
-    (BLOCKS, LOGITS[0], BIAS, "moe.block needs"), (dataclasses.replace(BLOCKS, groups=4), LOGITS, BIAS, "groups")])
+    (BLOCKS, LOGITS[0], BIAS, "moe.block needs")])
 def test_refusals(moe, logits, bias, message):
     with pytest.raises(ValueError, match=message):
         route(moe, logits, bias)
