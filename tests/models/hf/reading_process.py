@@ -1,4 +1,4 @@
-"""One process of the job of test_reader_processes.py: its shards of a checkpoint, and what the network gives on them."""
+"""One process of the job of test_reader_processes.py: its shards of a checkpoint, and what they give together."""
 
 import sys
 
