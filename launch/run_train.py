@@ -26,6 +26,7 @@ from mdlm_jax.training.build import (
 )
 from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.manifest import write_atomically
+from mdlm_jax.training.optimizers import trainable_parameters
 from mdlm_jax.training.trainer import Trainer, averaged
 
 from . import _report
@@ -53,6 +54,7 @@ def main(config: RunConfig, workdir: Path, profile: tuple[int, int] | None = Non
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
     notes += layout_notes(network, mesh)
+    notes += _freeze_note(config, objective)
     notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
     _announce(config, built.info, network, objective, mesh, notes)
 
@@ -125,6 +127,14 @@ def _stored_tokenizer(checkpoints: Checkpoints):
     """The tokenizer of the run's newest whole checkpoint, so that resuming does not train another."""
     newest = checkpoints.latest_good()
     return None if newest is None else load_tokenizer(newest / "tokenizer.json")
+
+
+def _freeze_note(config: RunConfig, objective) -> list[str]:
+    """Also finds, before anything is compiled, a pattern that fits nothing."""
+    if not config.train.freeze:
+        return []
+    weights = jax.eval_shape(lambda: objective.init(jax.random.key(0)))
+    return [f"train.freeze: {trainable_parameters(config.train, weights):,} parameters train"]
 
 
 def _vocabulary_note(spec: str, vocab_size: int) -> list[str]:
