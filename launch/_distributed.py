@@ -83,6 +83,13 @@ def place(how: str | None) -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def part() -> None:
+    """Waits for the other processes of a job that was joined; leaving earlier would end it for them."""
+    from mdlm_jax.training import hosts
+
+    hosts.barrier("part")
+
+
 @contextlib.contextmanager
 def leaving_at_once():
     """In a job of several processes an error ends this one on the spot: an orderly exit would wait for the others.

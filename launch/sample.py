@@ -279,6 +279,7 @@ def _sample(options: SampleOptions) -> None:
 
     with _distributed.leaving_at_once():
         run_answers.main(options, job(options, number, count))
+        _distributed.part()
 
 
 def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:

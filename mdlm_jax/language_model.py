@@ -70,12 +70,12 @@ class LanguageModel:
         logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, time)
         return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
 
-    def generate(self, prompts, *, new_tokens: int = 128, **options):
+    def generate(self, prompts, *, new_tokens: int | None = None, **options):
         """Answers to prompts.
 
         Args:
           prompts: a string or a row of token ids, or several, of any lengths.
-          new_tokens: tokens an answer has at most.
+          new_tokens: tokens an answer has at most; None: 128, or as many as the model was made for.
           options: those of `generation.options.Options` (decoder, steps, block_length, stop, seed, ...), and numbers
             of the decoder, such as ``temperature=0.7``. ``sampling.registry`` lists the decoders.
         Returns:
@@ -96,7 +96,7 @@ class LanguageModel:
         """
         return _answered(generate.infill_job(self, texts, hole, **options), texts)
 
-    def stream(self, prompts, *, new_tokens: int = 128, every: str = "block", **options) -> Iterator:
+    def stream(self, prompts, *, new_tokens: int | None = None, every: str = "block", **options) -> Iterator:
         """As `generate`, all rows as they stand: before the first step, after every ``block`` or ``step``, finished.
 
         Yields what `generate` returns, with masks where nothing is written yet and ``finish`` None.

@@ -62,12 +62,12 @@ class Job:
     wanted: int
 
 
-def answer_job(model, prompts, new_tokens: int, **keywords) -> Job:
+def answer_job(model, prompts, new_tokens: int | None, **keywords) -> Job:
     """The job of ``generate``; arguments and errors are its own."""
     options, numbers = settings.split(keywords)
     sampler = settings.sampler(model, options, numbers)
     _check_stop(model, options)
-    rows = given.prompt_rows(model, sampler, prompts, new_tokens, options)
+    rows, new_tokens = given.prompt_rows(model, sampler, prompts, new_tokens, options)
     return Job(model, sampler, options, rows, _each(options, new_tokens, sampler.block_length), new_tokens)
 
 

@@ -123,8 +123,8 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
     decoder = _decoder(model, process, options, numbers, usual)
-    stop_id = _eos(model) if options.stop_id == "eos" else options.stop_id
     columns = _columns(model, process)
+    stop_id = _eos(model, columns) if options.stop_id == "eos" else options.stop_id
     ids = {"stop_id": [] if stop_id is None else [stop_id], "suppress": options.suppress, "bias": options.bias or {}}
     for name, values in ids.items():
         for value in values:
@@ -135,25 +135,28 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
 
 def _network(model, process: Process):
     """What the loop calls, and its parameters."""
-    columns = _columns(model, process)
     if model.config.attention == "two_stream":
         raise ConfigError("model.attention='two_stream': is for training; load it as block_causal or permutation")
     if model.schedule is not None:
         return ScheduledDenoiser(model.config), {"network": model.params, "schedule": model.schedule}
     if model.config.attention == "causal" and not model.description.family:
-        return CausalDenoiser(model.config, process.mask_id, columns), model.params
-    return Denoiser(model.config, columns), model.params
+        return CausalDenoiser(model.config, process.mask_id, _columns(model, process)), model.params
+    return Denoiser(model.config, _columns(model, process)), model.params
 
 
 def _columns(model, process: Process) -> int:
     """Ids that may be drawn: those with a column of the head and a name in the tokenizer."""
+    if model.schedule is not None:
+        return model.config.head_size
     named = process.num_columns if model.tokenizer is None else model.tokenizer.vocab_size
     return min(process.num_columns, named, model.config.head_size)
 
 
-def _eos(model) -> int | None:
+def _eos(model, columns: int) -> int | None:
+    """The end of text, where the model can write it."""
     found = model.description.eos_id
-    return getattr(model.tokenizer, "eos_id", None) if found is None else found
+    found = getattr(model.tokenizer, "eos_id", None) if found is None else found
+    return found if found is not None and found < columns else None
 
 
 def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:

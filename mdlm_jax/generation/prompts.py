@@ -14,8 +14,11 @@ def is_single(prompts) -> bool:
     return isinstance(prompts, str) or _is_tokens(prompts)
 
 
-def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int, options: Options) -> list[Row]:
-    """Rows of a prompt and ``new_tokens`` to be written.
+NEW_TOKENS = 128
+
+
+def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None, options: Options) -> tuple[list[Row], int]:
+    """Rows of a prompt and ``new_tokens`` to be written, and their number; None: 128, or as many as fit.
 
     For a block-causal network the last block is filled up, as it was in training; what is beyond is cut off later.
 
@@ -25,10 +28,16 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int, options: Opti
       ConfigError: no prompts, no tokenizer for strings, an empty prompt where the network needs one, ids outside the
         vocabulary or masks, too long for the model.
     """
-    if not _is_whole(new_tokens) or new_tokens < 1:
+    if new_tokens is not None and (not _is_whole(new_tokens) or new_tokens < 1):
         raise ConfigError(f"new_tokens={new_tokens!r}: must be a whole number of at least 1")
+    found = _encoded(model, "prompts", prompts, options)
+    if new_tokens is None:
+        most = min(filter(None, (model.config.learned_positions, options.max_length or model.description.max_length)),
+                   default=0)
+        longest = max(len(ids) for _, ids, _ in found)
+        new_tokens = max(1, min(NEW_TOKENS, most - longest)) if most else NEW_TOKENS
     rows = []
-    for name, ids, row_id in _encoded(model, "prompts", prompts, options):
+    for name, ids, row_id in found:
         check_ids(name, ids, model, sampler.mask_id)
         if sampler.blind and not len(ids):
             raise ConfigError(f"{name}: is empty, and this network scores a token from the one before it; begin with a "
@@ -42,7 +51,7 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int, options: Opti
         tokens = np.full(length, sampler.mask_id, np.int32)
         tokens[: len(ids)] = ids
         rows.append(Row(tokens, np.arange(length) >= len(ids), row_id))
-    return rows
+    return rows, new_tokens
 
 
 def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> list[Row]:

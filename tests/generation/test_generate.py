@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.genmd4 import VectorSchedule
+from mdlm_jax.generation import generate
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling import program, registry
@@ -102,6 +103,8 @@ def test_text_in_and_text_out(letters):
     assert one.given.tolist() == [True] * 3 + [False] * 16
     assert [one.text] == [again.text for again in letters.generate(["xyz"], new_tokens=16)]
     assert len(letters.generate("", new_tokens=4).text) == 4  # no prompt at all
+    job = generate.answer_job(letters, ["x" * 100, "y"], None)
+    assert job.wanted == 28 and generate.answer_job(letters, "x", None, max_length=500).wanted == 128
 
 
 def test_stop_strings_cut_and_end(letters):
@@ -263,6 +266,7 @@ def test_a_stream_settles_to_what_generate_gives(every, letters):
     ([[1, 2], [1, 12]], {}, r"prompts\[1\]: the id 12 is outside 0..11"),
     ([[1, MASK]], {}, r"prompts\[0\]: holds the mask, 11; infill"),
     ([[1.5, 2.0]], {}, r"prompts\[0\]=\[1.5, 2.0\]: must be a string, or whole numbers"),
+    ([[1] * 64], {"new_tokens": None}, r"prompts\[0\]: 64 tokens and 1 new ones do not fit max_length=64"),
     ([[1] * 60], {"new_tokens": 5}, r"prompts\[0\]: 60 tokens and 5 new ones do not fit max_length=64"),
     (PROMPTS, {"new_tokens": 0}, "new_tokens=0: must be a whole number of at least 1"),
     (PROMPTS, {"new_tokens": 20, "block_length": 8, "steps": 10}, "steps=10: must be a multiple of the 3 blocks of 8 "
