@@ -69,6 +69,8 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     parameters = _parameters(config, objective)
     notes += _training_note(config, parameters)
     notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
+    hosts.agree({"the configuration": json.dumps(to_dict(config)), "the training data": built.train.fingerprint,
+                 "the held-out data": built.valid.fingerprint})
     _announce(config, built.info, network, objective, mesh, notes)
 
     files = _settle(config, workdir, tokenizer)

@@ -66,7 +66,7 @@ class Trainer:
 
         Raises:
           NonFiniteLoss: naming the step; the checkpoints written before it stay.
-          Preempted: SIGTERM came; the step after it is saved.
+          Preempted: SIGTERM came; the step after it is saved, without the evaluation that may be due at it.
         """
         optimizer = optimizers.optimizer(self.train)
         state = jax.block_until_ready(self._restore_or_init(optimizer))  # jax 0.10 on a CPU: int() hangs without memory

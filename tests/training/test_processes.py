@@ -88,3 +88,18 @@ def test_two_processes_of_four_devices_train_as_one_of_eight(name, tmp_path):
     print(f"{name}: first loss {two[0]:.6f}, off by {two[0] / one[0] - 1:+.1e}; after 20 steps {two[-1]:.6f}, off by "
           f"{two[-1] / one[-1] - 1:+.1e}; the same layout again: {two == again}")
     assert two[0] == pytest.approx(one[0], rel=1e-6) and two[-1] == pytest.approx(one[-1], rel=5e-5)
+
+
+def test_hosts_with_different_files_are_told_before_anything_is_written(tmp_path):
+    for number, text in enumerate(("one text", "another ")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "book.txt").write_text(text * 500)
+    there = ("import os, runpy, sys; os.chdir(os.path.join(sys.argv[1], os.environ['MDLM_JAX_PROCESS'].split(',')[2]));"
+             "del sys.argv[1]; runpy.run_module('launch.train', run_name='__main__')")
+    done = job(2, 1, "-c", there, str(tmp_path), "--config=quickstart", "--config.data.source=book.txt",
+               "--config.data.tokenizer=byte", "--config.data.length=16", "--config.train.batch_size=2",
+               "--config.model.layers=1", "--config.model.d_model=32", "--config.model.heads=2",
+               f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "the training data: not the same in all processes: 1 of 2 differ from process 0" in done.stderr
+    assert not (tmp_path / "run").exists()
