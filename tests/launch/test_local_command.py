@@ -66,9 +66,12 @@ def test_statuses(status, restarts, expected, starts, tmp_path):
 
 def test_the_first_failure_decides_whatever_the_others_end_with(tmp_path):
     """Process 1 says that the command is wrong; process 0, left alone, dies of it: starting again would not help."""
-    code = (f"import os, sys, time; open(r'{tmp_path}/log', 'a').write('x')\n"
-            "if os.environ['MDLM_JAX_PROCESS'].endswith('1'): sys.exit(2)\n"
-            "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); time.sleep(30)")
+    code = ("import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+            f"path, one = r'{tmp_path}/log', os.environ['MDLM_JAX_PROCESS'].endswith('1')\n"
+            "while one and not os.path.exists(path): time.sleep(0.05)\n"
+            "with open(path, 'a') as file: file.write('x')\n"
+            "if one: sys.exit(2)\n"
+            "time.sleep(30)")
     done = local("--processes=2", "--max_restarts=2", code=code)
     assert done.returncode == 2 and (tmp_path / "log").read_text() == "xx", done.stderr
 
