@@ -66,7 +66,7 @@ class Layout:
         if self.cache == "none":
             return None, whole
         if self.cache == "prefix":
-            return whole, Window(self._suffix(number), 0)
+            return whole, Window(self._suffix(number) + reached.back, reached.back)
         if self.cache == "dual":
             return whole, reached
         if number == 0:
