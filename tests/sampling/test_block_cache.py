@@ -101,6 +101,7 @@ class Forcible(Ancestral):
     ({"attention": "bidirectional", "block_length": 1}, {}, "is for block_causal networks"),
     ({}, {"block_length": 2, "steps": 10}, "blocks of 2 must be whole blocks of the network, 4"),
     ({}, {"decoder": DraftEdit(MASK, reference=True)}, "DraftEdit writes before the block"),
+    ({}, {"decoder": Ancestral(Process(VOCAB, MASK), reuse=True)}, "cache='block': Ancestral leaves forwards out"),
 ])
 def test_where_it_would_not_be_exact(fields, how, message):
     how = {"decoder": CHAIN, "steps": 20, "block_length": BLOCK, "cache": "block"} | how
