@@ -120,6 +120,9 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     if process.mask_id is None:
         raise ConfigError("process: has no mask, and decoding begins with masks; give one")
     denoise, params = _network(model, process)
+    if options.guidance and denoise.contract in LEFT_TO_RIGHT:
+        raise ConfigError(f"guidance={options.guidance}: masks the prompt, which a {denoise.contract} network reads as "
+                          "text; leave it at 0")
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
     decoder = _decoder(model, process, options, numbers, usual)

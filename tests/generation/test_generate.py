@@ -302,6 +302,9 @@ def test_mistakes_are_met_before_anything_is_compiled(model, prompts, options, m
 @pytest.mark.parametrize(("attention", "family", "prompts", "options", "message"), [
     ("causal", "llama", [np.zeros(0, int)], {}, r"prompts\[0\]: is empty, and this network scores a token"),
     ("causal", "", PROMPTS, {"block_length": 4}, "block_length=4: a causal network writes one token after another"),
+    ("causal", "llama", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a causal network reads as"),
+    ("causal", "llama", PROMPTS, {"cache": "block"}, "is for block_causal networks, and this one is causal; use none$"),
+    ("permutation", "", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a permutation network"),
     ("permutation", "", PROMPTS, {"block_length": 0}, "block_length=0: a permutation network writes one token"),
     ("block_causal", "", PROMPTS, {"block_length": 0}, "block_length=0: the network attends in blocks of 4"),
     ("block_causal", "", PROMPTS, {"block_length": 6}, "blocks of 6 must be whole blocks of the network, 4"),
