@@ -9,6 +9,7 @@ import pytest
 
 from mdlm_jax.core.genmd4 import VectorSchedule
 from mdlm_jax.generation import generate
+from mdlm_jax.generation import options as settings
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling import program, registry
@@ -205,6 +206,24 @@ def test_a_learned_schedule_is_used():
     half = [np.mean([(one.trace[min(3, len(one.trace) - 1)] == MASK).sum() for one in found])
             for found in (late, early)]
     assert half[0] > 16 and half[1] == 0  # half way: 1 - (1/2)^w of the positions
+
+
+def test_a_learned_schedule_writes_no_id_without_a_name():
+    """Of a head that is wider than the tokenizer, so that devices can share it."""
+    model = bytes_model({"a": 0.0})
+    wide = dataclasses.replace(model.config, vocab_size=264, head_size=264)
+    wide = dataclasses.replace(model, description=dataclasses.replace(model.description, config=wide),
+                               schedule=jnp.zeros(264))
+    found = settings.sampler(wide, settings.Options(), {})
+    assert found.denoise.columns == model.tokenizer.vocab_size == 259
+
+
+def test_learned_positions_hold_whole_blocks():
+    model = tokens_model("block_causal", block_length=4, learned_positions=62)
+    with pytest.raises(ValueError, match="5 tokens and 57 new ones are 64 in whole blocks of 4, and"):
+        model.generate([1, 2, 3, 4, 5], new_tokens=57)
+    job = generate.answer_job(model, [1, 2, 3, 4, 5], None)
+    assert job.wanted == 55 and len(job.rows[0]) == 60
 
 
 def test_guidance_leans_towards_the_prompt(model):
