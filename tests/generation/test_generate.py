@@ -1,6 +1,7 @@
 """Answers to prompts: what a row gets depends on the row alone; where it ends; what can never happen."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,14 @@ def test_stop_strings_cut_and_end(letters):
         if places and min(places) < 8:
             assert one.forwards < all_.forwards and one.row[-1] == letters.process.mask_id  # the rest was not written
     assert {one.finish for one in cut} == {"stop", "length"}
+
+
+def test_a_row_that_has_ended_is_not_searched_again(letters, monkeypatch):
+    """A network that writes token after token would search all of a text for every token of the rows beside it."""
+    job, searched = generate.answer_job(letters, ["", ""], 4, stop="b"), []
+    monkeypatch.setattr(generate, "_cut", lambda job, row, tokens: searched.append(row.row_id) or (None, None, "stop"))
+    now = types.SimpleNamespace(canvas=types.SimpleNamespace(tokens=np.zeros((2, 4))), finished=np.array([True, False]))
+    assert generate._finish(job, [0, 1])(now).tolist() == [True, True] and searched == [1]
 
 
 def test_a_stop_string_may_end_inside_a_token():
