@@ -30,7 +30,7 @@ class Answers:
 
     def __init__(self, output: Path, job: dict[str, Any], keys: list[Key], number: int = 0, count: int = 1):
         self.output, self.keys, self.done = output, keys, set()
-        self._job, self._number, self._count = job, number, count
+        self._job, self._number, self._count = json.loads(json.dumps(job)), number, count  # as a file gives it back
         self._parts = output.with_name(output.name + ".parts")
         self._own = self._parts / f"{number:05d}.jsonl"
 
@@ -84,7 +84,7 @@ class Answers:
     def add(self, lines: list[dict[str, Any]]) -> None:
         """Appends answers, each with its ``index`` and ``sample``, and flushes them to the disk."""
         with open(self._own, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            file.write("".join(_json(line) + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
         flush_names(self._parts)
@@ -97,7 +97,7 @@ class Answers:
         missing = sum(key not in found for key in self.keys)
         if missing:
             return 0 if self.output.exists() else missing  # another process has just joined them
-        self._write(self.output, "".join(json.dumps(found[key], ensure_ascii=False) + "\n" for key in self.keys))
+        self._write(self.output, "".join(_json(found[key]) + "\n" for key in self.keys))
         shutil.rmtree(self._parts, ignore_errors=True)
         return 0
 
@@ -126,6 +126,12 @@ class Answers:
                 except (ValueError, TypeError, KeyError):  # what a power cut left: it is answered again
                     continue
         return found
+
+
+def _json(line: dict[str, Any]) -> str:
+    """With letters as they are, but for halves of UTF-16 pairs, which no file of UTF-8 holds."""
+    text = json.dumps(line, ensure_ascii=False)
+    return json.dumps(line) if any("\ud800" <= letter <= "\udfff" for letter in text) else text
 
 
 def _job_file(output: Path) -> Path:

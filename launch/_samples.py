@@ -43,7 +43,8 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)
         steps = blocks * (-(-steps // blocks) if kind in BLOCKS else 1)
     elif "schedule" in weights:
-        denoise, params, decoder = ScheduledDenoiser(network), weights, LearnedScheduleAncestral(process, **chain)
+        denoise, params = ScheduledDenoiser(network, process.vocab_size), weights
+        decoder = LearnedScheduleAncestral(process, **chain)
     run = decode(denoise, params, canvas, decoder, steps=steps, block_length=size, guidance=options.guidance,
                  seed=options.seed, trace=trace)
     return np.asarray(jax.device_get(run.tokens)), None if run.trace is None else run.trace[:, 0]

@@ -284,7 +284,7 @@ def _sample(options: SampleOptions) -> None:
 
 def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:
     """What the command answers: everything that decides an answer, and nothing else."""
-    prompts = [one.fields for one in options.prompts]
+    prompts = [(one.prompt, one.fields) for one in options.prompts]
     says = {
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "count": len(prompts),
         "num": options.sample.num, "checkpoint": str(options.folder), "new_tokens": options.new_tokens,

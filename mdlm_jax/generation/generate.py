@@ -171,8 +171,8 @@ def _finish(job: Job, chosen: list[int]) -> Callable[[Progress], np.ndarray]:
     """Which rows hold a stop string."""
 
     def finished(now: Progress) -> np.ndarray:
-        tokens = np.asarray(now.canvas.tokens)
-        found = [_cut(job, job.rows[i], tokens[place])[2] == "stop" for place, i in enumerate(chosen)]
+        tokens, done = np.asarray(now.canvas.tokens), np.asarray(now.finished)
+        found = [done[place] or _cut(job, job.rows[i], tokens[place])[2] == "stop" for place, i in enumerate(chosen)]
         return np.array(found + found[-1:] * (len(tokens) - len(found)))
 
     return finished

@@ -120,6 +120,9 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     if process.mask_id is None:
         raise ConfigError("process: has no mask, and decoding begins with masks; give one")
     denoise, params = _network(model, process)
+    if options.guidance and denoise.contract in LEFT_TO_RIGHT:
+        raise ConfigError(f"guidance={options.guidance}: masks the prompt, which a {denoise.contract} network reads as "
+                          "text; leave it at 0")
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
     decoder = _decoder(model, process, options, numbers, usual)
@@ -138,7 +141,8 @@ def _network(model, process: Process):
     if model.config.attention == "two_stream":
         raise ConfigError("model.attention='two_stream': is for training; load it as block_causal or permutation")
     if model.schedule is not None:
-        return ScheduledDenoiser(model.config), {"network": model.params, "schedule": model.schedule}
+        weights = {"network": model.params, "schedule": model.schedule}
+        return ScheduledDenoiser(model.config, _columns(model, process)), weights
     if model.config.attention == "causal" and not model.description.family:
         return CausalDenoiser(model.config, process.mask_id, _columns(model, process)), model.params
     return Denoiser(model.config, _columns(model, process)), model.params
@@ -146,8 +150,6 @@ def _network(model, process: Process):
 
 def _columns(model, process: Process) -> int:
     """Ids that may be drawn: those with a column of the head and a name in the tokenizer."""
-    if model.schedule is not None:
-        return model.config.head_size
     named = process.num_columns if model.tokenizer is None else model.tokenizer.vocab_size
     return min(process.num_columns, named, model.config.head_size)
 

@@ -31,8 +31,10 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None, option
     if new_tokens is not None and (not _is_whole(new_tokens) or new_tokens < 1):
         raise ConfigError(f"new_tokens={new_tokens!r}: must be a whole number of at least 1")
     found = _encoded(model, "prompts", prompts, options)
+    whole = sampler.block_length if sampler.denoise.contract == "block_causal" else 1
+    learned = model.config.learned_positions // whole * whole
     if new_tokens is None:
-        most = min(filter(None, (model.config.learned_positions, options.max_length or model.description.max_length)),
+        most = min(filter(None, (learned, options.max_length or model.description.max_length)),
                    default=0)
         longest = max(len(ids) for _, ids, _ in found)
         new_tokens = max(1, min(NEW_TOKENS, most - longest)) if most else NEW_TOKENS
@@ -46,8 +48,11 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None, option
             raise ConfigError(f"{name}: is empty, and guidance={options.guidance} guides towards a prompt; leave it 0")
         length = len(ids) + new_tokens
         check_length(name, f"{len(ids)} tokens and {new_tokens} new ones", length, model, options)
-        if sampler.denoise.contract == "block_causal":
-            length = -(-length // sampler.block_length) * sampler.block_length
+        length = -(-length // whole) * whole
+        if learned and length > learned:
+            raise ConfigError(f"{name}: {len(ids)} tokens and {new_tokens} new ones are {length} in whole blocks of "
+                              f"{whole}, and the network learned {model.config.learned_positions} positions; shorten "
+                              "them")
         tokens = np.full(length, sampler.mask_id, np.int32)
         tokens[: len(ids)] = ids
         rows.append(Row(tokens, np.arange(length) >= len(ids), row_id))

@@ -145,12 +145,13 @@ class ScheduledDenoiser(_OnWholeCanvas):
     """As `Denoiser`, for params {"network", "schedule"} of GenMD4: the learned powers come with the prediction."""
 
     network: TransformerConfig
+    columns: int = 0
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> ScheduledPrediction:
         return self.run(params, Call(tokens, time))[0]
 
     def run(self, params, call: Call, cache: None = None) -> tuple[ScheduledPrediction, None]:
-        found = Denoiser(self.network).run(params["network"], call)[0]
+        found = Denoiser(self.network, self.columns).run(params["network"], call)[0]
         return ScheduledPrediction(found.hidden, found.head, VectorSchedule().powers(params["schedule"])), None
 
 

@@ -39,6 +39,7 @@ class BlockThreshold(ByConfidence):
         sure = confidence(drawn, self.temperature)
         length = look.inside.sum(1, dtype=jnp.int32)
         quota = length // look.steps + (look.step < length % look.steps)
+        quota = jnp.maximum(quota, look.due)  # more where an opening step wrote one token alone
         return at_least(quota, sure, self.threshold, look.masked)
 
     def done(self, look: Look, state) -> jax.Array:

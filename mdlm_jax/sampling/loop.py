@@ -187,6 +187,9 @@ def _check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidan
     if decoder.reuses and model.timed:
         raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
                          "the time as well")
+    if decoder.reuses and cache != "none":
+        raise ValueError(f"cache={cache!r}: {type(decoder).__name__} leaves forwards out where no token changed, and "
+                         "windows are read beside what the last one stored; use cache='none', or leave out reuse")
     if cache != "none" and model.shifted and not decoder.opens:
         raise ValueError(f"cache={cache!r}: the network scores a token from the row before it, which a window leaves "
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "

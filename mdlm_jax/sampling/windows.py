@@ -66,7 +66,7 @@ class Layout:
         if self.cache == "none":
             return None, whole
         if self.cache == "prefix":
-            return whole, Window(self._suffix(number), 0)
+            return whole, Window(self._suffix(number) + reached.back, reached.back)
         if self.cache == "dual":
             return whole, reached
         if number == 0:
@@ -117,8 +117,9 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
         raise ValueError(f"cache={cache!r}: {type(model).__name__} keeps none; use cache='none'")
     wanted = "block_causal" if cache == "block" else "bidirectional"
     if model.contract != wanted:
+        fitting = {"bidirectional": "prefix, dual or none", "block_causal": "block or none"}
         raise ValueError(f"cache={cache!r}: is for {wanted} networks, and this one is {model.contract}; use "
-                         f"{'prefix, dual' if model.contract == 'bidirectional' else 'block'} or none")
+                         f"{fitting.get(model.contract, 'none')}")
     if cache == "block" and model.timed:
         raise ValueError("cache='block': the network reads the noise level, so the keys of a finished block would be "
                          "those of one moment; use cache='none'")

@@ -1,6 +1,7 @@
 """Answers to prompts: what a row gets depends on the row alone; where it ends; what can never happen."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from mdlm_jax.core.genmd4 import VectorSchedule
 from mdlm_jax.generation import generate
+from mdlm_jax.generation import options as settings
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling import program, registry
@@ -121,6 +123,14 @@ def test_stop_strings_cut_and_end(letters):
     assert {one.finish for one in cut} == {"stop", "length"}
 
 
+def test_a_row_that_has_ended_is_not_searched_again(letters, monkeypatch):
+    """A network that writes token after token would search all of a text for every token of the rows beside it."""
+    job, searched = generate.answer_job(letters, ["", ""], 4, stop="b"), []
+    monkeypatch.setattr(generate, "_cut", lambda job, row, tokens: searched.append(row.row_id) or (None, None, "stop"))
+    now = types.SimpleNamespace(canvas=types.SimpleNamespace(tokens=np.zeros((2, 4))), finished=np.array([True, False]))
+    assert generate._finish(job, [0, 1])(now).tolist() == [True, True] and searched == [1]
+
+
 def test_a_stop_string_may_end_inside_a_token():
     """Then the text is cut inside it, and the tokens end with it."""
     model = bytes_model()
@@ -205,6 +215,24 @@ def test_a_learned_schedule_is_used():
     half = [np.mean([(one.trace[min(3, len(one.trace) - 1)] == MASK).sum() for one in found])
             for found in (late, early)]
     assert half[0] > 16 and half[1] == 0  # half way: 1 - (1/2)^w of the positions
+
+
+def test_a_learned_schedule_writes_no_id_without_a_name():
+    """Of a head that is wider than the tokenizer, so that devices can share it."""
+    model = bytes_model({"a": 0.0})
+    wide = dataclasses.replace(model.config, vocab_size=264, head_size=264)
+    wide = dataclasses.replace(model, description=dataclasses.replace(model.description, config=wide),
+                               schedule=jnp.zeros(264))
+    found = settings.sampler(wide, settings.Options(), {})
+    assert found.denoise.columns == model.tokenizer.vocab_size == 259
+
+
+def test_learned_positions_hold_whole_blocks():
+    model = tokens_model("block_causal", block_length=4, learned_positions=62)
+    with pytest.raises(ValueError, match="5 tokens and 57 new ones are 64 in whole blocks of 4, and"):
+        model.generate([1, 2, 3, 4, 5], new_tokens=57)
+    job = generate.answer_job(model, [1, 2, 3, 4, 5], None)
+    assert job.wanted == 55 and len(job.rows[0]) == 60
 
 
 def test_guidance_leans_towards_the_prompt(model):
@@ -302,6 +330,9 @@ def test_mistakes_are_met_before_anything_is_compiled(model, prompts, options, m
 @pytest.mark.parametrize(("attention", "family", "prompts", "options", "message"), [
     ("causal", "llama", [np.zeros(0, int)], {}, r"prompts\[0\]: is empty, and this network scores a token"),
     ("causal", "", PROMPTS, {"block_length": 4}, "block_length=4: a causal network writes one token after another"),
+    ("causal", "llama", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a causal network reads as"),
+    ("causal", "llama", PROMPTS, {"cache": "block"}, "is for block_causal networks, and this one is causal; use none$"),
+    ("permutation", "", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a permutation network"),
     ("permutation", "", PROMPTS, {"block_length": 0}, "block_length=0: a permutation network writes one token"),
     ("block_causal", "", PROMPTS, {"block_length": 0}, "block_length=0: the network attends in blocks of 4"),
     ("block_causal", "", PROMPTS, {"block_length": 6}, "blocks of 6 must be whole blocks of the network, 4"),

@@ -85,6 +85,29 @@ def test_a_line_that_a_power_cut_spoiled_is_answered_again(tmp_path):
     assert one.join() == 0 and len(lines_of(tmp_path / "out.jsonl")) == len(KEYS)
 
 
+def test_what_json_writes_otherwise_is_taken_up_again(tmp_path):
+    """Tuples come back as lists, and half of a UTF-16 pair in a prompt's line has no UTF-8."""
+    job, lines = JOB | {"defer": (7, 8)}, [line(key) | {"id": "\ud83d"} for key in KEYS]
+    Answers(tmp_path / "out.jsonl", job, KEYS).open()
+    one = Answers(tmp_path / "out.jsonl", job, KEYS)
+    one.add(lines[:1])
+    one = Answers(tmp_path / "out.jsonl", job, KEYS)
+    assert one.open() == KEYS[1:]
+    one.add(lines[1:])
+    assert one.join() == 0 and lines_of(tmp_path / "out.jsonl") == lines
+
+
+def test_another_field_of_the_same_file_is_another_command(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": [1], "question": [2]}\n')
+    flags = {"checkpoint": str(GOLDEN / "llada_ckpt"), "prompts": str(tmp_path / "prompts.jsonl"), "max_length": 8,
+             "output": str(tmp_path / "out.jsonl")}
+    first, other = (sample.job(sample.read_options(flags | {"prompt_field": name})) for name in ("prompt", "question"))
+    first.open()
+    first.add([line((0, 0))])
+    with pytest.raises(ConfigError, match="holds answers of another command: prompts is"):
+        other.check()
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from mdlm_jax.sampling.draft_edit import DraftEdit
 from mdlm_jax.sampling.first_hitting import FirstHitting
 from mdlm_jax.sampling.joint_threshold import JointThreshold
 from mdlm_jax.sampling.loop import decode, stream
+from mdlm_jax.sampling.windows import lay_out
 
 VOCAB, MASK, BLOCK, LENGTH, ROWS = 13, 12, 4, 20, 3
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48, attention="block_causal",
@@ -100,6 +101,7 @@ class Forcible(Ancestral):
     ({"attention": "bidirectional", "block_length": 1}, {}, "is for block_causal networks"),
     ({}, {"block_length": 2, "steps": 10}, "blocks of 2 must be whole blocks of the network, 4"),
     ({}, {"decoder": DraftEdit(MASK, reference=True)}, "DraftEdit writes before the block"),
+    ({}, {"decoder": Ancestral(Process(VOCAB, MASK), reuse=True)}, "cache='block': Ancestral leaves forwards out"),
 ])
 def test_where_it_would_not_be_exact(fields, how, message):
     how = {"decoder": CHAIN, "steps": 20, "block_length": BLOCK, "cache": "block"} | how
@@ -142,6 +144,19 @@ def test_multi_block_editing_is_the_same_with_the_cache():
             edits_behind += changed[begun(row, low), row, low - BLOCK : low].sum()
             edits_too_far += changed[begun(row, low), row, : low - BLOCK].sum()
     assert edits_behind and not edits_too_far
+
+
+def test_a_window_of_the_suffix_holds_the_blocks_of_the_reach():
+    """Else the scores of an earlier block would be taken from the window's end."""
+    model = Denoiser(dataclasses.replace(NETWORK, attention="bidirectional", block_length=1))
+    for reach in (1, 2, 3):
+        rule = JointThreshold(MASK, reach=reach)
+        layout = lay_out(model, given(), rule, block_length=BLOCK, cache="prefix", guided=False)
+        for number in range(layout.blocks):
+            window, low = layout.program(number).inner, layout.low(number)
+            begin = np.maximum(low - window.back, 0)
+            assert (begin == np.maximum(low - (reach - 1) * BLOCK, 0)).all()  # where the look begins
+            assert (begin + window.length >= LENGTH).all() and (begin + window.length <= layout.slots).all()
 
 
 def test_one_block_more_costs_forwards_and_changes_the_text():

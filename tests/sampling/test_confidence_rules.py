@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdlm_jax.core.draws import Drawn
 from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.sampling.block_threshold import BlockThreshold
 from mdlm_jax.sampling.decoder import at_places
 from mdlm_jax.sampling.dream import Dream
 from mdlm_jax.sampling.entropy_bound import EntropyBound
@@ -106,6 +108,15 @@ def test_threshold(threshold, step):
         return sure | best(TOP[row], row, max(due(row, step), 1))[0]
 
     agree(Threshold(MASK, threshold=threshold), rule, step)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [([1, 2, MASK, MASK], [2, 3]), ([1, MASK, MASK, MASK], [1, 2, 3])])
+def test_block_threshold_makes_up_for_an_opening_step(tokens, expected):
+    """Two steps of two, unless the first wrote one token alone (shifted networks in windows)."""
+    sure = jnp.full((1, 4), -1.0)
+    look = look_of([tokens], MASK, steps=2, step=1, first_masks=[4])
+    write = BlockThreshold(MASK, threshold=1.0).reveal(Drawn(sample_log_prob=sure, law_log_prob=sure), look)
+    assert np.flatnonzero(np.asarray(write)[0]).tolist() == expected
 
 
 @pytest.mark.parametrize("reference", [False, True])
