@@ -7,11 +7,12 @@ from mdlm_jax.training.progress import Progress
 from ._answers import Answers, Key
 from ._memory import enough_memory
 from ._prompts import encoded
-from .run_sample import load
+from .run_sample import check, load
 
 
 def main(options, answers: Answers) -> None:
     """Answers this process's share of the prompts, batch by batch, and joins the output when all is answered."""
+    check(options, lambda model: [_given(one.prompt, model.tokenizer) for one in options.prompts])
     left = answers.open()
     if left:
         with enough_memory("lower --batch_size or --new_tokens"):
