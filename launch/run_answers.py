@@ -2,6 +2,8 @@
 
 import sys
 
+import numpy as np
+
 from mdlm_jax.training.progress import Progress
 
 from ._answers import Answers, Key
@@ -43,7 +45,7 @@ def _answer(options, answers: Answers, left: list[Key]) -> None:
 
 def _given(prompt, tokenizer):
     """Text, or token ids: those that stand in the text where nothing else can read it."""
-    return encoded("--prompts", prompt, None, False) if tokenizer is None else prompt
+    return np.array(encoded("--prompts", prompt, None, False), np.int32) if tokenizer is None else prompt
 
 
 def _line(fields: dict, key: Key, one) -> dict:

@@ -206,6 +206,20 @@ def test_a_hugging_face_directory_without_a_tokenizer(tmp_path):
     assert found[0]["q"] == [3, 1, 4] and found[0]["forwards"] == 4
 
 
+def test_an_empty_prompt_is_answered_or_refused_before_the_others(tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": [3, 1]}\n{"prompt": ""}\n')
+    output = tmp_path / "out.jsonl"
+    flags = [f"--prompts={tmp_path / 'prompts.jsonl'}", f"--output={output}", "--new_tokens=4", "--batch_size=1"]
+    assert sample.main([f"--checkpoint={GOLDEN / 'llada_ckpt'}", *flags]) == 0
+    assert [len(one["token_ids"]) for one in lines_of(output)] == [4, 4]
+    save_checkpoint(tmp_path / "shifted", tokens_model(family="llama", logit_shift=True))
+    monkeypatch.setattr("mdlm_jax.load", None)
+    flags[1] = f"--output={tmp_path / 'other.jsonl'}"
+    assert sample.main([f"--checkpoint={tmp_path / 'shifted'}", *flags]) == 2
+    assert "--prompts, prompt 1: is empty, and this network scores a token from" in capsys.readouterr().err
+    assert not (tmp_path / "other.jsonl.job.json").exists()
+
+
 @pytest.mark.parametrize(("text", "flags", "fragments"), [
     ('{"prompt": "x"}\n{"prompt": \n', [], ["prompts.jsonl, line 2", "is not JSON"]),
     ('{"prompt": "x"}\n{"question": "y"}\n', [], ["line 2", "no object with the field 'prompt'", "--prompt_field"]),
