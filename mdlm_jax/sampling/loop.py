@@ -150,7 +150,7 @@ def begin(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, bloc
     """
     model = as_model(denoise)
     layout = lay_out(model, canvas, decoder, block_length=block_length, cache=cache, guided=bool(guidance))
-    _check(model, canvas, decoder, layout, steps, cache, guidance, forced)
+    check(model, canvas, decoder, layout, steps, cache, guidance, forced)
     canvas, forced = placement.filled_up(canvas, forced, mesh)
     memory.check(model, params, decoder, layout, rows=canvas.shape[0] * (2 if guidance else 1), mesh=mesh,
                  budget=memory_budget)
@@ -171,7 +171,8 @@ def begin(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, bloc
     return layout, numbers, _first(model, layout, decoder, params, numbers, canvas, guidance, devices)
 
 
-def _check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidance, forced) -> None:
+def check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidance, forced) -> None:
+    """Refuses options that do not fit each other, the decoder or the model; `stream` does so itself."""
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
     if steps % layout.blocks:
