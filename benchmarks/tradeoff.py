@@ -114,7 +114,7 @@ def read(workdir: Path) -> Subject:
     language = make(config.data.source.partition(":")[2])
     size = model.process.vocab_size
     bias = np.where(np.arange(size) < language.vocab_size, 0.0, -np.inf)
-    return Subject(Denoiser(model.config, size), model.params, model.process, language, config.data.length,
+    return Subject(Denoiser(model.config, size, model.process), model.params, model.process, language, config.data.length,
                    jnp.asarray(bias, jnp.float32))
 
 

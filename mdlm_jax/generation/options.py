@@ -145,7 +145,7 @@ def _network(model, process: Process):
         return ScheduledDenoiser(model.config, _columns(model, process)), weights
     if model.config.attention == "causal" and not model.description.family:
         return CausalDenoiser(model.config, process.mask_id, _columns(model, process)), model.params
-    return Denoiser(model.config, _columns(model, process)), model.params
+    return Denoiser(model.config, _columns(model, process), process), model.params
 
 
 def _columns(model, process: Process) -> int:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
 from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models import cache as caches
 from mdlm_jax.models.cache import Cache
@@ -42,10 +43,12 @@ class Denoiser:
 
     A network of the permutation contract reads from left to right.
     ``columns``: ids there are; a head that is wider, to be shared evenly by devices, loses the rest. 0: all.
+    ``process``: the noise that a network which reads the time was trained with (`sampling.clock`).
     """
 
     network: TransformerConfig
     columns: int = 0
+    process: Process | None = None
 
     @property
     def contract(self) -> str:
@@ -114,6 +117,7 @@ class _OnWholeCanvas:
     contract = "bidirectional"
     shifted = False
     timed = True
+    process = None
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         if call.segment is not None or call.embeddings is not None:
@@ -146,6 +150,11 @@ class ScheduledDenoiser(_OnWholeCanvas):
 
     network: TransformerConfig
     columns: int = 0
+    learned = True  # its schedule
+
+    @property
+    def timed(self) -> bool:
+        return self.network.time_conditioning
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> ScheduledPrediction:
         return self.run(params, Call(tokens, time))[0]
@@ -157,10 +166,15 @@ class ScheduledDenoiser(_OnWholeCanvas):
 
 @dataclasses.dataclass(frozen=True)
 class Foreign(_OnWholeCanvas):
-    """``function(params, tokens, time) -> Prediction`` of any origin; `Prediction.from_logits` wraps logits."""
+    """``function(params, tokens, time) -> Prediction`` of any origin; `Prediction.from_logits` wraps logits.
+
+    ``timed``: whether the result depends on the times. ``process``: as for `Denoiser`; None: the time of a row is its
+    share of noise.
+    """
 
     function: Callable
-    timed: bool = True  # whether the result depends on the times
+    timed: bool = True
+    process: Process | None = None
 
     def __call__(self, params, tokens: jax.Array, time: jax.Array) -> Prediction:
         return self.function(params, tokens, time)

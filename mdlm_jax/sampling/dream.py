@@ -59,6 +59,10 @@ class Dream(ByConfidence):
         fraction("threshold", self.threshold)
 
     @property
+    def reads_grid(self) -> bool:
+        return self.algorithm != "confidence_threshold"
+
+    @property
     def scorable(self) -> bool:
         """Whether positions go by the law alone."""
         return self.algorithm in ("topk_margin", "entropy") and self.alg_temp == 0

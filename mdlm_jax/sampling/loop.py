@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from mdlm_jax.models.denoise import as_model
+from mdlm_jax.sampling import clock, memory, placement
 from mdlm_jax.sampling import grid as grids
-from mdlm_jax.sampling import memory, placement
 from mdlm_jax.sampling import program as programs
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.decoder import Decoder, Plan, fold
@@ -195,10 +195,11 @@ def _check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidan
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "
                          "cache='none', or a decoder that goes by confidence")
     decoder.check(Plan(
-        contract=model.contract, shifted=model.shifted, timed=model.timed, steps=steps // layout.blocks,
+        contract=model.contract, shifted=model.shifted, learned=getattr(model, "learned", False), steps=steps // layout.blocks,
         block_length=layout.block, tokens=min(layout.block, int(canvas.editable.sum(1).max())), blocks=layout.blocks,
         cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None,
     ))
+    clock.check(model, decoder, layout.blocks)
 
 
 def _first(model, layout, decoder, params, numbers: Numbers, canvas: Canvas, guidance, devices) -> Progress:

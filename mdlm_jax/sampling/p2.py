@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process, safe_ratio
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, random_scores, static, take_best
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, random_scores, static, take_best, unlearned
 
 PLANNERS = ("self", "uniform")
 KAPPAS = ("binomial", "even")
@@ -51,6 +51,14 @@ class P2(Decoder):
     @property
     def mask_id(self) -> int:
         return self.process.mask_id
+
+    @property
+    def reads_grid(self) -> bool:
+        return self.kappa == "binomial"
+
+    def check(self, call) -> None:
+        if self.kappa == "binomial":
+            unlearned(self, call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from mdlm_jax.core.guidance import guide, unconditional_tokens
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models.denoise import Call
+from mdlm_jax.sampling import clock
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, fold
 from mdlm_jax.sampling.placement import constrained
@@ -193,6 +194,7 @@ def look_at(program: Program, decoder, numbers, now: Progress, active=None, ente
     active = ~now.finished if active is None else active
     editable = take(canvas.editable, fill=False) & (index < (now.low + program.block)[:, None]) & active[:, None]
     last = numbers.times.shape[0] - 1
+    here, ahead = clock.shares(program.model, canvas, now.low, program.block)
     return Look(
         tokens=take(canvas.tokens, fill=0 if decoder.mask_id is None else decoder.mask_id),
         editable=editable,
@@ -203,6 +205,8 @@ def look_at(program: Program, decoder, numbers, now: Progress, active=None, ente
         steps=numbers.steps,
         t=numbers.times[jnp.minimum(now.step, last)],
         s=numbers.times[jnp.minimum(now.step + 1, last)],
+        here=here,
+        ahead=ahead,
         first_masks=now.first_masks,
         keys=fold(numbers.keys, now.updates),
         forced=None if numbers.forced is None else take(numbers.forced, fill=0),
@@ -250,7 +254,7 @@ def hidden_like(program: Program, decoder, params, numbers, now: Progress) -> ja
     look = jax.eval_shape(lambda: look_at(program, decoder, numbers, now))
 
     def hidden(params, look):
-        start, call = _call(program, now, look, program.inner)
+        start, call = _call(program, decoder, now, look, program.inner)
         return _run(program, decoder, params, numbers, now, look, start, call)[0].hidden
 
     found = jax.eval_shape(hidden, params, look)
@@ -259,7 +263,7 @@ def hidden_like(program: Program, decoder, params, numbers, now: Progress) -> ja
 
 def _predict(program: Program, decoder, params, numbers, now: Progress, look: Look) -> tuple[Prediction, Any]:
     window = program.enter if look.entering else program.inner
-    start, call = _call(program, now, look, window)
+    start, call = _call(program, decoder, now, look, window)
     return _run(program, decoder, params, numbers, now, look, start, decoder.inputs(call, look, now.state))
 
 
@@ -278,20 +282,20 @@ def _run(program: Program, decoder, params, numbers, now: Progress, look: Look, 
     return found, cache if program.cached else now.cache
 
 
-def _call(program: Program, now: Progress, look: Look, window: Window) -> tuple[jax.Array, Call]:
+def _call(program: Program, decoder, now: Progress, look: Look, window: Window) -> tuple[jax.Array, Call]:
     """Where the window starts, [B], and the call."""
     canvas = now.canvas
     start = jnp.zeros_like(now.low) if window.back is None else jnp.maximum(now.low - window.back, 0)
     index = start[:, None] + jnp.arange(window.length)
-    order = _together(program, now, index)
+    order, time = _together(program, now, index), clock.told(program.model, decoder, look)
     if not program.cached:
-        return start, Call(canvas.tokens, look.t, canvas.segment, canvas.positions, order=order)
+        return start, Call(canvas.tokens, time, canvas.segment, canvas.positions, order=order)
     real = index < canvas.shape[1]
     take = functools.partial(_take, index=index, real=real)
     segment = jnp.ones(canvas.shape, jnp.int32) if canvas.segment is None else canvas.segment
     return start, Call(
         take(canvas.tokens, fill=0),
-        look.t,
+        time,
         take(segment, fill=0),
         take(canvas.place(), fill=0),
         start=start,
