@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
-from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models import cache as caches
@@ -94,7 +94,7 @@ class Denoiser:
         if cache is not None and self.network.logit_shift:
             hidden = jnp.concatenate([found.hidden[:, :1], found.hidden[:, :-1]], axis=1)
             found = dataclasses.replace(found, hidden=hidden)
-        return _narrow(found, self.columns), output.cache
+        return found.narrowed(self.columns) if self.columns else found, output.cache
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
@@ -141,7 +141,8 @@ class CausalDenoiser(_OnWholeCanvas):
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
         del time
         before = one_before(tokens, None, self.start_id)
-        return _narrow(api.apply(self.network, params, before, raw=True), self.columns)
+        found = api.apply(self.network, params, before, raw=True)
+        return found.narrowed(self.columns) if self.columns else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +193,3 @@ def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> j
     if segment is not None:
         first = first | (segment != jnp.roll(segment, 1, axis=1))
     return jnp.where(first, jnp.asarray(start_id, tokens.dtype), before)
-
-
-def _narrow(found: Prediction, columns: int) -> Prediction:
-    if not 0 < columns < found.num_columns:
-        return found
-    bias = None if found.head.bias is None else found.head.bias[:columns]
-    return Prediction(found.hidden, Head(found.head.kernel[:, :columns], bias))

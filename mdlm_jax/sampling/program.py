@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core.guidance import guide, unconditional_tokens
+from mdlm_jax.core.guidance import unconditional_tokens
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models.denoise import Call
 from mdlm_jax.sampling import clock
@@ -273,9 +273,8 @@ def _run(program: Program, decoder, params, numbers, now: Progress, look: Look, 
     found, cache = program.model.run(params, call, now.cache if program.cached else None)
     found = _rows_of(found, look.index[:, 0] - start, look.tokens.shape[1], program.guided)
     if program.guided:
-        half = found.hidden.shape[0] // 2
-        hidden = guide(found.hidden[:half], found.hidden[half:], numbers.guidance)
-        found = dataclasses.replace(found, hidden=hidden)
+        seen, blind = jnp.split(found.hidden, 2)
+        found = dataclasses.replace(found, hidden=seen).guided(blind, numbers.guidance)
     if numbers.bias is not None:
         bias = numbers.bias if found.head.bias is None else found.head.bias + numbers.bias
         found = dataclasses.replace(found, head=dataclasses.replace(found.head, bias=bias))
