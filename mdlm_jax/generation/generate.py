@@ -156,7 +156,8 @@ def _progress(job: Job, chosen: list[int], canvas, every: str) -> Iterator[Progr
         blocks = lay_out(s.denoise, canvas, s.decoder, block_length=s.block_length, cache=s.cache,
                          guided=bool(options.guidance)).blocks
         progress = loop.stream(
-            s.denoise, s.params, canvas, s.decoder, steps=job.each * blocks, block_length=s.block_length,
+            s.denoise, s.params, canvas, s.decoder, steps=job.each * blocks if s.decoder.reads_steps else None,
+            block_length=s.block_length,
             grid=options.grid, cache=s.cache, guidance=options.guidance, stop_id=s.stop_id, bias=s.bias,
             seed=options.seed, mesh=job.model.mesh, finish=_finish(job, chosen) if options.stop else None, every=every,
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core import genmd4
 from mdlm_jax.core.process import Process
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, static, unlearned
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, static
 
 _WANTED = -1  # stands for the draw while it is decided who takes it
 
@@ -61,7 +61,7 @@ class Ancestral(Decoder):
         return dataclasses.replace(canvas, tokens=jnp.where(canvas.editable, noise, canvas.tokens))
 
     def check(self, call: Plan) -> None:
-        unlearned(self, call)
+        self._check_one_schedule(call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         """One step: the canvas at time s from the one at time t."""

@@ -187,7 +187,7 @@ class Decoder:
 
         Reads `law` and the field head_budget. ``penalty``: penalised and penalty of `core.draws`.
         """
-        chunk = chunk_length(look.tokens.shape[0], prediction.num_columns, self.head_budget)
+        chunk = chunk_length(look.tokens.shape[0], prediction.logits_held, self.head_budget)
         return draws.draw(
             prediction, look.stream(0), suppress=None if may_draw_mask else self.suppressed, wants=wants,
             current=current, forced=look.forced, positions=look.place, where=where, most=most, extrapolate=extrapolate,
@@ -208,6 +208,12 @@ class Decoder:
         check("temperature", self.temperature, lambda t: 0 <= t < float("inf"), "must be 0 (greedy) or positive")
         check("top_p", self.top_p, lambda p: 0 < p <= 1, "must lie in (0, 1]; 1 draws from all tokens")
         check("top_k", self.top_k, lambda k: k >= 0 and k == int(k), "must not be negative; 0 draws from all tokens")
+
+    def _check_one_schedule(self, call: "Plan") -> None:
+        """Refuses a network with a schedule for every id, where the rule goes by one for all."""
+        if call.learned:
+            raise ValueError(f"{type(self).__name__}: goes by one schedule, and this network has learned one for every "
+                             "id (GenMD4); use LearnedScheduleAncestral, or a decoder without a schedule")
 
     def one_by_one(self) -> "Decoder":
         """The same rule revealing one token a step, and what is certain, given as many steps as there are tokens.
@@ -239,7 +245,7 @@ class Plan:
       steps: of each block; block_length; blocks; cache: name of the cache.
       tokens: most positions that a row has to write in a block.
       prompted: whether anything is not editable.
-      guidance: strength, 0 for none.
+      guidance: strength, 0 for none. ``grid``: whether the call names times.
     """
 
     contract: str
@@ -253,13 +259,7 @@ class Plan:
     prompted: bool
     guidance: float
     forced: bool
-
-
-def unlearned(decoder: Decoder, call: Plan) -> None:
-    """Refuses a network with a schedule for every id, where ``decoder`` goes by one for all."""
-    if call.learned:
-        raise ValueError(f"{type(decoder).__name__}: goes by one schedule, and this network has learned one for every "
-                         "id (GenMD4); use LearnedScheduleAncestral, or a decoder without a schedule")
+    grid: bool
 
 
 def fold(keys: jax.Array, number) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.sampling import clock
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, decoder, lots, random_scores, ranks, static, unlearned
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, decoder, lots, random_scores, ranks, static
 
 SECOND = ("none", "extrapolate", "correct")
 
@@ -82,7 +82,7 @@ class FirstHitting(Decoder):
         return self.second == "extrapolate"
 
     def check(self, call) -> None:
-        unlearned(self, call)
+        self._check_one_schedule(call)
         if not self.parallel and call.steps < call.tokens:
             raise ValueError(f"steps={call.steps}: one by one, the {call.tokens} tokens of a block take as many steps; "
                              "give these, or FirstHitting(parallel=True)")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process, safe_ratio
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, random_scores, static, take_best, unlearned
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, random_scores, static, take_best
 
 PLANNERS = ("self", "uniform")
 KAPPAS = ("binomial", "even")
@@ -58,7 +58,7 @@ class P2(Decoder):
 
     def check(self, call) -> None:
         if self.kappa == "binomial":
-            unlearned(self, call)
+            self._check_one_schedule(call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state

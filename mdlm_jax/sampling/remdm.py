@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process, safe_ratio
 from mdlm_jax.sampling import clock
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, static, unlearned
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, static
 
 
 def most_remasked(noise_s: jax.Array, alpha_t: jax.Array) -> jax.Array:
@@ -64,7 +64,7 @@ class ReMDM(Decoder):
         return self.process.mask_id
 
     def check(self, call) -> None:
-        unlearned(self, call)
+        self._check_one_schedule(call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, jax.Array | None]:
         moves = look.editable & lots(look.stream(1), look.place, self.chances(look, state))

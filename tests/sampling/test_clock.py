@@ -25,7 +25,8 @@ from mdlm_jax.sampling.threshold import Threshold
 from tests.sampling.looks import look_of
 
 VOCAB, MASK, LENGTH, PROMPT = 6, 5, 18, np.array([1, 2], np.int32)
-NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8, conditioning="time", condition_dim=8)
+NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8, conditioning="time",
+                            condition_dim=8)
 PROCESS = Process(VOCAB, MASK, schedule=Linear(0.0))
 
 
@@ -104,7 +105,7 @@ def test_a_network_of_blocks_is_told_of_its_block():
 
 
 @pytest.mark.parametrize(("model", "decoder", "options", "message"), [
-    (Denoiser(NETWORK), LowConfidence(MASK), {}, r"LowConfidence: has no grid of times, .*give Denoiser\(process=...\)"),
+    (Denoiser(NETWORK), LowConfidence(MASK), {}, r"LowConfidence: has no grid of times, .*Denoiser\(process=...\)"),
     (Denoiser(NETWORK), Dream(MASK), {"block_length": 4}, r"Dream: writes in blocks, .*give Denoiser\(process=...\)"),
     (ScheduledDenoiser(NETWORK), Threshold(MASK), {}, "Threshold: has no grid of times, .*every id has a schedule"),
     (Foreign(len, process=Process(VOCAB, MASK, 1.0)), Threshold(MASK), {}, "mixing=1.0: uniform noise alone makes no"),
