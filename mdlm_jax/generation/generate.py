@@ -12,8 +12,8 @@ from mdlm_jax.generation.options import Options, Sampler
 from mdlm_jax.models.denoise import CausalDenoiser
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
 from mdlm_jax.sampling import loop
-from mdlm_jax.sampling.program import Progress
 from mdlm_jax.sampling.rows import Row, batches
+from mdlm_jax.sampling.state import Progress
 from mdlm_jax.sampling.windows import lay_out
 
 MASK_TEXT = "░"  # how a mask is shown in a text

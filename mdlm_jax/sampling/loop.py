@@ -15,7 +15,8 @@ from mdlm_jax.sampling import grid as grids
 from mdlm_jax.sampling import program as programs
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.decoder import Decoder, Plan, fold
-from mdlm_jax.sampling.program import Numbers, Progress
+from mdlm_jax.sampling.forward import hidden_like
+from mdlm_jax.sampling.state import Numbers, Progress
 from mdlm_jax.sampling.windows import Layout, lay_out
 
 
@@ -235,5 +236,5 @@ def _first(model, layout, decoder, params, numbers: Numbers, canvas: Canvas, gui
     )
     if decoder.reuses or decoder.remembers:
         full = dataclasses.replace(now, cache=cache)
-        now = dataclasses.replace(now, hidden=programs.hidden_like(layout.program(0), decoder, params, numbers, full))
+        now = dataclasses.replace(now, hidden=hidden_like(layout.program(0), decoder, params, numbers, full))
     return dataclasses.replace(placement.placed(now, devices), cache=cache)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_jax.sampling.canvas import Canvas
-from mdlm_jax.sampling.program import Program, Window
+from mdlm_jax.sampling.state import Program, Window
 
 CACHES = ("none", "prefix", "dual", "block")
 _SUFFIXES = 8  # lengths of suffix windows that are compiled at most
