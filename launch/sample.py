@@ -137,7 +137,7 @@ def _model(text: str) -> _Model:
     if meta.get("family"):
         return _Model(folder, None, _tokenizer(folder), meta["family"], config.model.attention, meta["max_length"])
     return _Model(folder, config, load_tokenizer(folder / "tokenizer.json"), "", config.model.attention,
-                  config.data.length)
+                  meta.get("max_length", config.data.length))
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:

@@ -155,12 +155,11 @@ def begin(
     """
     model = as_model(denoise)
     layout = lay_out(model, canvas, decoder, block_length=block_length, cache=cache, guided=bool(guidance))
-    _check_read(decoder, steps, grid, layout.blocks)
-    each = 1 if steps is None else steps // layout.blocks
-    _check(model, canvas, decoder, layout, each, grid is not None, guidance, forced)
+    check(model, canvas, decoder, layout, steps, grid, guidance, forced)
     canvas, forced = placement.filled_up(canvas, forced, mesh)
     memory.check(model, params, decoder, layout, rows=canvas.shape[0], mesh=mesh, budget=memory_budget)
     layout = dataclasses.replace(layout, start=np.pad(layout.start, (0, canvas.shape[0] - len(layout.start)), "edge"))
+    each = _each(steps, layout)
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), canvas.row_ids)
     numbers = Numbers(
         steps=jnp.int32(each),
@@ -174,6 +173,11 @@ def begin(
     canvas = decoder.init(canvas, fold(row_keys, 0))
     devices = None if mesh is None else placement.mesh_of(params)
     return layout, numbers, _first(model, layout, decoder, params, numbers, canvas, guidance, devices)
+
+
+def _each(steps: int | None, layout: Layout) -> int:
+    """Steps of a block; where the decoder has none, one, which nothing reads."""
+    return 1 if steps is None else steps // layout.blocks
 
 
 def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
@@ -190,7 +194,9 @@ def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
         raise ValueError(f"steps={steps}: must be a multiple of the {blocks} blocks, so that each takes as many")
 
 
-def _check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int, grid: bool, guidance, forced) -> None:
+def check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int | None, grid, guidance, forced) -> None:
+    """Refuses options that do not fit each other, the decoder or the model; `stream` does so itself."""
+    _check_read(decoder, steps, grid, layout.blocks)
     cache = layout.cache
     prompted = bool((~canvas.editable & (True if canvas.segment is None else canvas.segment > 0)).any())
     if guidance and not prompted:
@@ -214,9 +220,10 @@ def _check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int, 
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "
                          "cache='none', or a decoder that goes by confidence")
     decoder.check(Plan(
-        contract=model.contract, shifted=model.shifted, learned=getattr(model, "learned", False), steps=steps,
-        block_length=layout.block, tokens=min(layout.block, int(canvas.editable.sum(1).max())), blocks=layout.blocks,
-        cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None, grid=grid,
+        contract=model.contract, shifted=model.shifted, learned=getattr(model, "learned", False),
+        steps=_each(steps, layout), block_length=layout.block,
+        tokens=min(layout.block, int(canvas.editable.sum(1).max())), blocks=layout.blocks,
+        cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None, grid=grid is not None,
     ))
     clock.check(model, decoder, layout.blocks)
 
