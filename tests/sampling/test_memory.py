@@ -59,9 +59,9 @@ def test_a_budget_is_kept_to_the_byte_and_nothing_is_compiled():
         start(memory_budget=total - 1)
     assert program.block._cache_size() == before
     model = Denoiser(dataclasses.replace(NETWORK, attention="bidirectional", block_length=1))
-    guided = memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH, guided=True)
-    assert guided.cache == 2 * memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH).cache
-    with pytest.raises(ConfigError, match="2 of 4 rows of 16 slots"):
+    guided = memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH + 1, guided=True)
+    assert guided.cache == 2 * memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH + 1).cache
+    with pytest.raises(ConfigError, match="2 of 4 rows of 17 slots"):
         begin(model, PARAMS, blank(VOCAB - 1, 2, LENGTH, np.array([1])), DECODER, guidance=1.0,
               memory_budget=guided.total - 1, **CALL | {"cache": "dual"})
     with pytest.raises(ConfigError, match="memory_budget=0: must be a positive"):
