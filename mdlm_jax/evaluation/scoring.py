@@ -23,7 +23,7 @@ import numpy as np
 from mdlm_jax.models.denoise import as_model
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.decoder import Decoder
-from mdlm_jax.sampling.loop import decode
+from mdlm_jax.sampling.loop import check_scorable, decode
 from mdlm_jax.sampling.windows import lay_out
 
 
@@ -59,6 +59,7 @@ def forced_log_prob(denoise, params, canvas: Canvas, tokens, decoder: Decoder, *
       ValueError: a decoder that chooses positions at random or by what it drew; a mask among the tokens, or one that
         differs from the canvas where nothing is written; what `decode` refuses.
     """
+    check_scorable(decoder)
     tokens = np.asarray(tokens, np.int32)
     _check(canvas, tokens, decoder)
     found = []

@@ -182,6 +182,13 @@ def check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int | 
     return each
 
 
+def check_scorable(decoder: Decoder) -> None:
+    """ValueError where draws cannot be forced: what is written does not tell the path."""
+    if not decoder.scorable:
+        raise ValueError(f"forced: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
+                         "log-probability is no sum over one path")
+
+
 def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
     """Refuses what the decoder would not read, and steps that its blocks cannot share."""
     name = type(decoder).__name__
@@ -206,9 +213,8 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
                          "leave it at 0")
     if guidance and decoder.mask_id is None:
         raise ValueError(f"guidance={guidance}: masks the prompt, and the process has no masks; leave it at 0")
-    if forced is not None and not decoder.scorable:
-        raise ValueError(f"forced: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
-                         "log-probability is no sum over one path")
+    if forced is not None:
+        check_scorable(decoder)
     if decoder.reuses and model.timed:
         raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
                          "the time as well")
