@@ -54,12 +54,22 @@ def load(text: str, overrides: dict) -> RunConfig:
             raise ConfigError(f"{path}: config.{name}={section!r} is not a section; fields stand in one, as in "
                               "config.train.steps")
     with config.unlocked(), config.ignore_type():
+        _take_network(config, overrides)
         for name, value in overrides.items():
             section, field = name.split(".")
             if section not in config:
                 config[section] = ConfigDict()
             config[section][field] = value
     return freeze(config)
+
+
+def _take_network(config: ConfigDict, overrides: dict) -> None:
+    """A run that starts from a checkpoint has its network, but for what the command line says of it."""
+    start = overrides.get("train.init_from", config.get("train", {}).get("init_from", ""))
+    if isinstance(start, str) and start and "model" in config:
+        from ._start import network_fields
+
+        config.model.update(network_fields(start, config.model))
 
 
 def _run_file(path: Path):

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, to_dict
-from mdlm_jax.training.places import place
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
+from ._start import check_start
 from ._workdir import check_workdir
 
 FLAGS = (
@@ -77,9 +77,8 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     check_data(config.data, config.train.batch_size)
-    if config.train.init_from and not place(config.train.init_from).is_dir():
-        raise ConfigError(f"train.init_from={config.train.init_from!r}: there is no such directory; give a Hugging "
-                          "Face directory or a run's workdir")
+    if config.train.init_from:
+        check_start(config)
     if config.log.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("log.wandb=True: needs the package wandb; pip install 'mdlm_jax[wandb]', or leave it out")
     if dry_run:

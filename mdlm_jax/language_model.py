@@ -45,6 +45,17 @@ class LanguageModel:
     tokenizer: Any = None
     schedule: jax.Array | None = None
 
+    def __repr__(self) -> str:
+        """One line, without the weights."""
+        from mdlm_jax.models.shapes import parameter_count
+
+        said = self.description
+        kind = said.family or self.config.attention
+        limit = f", max_length {said.max_length}" if said.max_length else ""
+        size = f"{parameter_count(self.config):,} parameters in {said.dtype}"
+        return (f"LanguageModel({kind}, {size}, {self.config.layers} layers, width {self.config.d_model}, "
+                f"vocabulary {self.config.vocab_size:,}{limit})")
+
     @property
     def config(self) -> TransformerConfig:
         """The network."""
@@ -190,7 +201,11 @@ def load(
         raise ConfigError(f"{path}: there is no such directory; give a Hugging Face directory or a run's workdir")
     if places.in_bucket(path) and families.is_hf(path):
         raise ConfigError(f"{path}: a Hugging Face directory must be a folder; copy it here first")
-    return _load_hf(path, mesh, dtype, mask_id) if families.is_hf(path) else _load_run(path, mesh, dtype, mask_id)
+    if families.is_hf(path):
+        return _load_hf(path, mesh, dtype, mask_id)
+    from mdlm_jax.training import checkpoints
+
+    return load_step(checkpoints.find(path), mesh=mesh, dtype=dtype, mask_id=mask_id)
 
 
 def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
@@ -216,17 +231,17 @@ def process_of(description: Description, path: Path) -> Process | None:
     return Process(config.vocab_size, description.mask_id, head_size=columns)
 
 
-def _load_run(path: Path, mesh, dtype, mask_id) -> LanguageModel:
-    """A checkpoint as `training.checkpoints` writes it: averaged weights where there are some."""
+def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: int | None = None) -> LanguageModel:
+    """`load` of a step that `training.checkpoints.find` gave: averaged weights where there are some."""
     from mdlm_jax.training import checkpoints
     from mdlm_jax.training.build import build_process
 
-    folder, description = describe_run(path)
+    description = _described(folder)
     if mask_id is not None:
         description = dataclasses.replace(description, mask_id=mask_id)
     tokenizer = _tokenizer(folder, None)
     if "family" in checkpoints.read_meta(folder):
-        process = process_of(description, path)
+        process = process_of(description, folder)
         _give_ids(tokenizer, description)
     else:
         process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
@@ -240,6 +255,12 @@ def describe_run(path: Path) -> tuple[Path, Description]:
     from mdlm_jax.training import checkpoints
 
     folder = checkpoints.find(path)
+    return folder, _described(folder)
+
+
+def _described(folder: Path) -> Description:
+    from mdlm_jax.training import checkpoints
+
     run, tokenizer, meta = _run_config(folder), _tokenizer(folder, None), checkpoints.read_meta(folder)
     ids = meta.get("ids")  # of a converted checkpoint
     if tokenizer is None and not (run.model.vocab_size and ids):
@@ -248,7 +269,7 @@ def describe_run(path: Path) -> tuple[Path, Description]:
     if ids is None:
         ids = {name: getattr(tokenizer, name) for name in ("mask_id", "eos_id", "pad_id")}
     length = meta.get("max_length", run.data.length)
-    return folder, Description(network, meta.get("family", ""), **ids, max_length=length)
+    return Description(network, meta.get("family", ""), **ids, max_length=length)
 
 
 def _run_config(folder: Path):
