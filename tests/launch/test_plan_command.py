@@ -64,7 +64,10 @@ def test_refusals(recipe, arguments, message):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_it_names_the_extra(recipe):
     done = commands.run("launch.plan", recipe, "--topology=v5e:4x4")
+    commands.assert_refused(done, "--topology=v5e:4x4", "pip install 'mdlm_jax[tpu]', or add --compile=0")
+    done = commands.run("launch.plan", recipe, "--topology=v5e:4x4", "--step=decode")
     commands.assert_refused(done, "--topology=v5e:4x4", "pip install 'mdlm_jax[tpu]'")
+    assert "--compile" not in done.err
 
 
 def test_gpus_by_arithmetic_without_jax(recipe, tmp_path):
