@@ -56,7 +56,7 @@ def test_the_checkpoint_gives_the_network_and_the_tokenizer(tmp_path):
     start = [*flags, f"--config.train.init_from={first}"]
     done = commands.run("launch.train", *start, "--config.model.dropout=0.1", f"--workdir={second}")
     assert done.status == 0, done.err
-    assert f"starting from {first}, step 1\n" in done.out
+    assert f"starting from {first}, step 1\n" in done.out and "drawing 1 sample(s) in 1 steps" in done.out
     assert f"data.tokenizer=bpe:300: no new one is trained; that of {first} is taken" in done.out
     assert (second / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
     models = [json.loads((folder / "config.json").read_text())["model"] for folder in (first, second)]
