@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from mdlm_jax.config import ModelConfig, RunConfig
+from mdlm_jax.planning.decoding import Blocks
 from tests.launch import commands
 
 RECIPE = """
@@ -112,3 +114,18 @@ def test_what_does_not_fit_has_status_1(recipe):
 def test_refusals_of_caches(recipe, arguments, message):
     done = commands.run("launch.plan", recipe, *arguments)
     assert done.status == 2 and message in done.err and "jax" not in done.imported
+
+
+def test_each_cache_is_announced_before_it_is_compiled(monkeypatch, capsys):
+    from launch import _planning
+    from mdlm_jax.planning import block_decoding, report
+
+    def compiled(network, blocks, cache):
+        assert capsys.readouterr().err == f"compiling  the forwards with cache={cache} ...\n"
+        return cache
+
+    monkeypatch.setattr(block_decoding, "plan", compiled)
+    monkeypatch.setattr(report, "cache_text", str)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    config = RunConfig(model=ModelConfig(vocab_size=64))
+    _planning.run_caches(config, Blocks(1, 64, 64, 32, 1), ("none", "block"), None)
