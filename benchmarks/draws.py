@@ -134,7 +134,7 @@ def trained(workdir: Path, rows: int, batch: int) -> Subject:
     built = pipeline.build(config.data, config.train.batch_size, model.tokenizer)
     text = built.train.sequential(0, built.train.num_rows)["tokens"].reshape(-1)
     bigram = WittenBell.fit(text, model.process.vocab_size)
-    denoise = Denoiser(model.config, model.process.vocab_size)
+    denoise = Denoiser(model.config, model.process.vocab_size, model.process)
 
     def by_bigram(tokens):
         first = bigram.unigram[tokens[:, :1]]

@@ -53,7 +53,7 @@ class Run:
     family: str
     dial: str
     decoder: Decoder
-    steps: int
+    steps: int | None
     options: dict = dataclasses.field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ def runs(process: Process, length: int, steps: list[int], block: int) -> Iterato
     yield from dialled(f"LLaDA2.0, blocks of {block}", lambda v: BlockThreshold(mask, 1.0, threshold=v),
                        (0.5, 0.7, 0.95), "", block_length=block)
     for mode in ("quality", "speedy"):
-        yield Run(f"LLaDA2.1 {mode}", f"blocks of {block}", JointThreshold.mode(mode, mask, temperature=1.0), length,
+        yield Run(f"LLaDA2.1 {mode}", f"blocks of {block}", JointThreshold.mode(mode, mask, temperature=1.0), None,
                   {"block_length": block})
     yield from quota("draft and edit", DraftEdit(mask, 0.1, temperature=1.0))
 
@@ -114,8 +114,8 @@ def read(workdir: Path) -> Subject:
     language = make(config.data.source.partition(":")[2])
     size = model.process.vocab_size
     bias = np.where(np.arange(size) < language.vocab_size, 0.0, -np.inf)
-    return Subject(Denoiser(model.config, size), model.params, model.process, language, config.data.length,
-                   jnp.asarray(bias, jnp.float32))
+    denoise = Denoiser(model.config, size, model.process)
+    return Subject(denoise, model.params, model.process, language, config.data.length, jnp.asarray(bias, jnp.float32))
 
 
 def sample(subject: Subject, run: Run, rows: int, batch: int) -> tuple[np.ndarray, np.ndarray]:

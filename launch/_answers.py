@@ -9,6 +9,7 @@ part holds already. Whoever finds them all answered joins the parts. A line is w
 without its line end is dropped.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,17 +60,17 @@ class Answers:
     def open(self) -> list[Key]:
         """Makes the folder, cuts what a kill left half written, and returns what this process has to answer."""
         self.check()
-        if self.output.exists():
-            self.done = set(self.keys)
+        if self._joined():
             return []
         job = json.dumps(self._job, indent=2) + "\n"  # first: a folder of parts without it would be nobody's
         if not _job_file(self.output).exists() or _job_file(self.output).read_text(encoding="utf-8") != job:
             self._write(_job_file(self.output), job)
         self._parts.mkdir(parents=True, exist_ok=True)
-        if self._own.exists():
-            whole = self._own.read_bytes().rfind(b"\n") + 1
-            os.truncate(self._own, whole)
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self._own, self._own.read_bytes().rfind(b"\n") + 1)
         self.done = set(self._found())
+        if self._joined():  # by another process meanwhile, which has removed the parts before they were read, or after
+            return []
         return [key for key in self.share() if key not in self.done]
 
     @property
@@ -91,15 +92,23 @@ class Answers:
 
     def join(self) -> int:
         """Writes the output if everything is answered; returns how much is not."""
-        if self.output.exists():
+        if self._joined():
             return 0
         found = self._found()
         missing = sum(key not in found for key in self.keys)
         if missing:
-            return 0 if self.output.exists() else missing  # another process has just joined them
+            return 0 if self._joined() else missing  # another process has just joined them
         self._write(self.output, "".join(_json(found[key]) + "\n" for key in self.keys))
         shutil.rmtree(self._parts, ignore_errors=True)
         return 0
+
+    def _joined(self) -> bool:
+        """Whether the output is there; then the parts are in the way, if a kill left some."""
+        if not self.output.exists():
+            return False
+        shutil.rmtree(self._parts, ignore_errors=True)
+        self.done = set(self.keys)
+        return True
 
     def _write(self, path: Path, text: str) -> None:
         """The file appears at once; processes of several machines may have one number, or one pid, but not both."""

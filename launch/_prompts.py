@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mdlm_jax.config import ConfigError
 
 _JSON = (".jsonl", ".ndjson", ".json")
+ANSWERED = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # fields of an answer
 
 
 class Prompt(NamedTuple):
@@ -21,13 +22,14 @@ def read_prompts(text: str, field: str) -> list[Prompt]:
     """The prompts of ``--prompts=text``; blank lines hold none.
 
     Raises:
-      ConfigError: no such file, no prompts, or a line that is no object with a string or token ids in ``field``.
+      ConfigError: no such file, no prompts, a line that is no object with a string or token ids in ``field``, or one
+        with a field of `ANSWERED`.
     """
     path = Path(text).expanduser()
     if not path.is_file():
         raise ConfigError(f"--prompts={text}: is not a file; give a text file, one prompt a line, or a .jsonl file")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--prompts={text}: cannot be read ({error})") from None
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
@@ -46,6 +48,9 @@ def _object(index: int, where: str, line: str, field: str) -> Prompt:
         raise ConfigError(f"{where}: is not JSON ({error}); write one object a line") from None
     if not isinstance(found, dict) or field not in found:
         raise ConfigError(f"{where}: is no object with the field {field!r}; name another with --prompt_field")
+    if taken := [name for name in ANSWERED if name in found]:
+        raise ConfigError(f"{where}: has the field {taken[0]!r}, which the answer beside it would write over (so would "
+                          f"{', '.join(name for name in ANSWERED if name != taken[0])}); name it otherwise")
     prompt = found[field]
     if not isinstance(prompt, str) and not _is_tokens(prompt):
         raise ConfigError(f"{where}: {field!r} must be a string, or a list of token ids")

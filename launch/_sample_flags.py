@@ -19,7 +19,7 @@ FLAGS = (
     _cli.Flag("seed", "N", "the same seed gives the same samples; default: the run's sample.seed", int),
     _cli.Flag("length", "N", "tokens a sample, prompt included; default: the run's data.length", int),
     _cli.Flag("new_tokens", "N", "tokens a sample, prompt not included, in place of --length; default 128, or what "
-              "fits", int),
+              "fits behind the longest prompt", int),
     _cli.Flag("output", "FILE", "write the samples there too; with --prompts a .jsonl file, required"),
     _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
     _cli.Flag("live", "", "show the denoising in this terminal as it happens", bool),
@@ -33,7 +33,8 @@ FLAGS = (
     _cli.Flag("cache", "NAME", "none | prefix | dual | block, of keys and values; default: block for block-causal "
               "models, else none"),
     _cli.Flag("grid", "NAME", "uniform | cosine, of the steps' times; default: the decoder's"),
-    _cli.Flag("stop", "TEXT", "cut a sample before this text, and write no block after it; several as a JSON list"),
+    _cli.Flag("stop", "TEXT", "cut a sample before this text or special token, and write no block after it; several as "
+              "a JSON list"),
     _cli.Flag("end", "true|false", "whether the model's end of text ends a sample; default: false for runs without "
               "--prompts, else true", bool),
     _cli.Flag("special", "", "names of special tokens in prompts stand for those tokens (chat templates)", bool),
@@ -57,10 +58,11 @@ decoders and their numbers
 
 {decoders}
 
-With --prompts every line of the output holds what the prompt's line held, its index, and text, finish (eos, stop or
-length), tokens and forwards. Several processes share the prompts: start them with launch.local, or on a cluster with
---distributed. Killed and started again, by any number of processes, the command answers what is left; an answer depends
-on the seed and the prompt's line alone.
+With --prompts every line of the output holds what the prompt's line held, and index, sample, text, finish (eos, stop or
+length), tokens and forwards: names that the prompt's line must leave free. Several processes share the prompts: start
+them with launch.local, or on a cluster with --distributed. Killed and started again, by any number of processes, the
+command answers what is left; an answer depends on the seed and the prompt's line alone, and
+without --new_tokens on the room behind the longest prompt.
 
 examples
   {program} --checkpoint=runs/first

@@ -37,7 +37,7 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     if kind == "autoregressive":
         denoise = CausalDenoiser(network, process.mask_id, process.vocab_size)
     else:
-        denoise = Denoiser(network, process.vocab_size)
+        denoise = Denoiser(network, process.vocab_size, process)
     if kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)

@@ -2,16 +2,19 @@
 
 import sys
 
+import numpy as np
+
 from mdlm_jax.training.progress import Progress
 
 from ._answers import Answers, Key
 from ._memory import enough_memory
 from ._prompts import encoded
-from .run_sample import load
+from .run_sample import check, load
 
 
 def main(options, answers: Answers) -> None:
     """Answers this process's share of the prompts, batch by batch, and joins the output when all is answered."""
+    check(options, lambda model: [_given(one.prompt, model.tokenizer) for one in options.prompts])
     left = answers.open()
     if left:
         with enough_memory("lower --batch_size or --new_tokens"):
@@ -42,7 +45,7 @@ def _answer(options, answers: Answers, left: list[Key]) -> None:
 
 def _given(prompt, tokenizer):
     """Text, or token ids: those that stand in the text where nothing else can read it."""
-    return encoded("--prompts", prompt, None, False) if tokenizer is None else prompt
+    return np.array(encoded("--prompts", prompt, None, False), np.int32) if tokenizer is None else prompt
 
 
 def _line(fields: dict, key: Key, one) -> dict:

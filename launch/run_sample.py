@@ -1,11 +1,16 @@
 """What launch.sample does for one prompt once its options are checked."""
 
+import re
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 import mdlm_jax
+from mdlm_jax.config import ConfigError
+from mdlm_jax.generation.generate import answer_job
+from mdlm_jax.language_model import LanguageModel, without_weights
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling.canvas import Trace
 
@@ -16,11 +21,11 @@ from ._prompts import encoded
 
 def main(options) -> None:
     """Loads the weights (the average where there is one), draws, prints, and writes what was asked for."""
+    check(options, lambda model: [_prompt(options, model)])
     with enough_memory("lower --num or --length"):
         model = load(options)
         tokenizer = model.tokenizer or _samples.Numbers(model.config.vocab_size, model.process)
-        special = options.generate.get("special", False)
-        prompt = np.array(encoded("--prompt", options.prompt, model.tokenizer, special), np.int32)
+        prompt = _prompt(options, model)
         found, frames = _drawn(options, model, tokenizer, prompt)
     rows = [np.concatenate([prompt, one.tokens]) for one in found]
     texts = [tokenizer.decode(row, show_special=True) for row in rows]
@@ -34,6 +39,21 @@ def main(options) -> None:
                                 found[0].given)
 
 
+def check(options, prompts: Callable[[LanguageModel], list]) -> None:
+    """What `LanguageModel.generate` would refuse of the prompts, all of them, before the weights are read."""
+    model = without_weights(options.folder, mask_id=options.load.get("mask_id"))
+    try:
+        answer_job(model, prompts(model), options.new_tokens, **options.generate)
+    except ConfigError as error:
+        name = "--prompt" if options.prompts is None else r"--prompts, prompt \1"
+        raise ConfigError(re.sub(r"^prompts\[(\d+)\]", name, str(error))) from None
+
+
+def _prompt(options, model: LanguageModel) -> np.ndarray:
+    special = options.generate.get("special", False)
+    return np.array(encoded("--prompt", options.prompt, model.tokenizer, special), np.int32)
+
+
 def load(options):
     """The model, shared by the devices of this process where a mesh was asked for."""
     mesh = None if options.mesh is None else make_mesh(options.mesh, jax.local_devices())
@@ -44,8 +64,11 @@ def _drawn(options, model, tokenizer, prompt: np.ndarray):
     """The samples, and [S + 1, L] frames of the first where it is shown or drawn."""
     prompts, keywords = [prompt] * options.sample.num, {"new_tokens": options.new_tokens} | options.generate
     if not options.live:
-        found = model.generate(prompts, trace=options.picture is not None, **keywords)
-        return found, found[0].trace
+        if options.picture is None:
+            return model.generate(prompts, **keywords), None
+        first = model.generate(prompts[:1], trace=True, **keywords)  # alone: the others need not go step by step
+        others = model.generate(prompts[1:], row_ids=range(1, len(prompts)), **keywords) if prompts[1:] else []
+        return first + others, first[0].trace
     from mdlm_jax.sampling.trace_terminal import Live
 
     frames = []

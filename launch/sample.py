@@ -137,7 +137,7 @@ def _model(text: str) -> _Model:
     if meta.get("family"):
         return _Model(folder, None, _tokenizer(folder), meta["family"], config.model.attention, meta["max_length"])
     return _Model(folder, config, load_tokenizer(folder / "tokenizer.json"), "", config.model.attention,
-                  config.data.length)
+                  meta.get("max_length") or config.data.length)
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
@@ -191,8 +191,8 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
         return
     objective = config.train.objective
     if objective.partition(":")[0] in ("block", "levenshtein", "autoregressive", "any_order"):
-        raise ConfigError(f"--guidance={guidance}: takes earlier blocks for the prompt, where train.objective="
-                          f"{objective} writes block after block; leave it out")
+        raise ConfigError(f"--guidance={guidance}: masks the prompt, which a network of train.objective={objective} "
+                          "reads as text; leave it out")
     if config.process.mixing == 1:
         raise ConfigError(f"--guidance={guidance}: masks the prompt, and a model with process.mixing=1 knows no masks; "
                           "leave it out")

@@ -86,7 +86,7 @@ class LanguageModel:
 
         Args:
           prompts: a string or a row of token ids, or several, of any lengths.
-          new_tokens: tokens an answer has at most; None: 128, or as many as the model was made for.
+          new_tokens: tokens an answer has at most; None: 128, or as many as there is room for behind its prompt.
           options: those of `generation.options.Options` (decoder, steps, block_length, stop, seed, ...), and numbers
             of the decoder, such as ``temperature=0.7``. ``sampling.registry`` lists the decoders.
         Returns:
@@ -102,7 +102,8 @@ class LanguageModel:
         Args:
           texts: a string in which every ``hole`` stands for one token to be written, or a row of token ids with the
             mask's where one is to be written; or several.
-          options: as for `generate`; by default everything is written at once, in as many steps as the most holes.
+          options: as for `generate`; by default everything is written at once, a row in as many steps as it has holes.
+            Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.
         """
         return _answered(generate.infill_job(self, texts, hole, **options), texts)
@@ -208,14 +209,27 @@ def load(
     return load_step(checkpoints.find(path), mesh=mesh, dtype=dtype, mask_id=mask_id)
 
 
+def without_weights(folder: Path, *, mask_id: int | None = None) -> LanguageModel:
+    """What `load` would give of a Hugging Face directory or a step's folder, with shapes in place of the weights.
+
+    For checks before these are read: `generation.generate.answer_job`. The digests of a step are not checked.
+    """
+    return _of_hf(folder, mask_id) if families.is_hf(folder) else _of_step(folder, mask_id)
+
+
 def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
+    model = _of_hf(path, mask_id)
+    with _progress(f"loading {path.name}", model.description) as progress:
+        params = reader.read(path, model.description, mesh=mesh, dtype=dtype, progress=progress)
+    return dataclasses.replace(model, params=params, description=_computing_in(model.description, params))
+
+
+def _of_hf(path: Path, mask_id: int | None) -> LanguageModel:
     description = families.describe(path)
     if mask_id is not None:
         description = dataclasses.replace(description, mask_id=mask_id)
     process = process_of(description, path)
-    with _progress(f"loading {path.name}", description) as progress:
-        params = reader.read(path, description, mesh=mesh, dtype=dtype, progress=progress)
-    return LanguageModel(params, _computing_in(description, params), process, _tokenizer(path, description))
+    return LanguageModel(api.abstract(description.config), description, process, _tokenizer(path, description))
 
 
 def process_of(description: Description, path: Path) -> Process | None:
@@ -233,10 +247,18 @@ def process_of(description: Description, path: Path) -> Process | None:
 
 def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: int | None = None) -> LanguageModel:
     """`load` of a step that `training.checkpoints.find` gave: averaged weights where there are some."""
-    from mdlm_jax.training import checkpoints
+    model = _of_step(folder, mask_id)
+    weights = _restored(folder, model.config, mesh, dtype)
+    described = _computing_in(model.description, weights["network"], keep=dtype is None)
+    return dataclasses.replace(model, params=weights["network"], description=described,
+                               schedule=weights.get("schedule"))
+
+
+def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
+    from mdlm_jax.training import checkpoints, saved
     from mdlm_jax.training.build import build_process
 
-    description = _described(folder)
+    description, shapes = _describe_step(folder), saved.described(folder)
     if mask_id is not None:
         description = dataclasses.replace(description, mask_id=mask_id)
     tokenizer = _tokenizer(folder, None)
@@ -245,9 +267,7 @@ def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: in
         _give_ids(tokenizer, description)
     else:
         process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
-    weights = _restored(folder, description.config, mesh, dtype)
-    described = _computing_in(description, weights["network"], keep=dtype is None)
-    return LanguageModel(weights["network"], described, process, tokenizer, weights.get("schedule"))
+    return LanguageModel(shapes["network"], description, process, tokenizer, shapes.get("schedule"))
 
 
 def describe_run(path: Path) -> tuple[Path, Description]:
@@ -255,10 +275,10 @@ def describe_run(path: Path) -> tuple[Path, Description]:
     from mdlm_jax.training import checkpoints
 
     folder = checkpoints.find(path)
-    return folder, _described(folder)
+    return folder, _describe_step(folder)
 
 
-def _described(folder: Path) -> Description:
+def _describe_step(folder: Path) -> Description:
     from mdlm_jax.training import checkpoints
 
     run, tokenizer, meta = _run_config(folder), _tokenizer(folder, None), checkpoints.read_meta(folder)

@@ -10,11 +10,21 @@ def over_chunks(function, pieces, length: int, chunk: int):
 
 
 def scan_chunks(function, carry, pieces, length: int, chunk: int):
-    """``carry, results = function(carry, slices)`` chunk after chunk; the last one is filled up with zeros."""
+    """``carry, results = function(carry, slices)`` chunk after chunk; the last one is filled up with zeros.
+
+    Chunks are at most ``chunk`` long and all alike: a length just above it makes two halves, not two whole ones.
+    """
     if chunk >= length:
         return function(carry, pieces)
+    chunk = even(length, chunk)
     carry, joined = jax.lax.scan(function, carry, jax.tree.map(lambda x: _split(x, chunk), pieces))
     return carry, jax.tree.map(lambda x: _join(x, length), joined)
+
+
+def even(length: int, chunk: int) -> int:
+    """The shortest chunk that needs no more turns than ``chunk``, in whole eights where those still fit."""
+    shortest = -(-length // -(-length // chunk))
+    return min(chunk, -(-shortest // 8) * 8)
 
 
 def _split(x: jax.Array, chunk: int) -> jax.Array:

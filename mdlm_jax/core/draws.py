@@ -107,12 +107,20 @@ def draw(
     pieces = (prediction.hidden, current, forced, positions, jax.lax.stop_gradient(extrapolate), penalised)
     if where is None:
         return over_chunks(one, pieces, length, chunk)
-    wanted = max(8, -(-_ROWS // rows)) if most is None else most
-    return _over_wanted(one, pieces, where, min(chunk, wanted, length))
+    wanted = enough(rows) if most is None else most
+    return over_wanted(one, pieces, where, min(chunk, wanted, length))
 
 
-def _over_wanted(one, pieces, where: jax.Array, chunk: int) -> Drawn:
-    """``one`` on the positions of ``where`` alone: gathered to the front of each row, taken ``chunk`` at a time."""
+def enough(rows: int) -> int:
+    """Positions of each of ``rows`` that keep a matrix product busy."""
+    return max(8, -(-_ROWS // rows))
+
+
+def over_wanted(one: Callable, pieces, where: jax.Array, chunk: int):
+    """``one`` on the positions of ``where`` alone: gathered to the front of each row, taken ``chunk`` at a time.
+
+    ``pieces``: arrays [B, L, ...]. Results [B, L] are 0 elsewhere.
+    """
     rows, length = where.shape
     order = jnp.argsort(~where, axis=1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, -length % chunk)))

@@ -126,6 +126,17 @@ class Process:
         on_mask = masses.mask + (uniform if self.uniform_hits_mask else 0.0)
         return jnp.where(is_mask, on_mask, uniform)
 
+    def masked_time(self, share: jax.Array) -> jax.Array:
+        """The time at which this share of all tokens is the mask, any shape; 1 where the share never gets so large.
+
+        Raises:
+          ValueError: there are no masks.
+        """
+        if self.mask_id is None or self.mixing == 1.0:
+            raise ValueError(f"mixing={self.mixing}: uniform noise alone makes no masks, whose share would tell it")
+        of_noise = 1.0 - self.mixing + (self.mixing / self.uniform_size if self.uniform_hits_mask else 0.0)
+        return self.schedule.inverse_complement(share / of_noise)
+
     def is_mask(self, tokens: jax.Array) -> jax.Array:
         """[B, L] bool; all False in a process without a mask."""
         if self.mask_id is None:

@@ -131,12 +131,22 @@ def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: R
 
 def pull_back(head: Head, hidden: jax.Array, grad_logits: jax.Array):
     """Gradients of head (float32) and hidden from those of the logits; matmuls in the dtype of ``hidden``."""
+    if head.guidance is not None:
+        raise ValueError("guidance: is for decoding and takes no gradient; differentiate each branch by itself")
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
     grad_bias = None if head.bias is None else grad_logits.sum((0, 1))
     if head.kernel is None:
-        return Head(None, grad_bias), grad_logits
+        return dataclasses.replace(head, bias=grad_bias), _widened(head, grad_logits, hidden.shape[-1])
     narrow = grad_logits.astype(hidden.dtype)
+    narrow = _widened(head, narrow, head.kernel.shape[-1])
     kernel = head.kernel.astype(hidden.dtype)
     grad_kernel = outer(hidden, narrow)
     grad_hidden = jnp.einsum("blv,dv->bld", narrow, kernel, preferred_element_type=wide)
-    return Head(grad_kernel, grad_bias), grad_hidden
+    return dataclasses.replace(head, kernel=grad_kernel, bias=grad_bias), grad_hidden
+
+
+def _widened(head: Head, grad_logits: jax.Array, width: int) -> jax.Array:
+    """Zeros for the columns that the head cuts off."""
+    if not head.columns:
+        return grad_logits
+    return jnp.pad(grad_logits, [(0, 0)] * (grad_logits.ndim - 1) + [(0, width - grad_logits.shape[-1])])

@@ -1,5 +1,6 @@
 """Subword tokenizers of Hugging Face's ``tokenizers``: byte-level BPE trained on the spot, or a given file."""
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ TRAINING_BYTES = 1 << 26  # how much text the merges are counted on: the first 6
 _MASK_NAMES = (MASK, "<|mdm_mask|>", "[MASK]", "<mask>")
 _EOS_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>")
+_BEFORE = ("\n", "0", ".")  # what a text may stand behind; the first that it does not merge with is taken
+_CONTEXT = 8  # tokens that are decoded before others, so that these do not begin a text
 
 
 class SubwordTokenizer(Tokenizer):
@@ -74,6 +77,34 @@ class SubwordTokenizer(Tokenizer):
 
     def encode_batch(self, texts):
         return [np.array(e.ids, np.int32) for e in self._hf.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_special(self, text):
+        return np.array(self._naming.encode(text, add_special_tokens=False).ids, np.int32)
+
+    @functools.cached_property
+    def _naming(self) -> hf.Tokenizer:
+        """The same, reading the names of special tokens: it alone knows where its spaces go behind one."""
+        found = hf.Tokenizer.from_str(self._hf.to_str())
+        found.encode_special_tokens = False
+        return found
+
+    def encode_next(self, text, special=False):
+        encode = self.encode_special if special else self.encode
+        for before in () if self.lossless or not text else _BEFORE:
+            head, whole = encode(before), encode(before + text)
+            if (whole[: len(head)] == head).all():
+                return whole[len(head) :]
+        return encode(text)
+
+    def decode_next(self, ids, before):
+        """What is before the last special token does not count: after one a text begins."""
+        before = np.asarray(before)
+        last = np.flatnonzero(np.isin(before, list(self._special)))
+        before = before[last[-1] + 1 if len(last) else 0 :][-_CONTEXT:]
+        if self._byte_level or not len(before):
+            return self.decode(ids)
+        head, whole = self.decode(before), self.decode(np.concatenate([before, np.asarray(ids, before.dtype)]))
+        return whole[len(head) :] if whole.startswith(head) else self.decode(ids)
 
     def decode(self, ids, show_special=False):
         if self._byte_level:

@@ -39,6 +39,11 @@ class Tokenizer(abc.ABC):
         self._pieces, self._special = list(pieces), dict(special)
         self._num_bytes = np.array([len(piece) for piece in self._pieces], np.int32)
 
+    @property
+    def special(self) -> dict[str, int]:
+        """Ids of the special tokens by their names."""
+        return {name: i for i, name in self._special.items()}
+
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Token ids of the text, int32 [n], no special ones among them."""
@@ -53,10 +58,19 @@ class Tokenizer(abc.ABC):
 
     def encode_special(self, text: str) -> np.ndarray:
         """``encode``, but the names of special ids in the text stand for those ids, as chat templates want it."""
-        ids = {name: i for i, name in self._special.items()}
+        ids = self.special
         parts = re.split(f"({'|'.join(map(re.escape, sorted(ids, key=len, reverse=True)))})", text)
         pieces = [np.array([ids[part]], np.int32) if part in ids else self.encode(part) for part in parts if part]
         return np.concatenate([np.zeros(0, np.int32), *pieces])
+
+    def encode_next(self, text: str, special: bool = False) -> np.ndarray:
+        """``encode`` (or ``encode_special``) of a text that stands behind others, and is given no space before it."""
+        return self.encode_special(text) if special else self.encode(text)
+
+    def decode_next(self, ids, before) -> str:
+        """``decode`` of ids [n] that stand behind the ids ``before`` [m], with the space that is between them."""
+        del before
+        return self.decode(ids)
 
     def decode(self, ids, show_special: bool = False) -> str:
         """Text of integer ids [n]; bytes that are not UTF-8 become U+FFFD. Special ids are left out or named."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdlm_jax.core import block_counts, counts, draws, levels
-from mdlm_jax.core.guidance import guide, unconditional_tokens
+from mdlm_jax.core.guidance import unconditional_tokens
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import chunk_length
@@ -161,11 +161,10 @@ def weighted_nats(denoise, process: Process, params, canvas: Canvas, noisy, mask
     found = _predict(denoise, params, canvas, noisy, time)
     if guidance is not None:
         blind = unconditional_tokens(noisy, ~canvas.editable, process.mask_id)
-        other = _predict(denoise, params, canvas, blind, time)
-        found = dataclasses.replace(found, hidden=guide(found.hidden, other.hidden, guidance))
+        found = found.guided(_predict(denoise, params, canvas, blind, time).hidden, guidance)
     scored = draws.draw(
         found, jnp.zeros(noisy.shape[:1], jnp.uint32), suppress=process.mask_id if suppress else None, wants=(),
-        current=canvas.tokens, where=masked, chunk=chunk_length(len(noisy), found.num_columns, _BUDGET),
+        current=canvas.tokens, where=masked, chunk=chunk_length(len(noisy), found.logits_held, _BUDGET),
     )
     return jnp.where(masked, weight * scored.current_log_prob, 0.0).sum(1)
 

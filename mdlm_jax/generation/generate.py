@@ -1,5 +1,7 @@
 """Prompts in, answers out: batches of rows through the sampling loop, cut where they end."""
 
+import bisect
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
@@ -11,9 +13,11 @@ from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.options import Options, Sampler
 from mdlm_jax.models.denoise import CausalDenoiser
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
+from mdlm_jax.sampling import grid as grids
 from mdlm_jax.sampling import loop
-from mdlm_jax.sampling.program import Progress
+from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.rows import Row, batches
+from mdlm_jax.sampling.state import Progress
 from mdlm_jax.sampling.windows import lay_out
 
 MASK_TEXT = "░"  # how a mask is shown in a text
@@ -55,24 +59,24 @@ class Job:
     """Rows to be written, and how: everything that is checked before the first program is compiled.
 
     Attributes:
-      each: steps of a block. ``wanted``: tokens of an answer; 0: a whole row is the answer (infill).
+      each: steps of a block, by row. ``wanted``: tokens of an answer, by row; None: the whole row is (infill).
     """
 
     model: object
     sampler: Sampler
     options: Options
     rows: list[Row]
-    each: int
-    wanted: int
+    each: list[int]
+    wanted: list[int] | None
 
 
 def answer_job(model, prompts, new_tokens: int | None, **keywords) -> Job:
     """The job of ``generate``; arguments and errors are its own."""
     options, numbers = settings.split(keywords)
     sampler = settings.sampler(model, options, numbers)
-    _check_stop(model, options)
-    rows, new_tokens = given.prompt_rows(model, sampler, prompts, new_tokens, options)
-    return Job(model, sampler, options, rows, _each(options, new_tokens, sampler.block_length), new_tokens)
+    rows, wanted = given.prompt_rows(model, sampler, prompts, new_tokens, options)
+    each = [_each(options, span, sampler.block_length) for span in wanted]
+    return _checked(Job(model, sampler, options, rows, each, wanted))
 
 
 def infill_job(model, texts, hole: str, **keywords) -> Job:
@@ -82,18 +86,31 @@ def infill_job(model, texts, hole: str, **keywords) -> Job:
         raise ConfigError(f"infill: a {contract} network does not see what stands right of a hole; generate from a "
                           "prompt instead")
     options, numbers = settings.split({"block_length": 0, "stop_id": None} | keywords)
-    if options.stop or options.stop_id is not None:
+    if options.stop or options.stop_id:
         raise ConfigError("stop, stop_id: holes have their length already; leave them out")
     sampler = settings.sampler(model, options, numbers)
     rows = given.infill_rows(model, sampler, texts, hole, options)
-    holes = max(int(row.editable.sum()) for row in rows)
     size = sampler.block_length
-    span = max(len(row) - row.start for row in rows) if size else holes
-    return Job(model, sampler, options, rows, _each(options, span, size), 0)
+    spans = [len(row) - row.start if size else int(row.editable.sum()) for row in rows]
+    return _checked(Job(model, sampler, options, rows, [_each(options, span, size) for span in spans], None))
+
+
+def _checked(job: Job) -> Job:
+    """The job, once the first batch has shown that the loop will take it."""
+    s, options = job.sampler, job.options
+    with _as_config_error():
+        chosen, canvas = next(_batches(job))
+        each = job.each[chosen[0]]
+        layout = _layout(job, canvas)
+        steps = _steps(job, chosen, canvas)
+        loop.check(s.denoise, canvas, s.decoder, layout, steps, options.grid, options.guidance, None)
+        if options.grid is not None:
+            grids.times(options.grid, each)
+    return job
 
 
 def answers(job: Job) -> Iterator[tuple[int, Generation]]:
-    """(index of the row, answer), batch after batch, shortest rows first."""
+    """(index of the row, answer), batch after batch: rows of as many steps a block together, shortest first."""
     every = "step" if job.options.trace else "block"
     for chosen, canvas in _batches(job):
         frames, now = [], None
@@ -105,12 +122,22 @@ def answers(job: Job) -> Iterator[tuple[int, Generation]]:
 
 
 def snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
-    """All rows, in their order, before the first step and after every block or step; the last time finished."""
+    """All rows, in their order, before the first step and after every block or step; the last time finished.
+
+    What it refuses, it refuses when it is called.
+    """
     if every not in ("block", "step"):
         raise ConfigError(f"every={every!r}: choose block or step")
     if len(job.rows) > job.options.batch_size:
         raise ConfigError(f"batch_size={job.options.batch_size}: {len(job.rows)} rows are to be streamed together; "
                           "raise it, or give fewer")
+    if len(set(job.each)) > 1:
+        raise ConfigError("new_tokens: rows with room for different numbers of tokens take different numbers of steps, "
+                          "and cannot be streamed together; give new_tokens")
+    return _snapshots(job, every)
+
+
+def _snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
     (chosen, canvas), = _batches(job)
     back = np.argsort(chosen)
     before = None
@@ -124,7 +151,7 @@ def snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
 
 
 def _each(options: Options, span: int, size: int | None) -> int:
-    """Steps of a block, so that a row's do not depend on the rows beside it."""
+    """Steps of a block, of a row with ``span`` tokens: they do not depend on the rows beside it."""
     blocks = -(-span // size) if size else 1
     if options.steps is None:
         return min(size or span, span)
@@ -136,47 +163,60 @@ def _each(options: Options, span: int, size: int | None) -> int:
     return options.steps // blocks
 
 
-def _check_stop(model, options: Options) -> None:
-    if options.stop and model.tokenizer is None:
-        raise ConfigError("stop: looks for strings, and the model's files hold no tokenizer.json; use stop_id")
-    for text in options.stop:
-        if not isinstance(text, str):
-            raise ConfigError(f"stop={text!r}: must be a string; stop_id takes a token")
-
-
-def _batches(job: Job):
+def _batches(job: Job) -> Iterator[tuple[list[int], Canvas]]:
+    """(indices of the rows, canvas): the loop gives all rows of a canvas as many steps a block."""
     mesh, config = job.model.mesh, job.model.config
     shards, context = (1, 1) if mesh is None else (data_shards(mesh), mesh.shape[LENGTH_AXIS])
-    return batches(
-        job.rows, job.sampler.mask_id, batch_size=job.options.batch_size, most=config.learned_positions, shards=shards,
-        context=context, segments=not isinstance(job.sampler.denoise, CausalDenoiser),
-    )
+    for each in sorted(set(job.each)):
+        alike = [i for i, steps in enumerate(job.each) if steps == each]
+        for chosen, canvas in batches(
+            [job.rows[i] for i in alike], job.sampler.mask_id, batch_size=job.options.batch_size,
+            most=config.learned_positions, shards=shards, context=context,
+            segments=not isinstance(job.sampler.denoise, CausalDenoiser),
+        ):
+            yield [alike[i] for i in chosen], canvas
+
+
+def _steps(job: Job, chosen: list[int], canvas: Canvas) -> int | None:
+    """Of a canvas in all; None for decoders that do not go by them."""
+    return job.each[chosen[0]] * _layout(job, canvas).blocks if job.sampler.decoder.reads_steps else None
+
+
+def _layout(job: Job, canvas: Canvas):
+    s = job.sampler
+    return lay_out(s.denoise, canvas, s.decoder, block_length=s.block_length, cache=s.cache,
+                   guided=bool(job.options.guidance))
+
+
+@contextlib.contextmanager
+def _as_config_error():
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _progress(job: Job, chosen: list[int], canvas, every: str) -> Iterator[Progress]:
     """The loop's progress; what it refuses, it refuses before it compiles, and as a ConfigError."""
     s, options = job.sampler, job.options
-    try:
-        blocks = lay_out(s.denoise, canvas, s.decoder, block_length=s.block_length, cache=s.cache,
-                         guided=bool(options.guidance)).blocks
+    finish = _finish(job, chosen) if options.stop or len(s.stop_ids) > 1 else None
+    with _as_config_error():
         progress = loop.stream(
-            s.denoise, s.params, canvas, s.decoder, steps=job.each * blocks, block_length=s.block_length,
+            s.denoise, s.params, canvas, s.decoder, steps=_steps(job, chosen, canvas), block_length=s.block_length,
             grid=options.grid, cache=s.cache, guidance=options.guidance, stop_id=s.stop_id, bias=s.bias,
-            seed=options.seed, mesh=job.model.mesh, finish=_finish(job, chosen) if options.stop else None, every=every,
+            seed=options.seed, mesh=job.model.mesh, finish=finish, every=every,
         )
         first = next(progress)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     yield first
     yield from progress
 
 
 def _finish(job: Job, chosen: list[int]) -> Callable[[Progress], np.ndarray]:
-    """Which rows hold a stop string."""
+    """Which rows hold a stop string, or one of the end tokens that the loop does not look for."""
 
     def finished(now: Progress) -> np.ndarray:
         tokens, done = np.asarray(now.canvas.tokens), np.asarray(now.finished)
-        found = [done[place] or _cut(job, job.rows[i], tokens[place])[2] == "stop" for place, i in enumerate(chosen)]
+        found = [done[place] or _cut(job, i, tokens[place])[2] != "length" for place, i in enumerate(chosen)]
         return np.array(found + found[-1:] * (len(tokens) - len(found)))
 
     return finished
@@ -188,33 +228,44 @@ def _generations(job: Job, chosen, now: Progress, done: bool, trace=None) -> lis
     found = []
     for place, i in enumerate(chosen):
         row = job.rows[i]
-        ids, text, finish = _cut(job, row, tokens[place])
+        ids, text, finish = _cut(job, i, tokens[place])
         frames = None if trace is None else trace[:, place, : len(row)]
         found.append(Generation(ids, text, finish if done or finished[place] else None, int(forwards[place]),
                                 tokens[place, : len(row)], ~row.editable, frames))
     return found
 
 
-def _cut(job: Job, row: Row, tokens: np.ndarray) -> tuple[np.ndarray, str | None, str]:
-    """Ids, text and why it ends: at the first end token, or before the first stop string, whichever comes first."""
+def _cut(job: Job, i: int, tokens: np.ndarray) -> tuple[np.ndarray, str | None, str]:
+    """Ids, text and why row i ends: at the first end token, or before the first stop string, whichever comes first."""
+    row, s = job.rows[i], job.sampler
     ids, finish = tokens[: len(row)], "length"
+    before = ids[: row.start if job.wanted else 0]
     if job.wanted:
-        ids = ids[row.start :][: job.wanted]
-        ends = np.flatnonzero(ids == job.sampler.stop_id) if job.sampler.stop_id is not None else ()
+        ids = ids[row.start :][: job.wanted[i]]
+        ends = np.flatnonzero(np.isin(ids, s.stop_ids + s.stop_tokens))
         if len(ends):
-            ids, finish = ids[: ends[0]], "eos"
-    text = _text(job, ids)
+            ids, finish = ids[: ends[0]], "eos" if ids[ends[0]] in s.stop_ids else "stop"
+    text = _text(job, before, ids)
     found = [text.find(stop) for stop in job.options.stop if stop in text] if text else []
     if found:
         text, finish = text[: min(found)], "stop"
-        ids = ids[: next(n for n in range(len(ids) + 1) if len(_text(job, ids[:n])) >= len(text))]
+        least = bisect.bisect_left(range(len(ids)), True, key=lambda n: _text(job, before, ids[:n]).startswith(text))
+        ids = ids[:least]
     return ids, text, finish
 
 
-def _text(job: Job, ids: np.ndarray) -> str | None:
-    tokenizer = job.model.tokenizer
+def _text(job: Job, before: np.ndarray, ids: np.ndarray) -> str | None:
+    """The text of ``ids`` behind the tokens ``before``."""
+    tokenizer, mask_id = job.model.tokenizer, job.sampler.mask_id
     if tokenizer is None:
         return None
-    places = np.flatnonzero(ids == job.sampler.mask_id)
+    places = np.flatnonzero(ids == mask_id)
     pieces = np.split(ids, np.unique(np.concatenate([places, places + 1])))
-    return "".join(MASK_TEXT if len(p) and p[0] == job.sampler.mask_id else tokenizer.decode(p) for p in pieces)
+    text = ""
+    for piece in pieces:
+        if len(piece) and piece[0] == mask_id:
+            text += MASK_TEXT
+        elif len(piece):
+            text += tokenizer.decode_next(piece, before)
+            before = np.concatenate([before, piece])
+    return text

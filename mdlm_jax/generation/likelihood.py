@@ -6,18 +6,19 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.evaluation import answers
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
-from mdlm_jax.generation.options import Options, Sampler
+from mdlm_jax.generation.options import Options, Sampler, is_whole
 from mdlm_jax.sampling.rows import Row
 
 
 def log_likelihood(model, prompts, completions, *, draws: int = 128, guidance: float = 0.0, **keywords):
     """`evaluation.answers.Likelihood` of each pair; see `LanguageModel.log_likelihood`."""
     options, numbers = settings.split(keywords)
+    settings.check_guidance(guidance)
     unknown = [*numbers, *(set(keywords) - {"seed", "row_ids", "batch_size", "max_length", "special"})]
     if unknown:
         raise ConfigError(f"{unknown[0]}: is no option of log_likelihood; it has draws, guidance, seed, row_ids, "
                           "batch_size, max_length and special")
-    if draws < answers.GROUPS or draws % answers.GROUPS:
+    if not is_whole(draws) or draws < answers.GROUPS or draws % answers.GROUPS:
         raise ConfigError(f"draws={draws!r}: must be a multiple of {answers.GROUPS}, whose spread gives the error")
     sampler = settings.sampler(model, options, {})
     if not sampler.process.masked_only:
@@ -37,8 +38,8 @@ def log_likelihood(model, prompts, completions, *, draws: int = 128, guidance: f
 
 def _rows(model, sampler: Sampler, prompts, completions, options: Options, guidance: float) -> list[Row]:
     single = given.is_single(completions)
-    completions = [completions] if single else list(completions)
-    prompts = [prompts] * len(completions) if given.is_single(prompts) else list(prompts)
+    completions = [completions] if single else given.listed("answers", completions)
+    prompts = [prompts] * len(completions) if given.is_single(prompts) else given.listed("prompts", prompts)
     if not completions or len(prompts) != len(completions):
         raise ConfigError(f"answers: {len(completions)} for {len(prompts)} prompts; give one for each, or one prompt")
     row_ids = range(len(prompts)) if options.row_ids is None else list(options.row_ids)

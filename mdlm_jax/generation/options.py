@@ -14,6 +14,7 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
 from mdlm_jax.sampling import registry
 from mdlm_jax.sampling.ancestral import LearnedScheduleAncestral
+from mdlm_jax.sampling.decoder import Decoder
 from mdlm_jax.sampling.registry import Usual
 
 LEFT_TO_RIGHT = ("causal", "permutation")  # contracts that write one token after another
@@ -30,8 +31,9 @@ class Options:
       cache: one of `sampling.windows.CACHES`; None: block for block-causal networks, else none.
       grid: of a block's times, `sampling.grid`; None: the decoder's own.
       guidance: strength w of unsupervised guidance towards the prompt, p(x | prompt)^(1 + w) / p(x | masks)^w.
-      stop: strings that end an answer; looked for after each block. The text is cut before them.
-      stop_id: a token that ends an answer; "eos": the model's end of text; None: none does.
+      stop: strings that end an answer; looked for after each block. The text is cut before them. The name of a special
+        token stands for that token as well.
+      stop_id: a token that ends an answer, or several; "eos": the model's end of text; None: none does.
       suppress: ids that are never written.
       bias: id -> nats added to its logit.
       seed: with the row ids it decides every draw: not the batches, not the devices.
@@ -49,7 +51,7 @@ class Options:
     grid: str | np.ndarray | None = None
     guidance: float = 0.0
     stop: Sequence[str] = ()
-    stop_id: int | str | None = "eos"
+    stop_id: int | str | Sequence[int | str] | None = "eos"
     suppress: Sequence[int] = ()
     bias: Mapping[int, float] | None = None
     seed: int = 0
@@ -66,15 +68,53 @@ def split(given: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
     options = Options(**{name: value for name, value in given.items() if name in names})
     for name, least in (("batch_size", 1), ("steps", 1), ("block_length", 0), ("max_length", 1)):
         value = getattr(options, name)
-        if value is not None and (not _is_whole(value) or value < least):
+        if value is not None and (not is_whole(value) or value < least):
             raise ConfigError(f"{name}={value!r}: must be a whole number of at least {least}")
-    if not _is_whole(options.seed) or not 0 <= options.seed < 2**32:
+    if not is_whole(options.seed) or not 0 <= options.seed < 2**32:
         raise ConfigError(f"seed={options.seed!r}: must be a whole number in [0, 2^32)")
-    if isinstance(options.stop, str):
-        options = dataclasses.replace(options, stop=(options.stop,))
-    if "" in options.stop:
+    check_guidance(options.guidance)
+    stop = several("stop", options.stop, "strings")
+    for text in stop:
+        if not isinstance(text, str):
+            raise ConfigError(f"stop={text!r}: must be a string; stop_id takes a token")
+    if "" in stop:
         raise ConfigError("stop: holds an empty string, which every text begins with; leave it out")
-    return options, {name: value for name, value in given.items() if name not in names}
+    lists = {"stop": stop, "stop_id": several("stop_id", options.stop_id, "ids"),
+             "suppress": several("suppress", options.suppress, "ids")}
+    if options.row_ids is not None:
+        lists["row_ids"] = several("row_ids", options.row_ids, "whole numbers")
+    for token, nats in _biases(options.bias):
+        if not _is_number(nats):
+            raise ConfigError(f"bias: {nats!r} for the id {token!r}; must be nats, a number")
+    return dataclasses.replace(options, **lists), {name: value for name, value in given.items() if name not in names}
+
+
+def several(name: str, value, what: str) -> tuple:
+    """One or several as a tuple; None: none.
+
+    Raises:
+      ConfigError: a single thing that is no string where a list is wanted.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str) or name == "stop_id" and is_whole(value):
+        return (value,)
+    try:
+        return tuple(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r}: must be a list of {what}") from None
+
+
+def check_guidance(guidance) -> None:
+    """Refuses what is no finite number of at least 0."""
+    if not _is_number(guidance) or not 0 <= guidance < float("inf"):
+        raise ConfigError(f"guidance={guidance!r}: must be a finite number of at least 0, which is none")
+
+
+def _biases(bias):
+    if bias is not None and not isinstance(bias, Mapping):
+        raise ConfigError(f"bias={bias!r}: must be a dict of nats by id, as in {{7: -2.5}}")
+    return (bias or {}).items()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +124,8 @@ class Sampler:
     Attributes:
       denoise, params, decoder: of `sampling.loop`.
       process: the model's noise; of a causal model without any, masks alone, with an id beyond its table.
-      block_length: None: everything at once. ``cache``, ``stop_id``, ``bias``: of the loop.
+      block_length: None: everything at once. ``cache``, ``bias``: of the loop.
+      stop_ids: tokens that end an answer; stop_tokens: special ones that are named among the stop strings.
     """
 
     denoise: Any
@@ -93,12 +134,18 @@ class Sampler:
     process: Process
     block_length: int | None
     cache: str
-    stop_id: int | None
+    stop_ids: tuple[int, ...]
+    stop_tokens: tuple[int, ...]
     bias: jax.Array | None
 
     @property
     def mask_id(self) -> int:
         return self.process.mask_id
+
+    @property
+    def stop_id(self) -> int | None:
+        """The one that the loop itself looks for."""
+        return self.stop_ids[0] if self.stop_ids else None
 
     @property
     def blind(self) -> bool:
@@ -120,20 +167,39 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     if process.mask_id is None:
         raise ConfigError("process: has no mask, and decoding begins with masks; give one")
     denoise, params = _network(model, process)
-    if options.guidance and denoise.contract in LEFT_TO_RIGHT:
+    if options.guidance and denoise.contract != "bidirectional":
         raise ConfigError(f"guidance={options.guidance}: masks the prompt, which a {denoise.contract} network reads as "
                           "text; leave it at 0")
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
     decoder = _decoder(model, process, options, numbers, usual)
+    if options.steps is not None and not getattr(decoder, "reads_steps", True):
+        raise ConfigError(f"steps={options.steps}: {type(decoder).__name__} takes as many as it needs; leave them out")
     columns = _columns(model, process)
-    stop_id = _eos(model, columns) if options.stop_id == "eos" else options.stop_id
-    ids = {"stop_id": [] if stop_id is None else [stop_id], "suppress": options.suppress, "bias": options.bias or {}}
+    stop_ids = several("stop_id", options.stop_id, "ids")
+    stop_ids = [_eos(model, columns) if token == "eos" else token for token in stop_ids]
+    stop_ids = tuple(dict.fromkeys(token for token in stop_ids if token is not None))
+    ids = {"stop_id": stop_ids, "suppress": options.suppress, "bias": options.bias or {}}
     for name, values in ids.items():
         for value in values:
-            if not _is_whole(value) or not 0 <= value < columns:
+            if not is_whole(value) or not 0 <= value < columns:
                 raise ConfigError(f"{name}={value!r}: must be an id of the head, 0..{columns - 1}")
-    return Sampler(denoise, params, decoder, process, block_length, cache, stop_id, _bias(options, columns, process))
+    stop_tokens = _stop_tokens(model, options, process.mask_id)
+    bias = _bias(options, columns, process)
+    return Sampler(denoise, params, decoder, process, block_length, cache, stop_ids, stop_tokens, bias)
+
+
+def _stop_tokens(model, options: Options, mask_id: int) -> tuple[int, ...]:
+    """Special tokens that the stop strings name: no text shows them, so no string is ever found there."""
+    if options.stop and model.tokenizer is None:
+        raise ConfigError("stop: looks for strings, and the model's files hold no tokenizer.json; use stop_id")
+    special = getattr(model.tokenizer, "special", {})
+    for text in options.stop:
+        name = next((name for name in special if name in text), text)
+        if name != text:
+            raise ConfigError(f"stop={text!r}: holds the name of the special token {name}, which no text shows; give "
+                              "that name alone")
+    return tuple(special[text] for text in options.stop if text in special and special[text] != mask_id)
 
 
 def _network(model, process: Process):
@@ -145,7 +211,7 @@ def _network(model, process: Process):
         return ScheduledDenoiser(model.config, _columns(model, process)), weights
     if model.config.attention == "causal" and not model.description.family:
         return CausalDenoiser(model.config, process.mask_id, _columns(model, process)), model.params
-    return Denoiser(model.config, _columns(model, process)), model.params
+    return Denoiser(model.config, _columns(model, process), process), model.params
 
 
 def _columns(model, process: Process) -> int:
@@ -180,6 +246,8 @@ def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
 
 def _decoder(model, process: Process, options: Options, numbers: Mapping[str, Any], usual: Usual):
     chosen = usual.decoder if options.decoder is None else options.decoder
+    if not isinstance(chosen, (str, Decoder)):
+        raise ConfigError(f"decoder={chosen!r}: must be a name, one of {', '.join(registry.DECODERS)}, or a decoder")
     if not isinstance(chosen, str):
         if numbers:
             name = next(iter(numbers))
@@ -218,5 +286,10 @@ def _bias(options: Options, columns: int, process: Process) -> jax.Array | None:
     return jnp.asarray(bias)
 
 
-def _is_whole(value) -> bool:
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def is_whole(value) -> bool:
+    """Whether it is an integer, and no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

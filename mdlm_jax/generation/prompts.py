@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.generation.options import Options, Sampler
+from mdlm_jax.generation.options import Options, Sampler, is_whole
 from mdlm_jax.sampling.rows import Row
 
 
@@ -17,8 +17,9 @@ def is_single(prompts) -> bool:
 NEW_TOKENS = 128
 
 
-def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None, options: Options) -> tuple[list[Row], int]:
-    """Rows of a prompt and ``new_tokens`` to be written, and their number; None: 128, or as many as fit.
+def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,
+                options: Options) -> tuple[list[Row], list[int]]:
+    """Rows of a prompt and ``new_tokens`` to be written, and their numbers; None: 128, or as many as fit the row.
 
     For a block-causal network the last block is filled up, as it was in training; what is beyond is cut off later.
 
@@ -28,35 +29,33 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None, option
       ConfigError: no prompts, no tokenizer for strings, an empty prompt where the network needs one, ids outside the
         vocabulary or masks, too long for the model.
     """
-    if new_tokens is not None and (not _is_whole(new_tokens) or new_tokens < 1):
+    if new_tokens is not None and (not is_whole(new_tokens) or new_tokens < 1):
         raise ConfigError(f"new_tokens={new_tokens!r}: must be a whole number of at least 1")
     found = _encoded(model, "prompts", prompts, options)
     whole = sampler.block_length if sampler.denoise.contract == "block_causal" else 1
     learned = model.config.learned_positions // whole * whole
-    if new_tokens is None:
-        most = min(filter(None, (learned, options.max_length or model.description.max_length)),
-                   default=0)
-        longest = max(len(ids) for _, ids, _ in found)
-        new_tokens = max(1, min(NEW_TOKENS, most - longest)) if most else NEW_TOKENS
-    rows = []
+    most = min(filter(None, (learned, options.max_length or model.description.max_length)), default=0)
+    rows, wanted = [], []
     for name, ids, row_id in found:
+        room = max(1, min(NEW_TOKENS, most - len(ids))) if most else NEW_TOKENS
+        wanted.append(room if new_tokens is None else new_tokens)
         check_ids(name, ids, model, sampler.mask_id)
         if sampler.blind and not len(ids):
             raise ConfigError(f"{name}: is empty, and this network scores a token from the one before it; begin with a "
                               "token (its beginning of text, say)")
         if options.guidance and not len(ids):
             raise ConfigError(f"{name}: is empty, and guidance={options.guidance} guides towards a prompt; leave it 0")
-        length = len(ids) + new_tokens
-        check_length(name, f"{len(ids)} tokens and {new_tokens} new ones", length, model, options)
+        length = len(ids) + wanted[-1]
+        check_length(name, f"{len(ids)} tokens and {wanted[-1]} new ones", length, model, options)
         length = -(-length // whole) * whole
         if learned and length > learned:
-            raise ConfigError(f"{name}: {len(ids)} tokens and {new_tokens} new ones are {length} in whole blocks of "
+            raise ConfigError(f"{name}: {len(ids)} tokens and {wanted[-1]} new ones are {length} in whole blocks of "
                               f"{whole}, and the network learned {model.config.learned_positions} positions; shorten "
                               "them")
         tokens = np.full(length, sampler.mask_id, np.int32)
         tokens[: len(ids)] = ids
         rows.append(Row(tokens, np.arange(length) >= len(ids), row_id))
-    return rows, new_tokens
+    return rows, wanted
 
 
 def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> list[Row]:
@@ -65,8 +64,8 @@ def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> 
     Raises:
       ConfigError: as `prompt_rows`; a row without a hole.
     """
-    if not hole:
-        raise ConfigError("hole='': must be a string that stands for one token to be written")
+    if not hole or not isinstance(hole, str):
+        raise ConfigError(f"hole={hole!r}: must be a string that stands for one token to be written")
     rows = []
     for name, ids, row_id in _encoded(model, "texts", texts, options, hole, sampler.mask_id):
         editable = ids == sampler.mask_id
@@ -85,15 +84,23 @@ def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> 
 def _encoded(model, what: str, given, options: Options, hole: str = "", mask_id: int | None = None):
     """(name, ids [n] int32, row id) of each."""
     single = is_single(given)
-    several = [given] if single else list(given)
+    several = [given] if single else listed(what, given)
     if not several:
         raise ConfigError(f"{what}: there are none; give at least one")
     names = [what.removesuffix("s")] if single else [f"{what}[{i}]" for i in range(len(several))]
     row_ids = range(len(several)) if options.row_ids is None else list(options.row_ids)
-    if len(row_ids) != len(several) or not all(_is_whole(i) and 0 <= i < 2**32 for i in row_ids):
+    if len(row_ids) != len(several) or not all(is_whole(i) and 0 <= i < 2**32 for i in row_ids):
         raise ConfigError(f"row_ids: must be {len(several)} whole numbers in [0, 2^32), one for each of {what}")
     return [(name, encode(name, one, model.tokenizer, options.special, hole, mask_id), int(row_id))
             for name, one, row_id in zip(names, several, row_ids, strict=True)]
+
+
+def listed(what: str, given) -> list:
+    """Several of them as a list."""
+    try:
+        return list(given)
+    except TypeError:
+        raise ConfigError(f"{what}={given!r}: must be a string, a row of token ids, or a list of those") from None
 
 
 def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", mask_id: int | None = None):
@@ -107,7 +114,8 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
             raise ConfigError(f"{name}: is text, and the model's files hold no tokenizer.json; give token ids")
         parts = given.split(hole) if hole else [given]
         try:
-            pieces = [tokenizer.encode_special(part) if special else tokenizer.encode(part) for part in parts]
+            pieces = [tokenizer.encode_special(parts[0]) if special else tokenizer.encode(parts[0])]
+            pieces += [tokenizer.encode_next(part, special) for part in parts[1:]]
         except ValueError as error:  # oracle languages have numbers for text
             raise ConfigError(f"{name}: {error}") from None
         holes = [np.full(1, mask_id, np.int32)] * (len(pieces) - 1) if hole else []
@@ -121,7 +129,7 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
 def _is_tokens(given) -> bool:
     """Whether this is one row of token ids; an empty list is no row, but an empty array of integers is."""
     if isinstance(given, Sequence) and not isinstance(given, str):
-        return bool(given) and all(_is_whole(x) for x in given)
+        return bool(given) and all(is_whole(x) for x in given)
     return getattr(given, "ndim", None) == 1 and np.issubdtype(given.dtype, np.integer)
 
 
@@ -140,7 +148,3 @@ def check_length(name: str, what: str, length: int, model, options: Options) -> 
     most = options.max_length or made
     if most and length > most:
         raise ConfigError(f"{name}: {what} do not fit max_length={most}; shorten them, or raise max_length")
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
-from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models import cache as caches
 from mdlm_jax.models.cache import Cache
@@ -42,10 +43,12 @@ class Denoiser:
 
     A network of the permutation contract reads from left to right.
     ``columns``: ids there are; a head that is wider, to be shared evenly by devices, loses the rest. 0: all.
+    ``process``: the noise that a network which reads the time was trained with (`sampling.clock`).
     """
 
     network: TransformerConfig
     columns: int = 0
+    process: Process | None = None
 
     @property
     def contract(self) -> str:
@@ -91,7 +94,7 @@ class Denoiser:
         if cache is not None and self.network.logit_shift:
             hidden = jnp.concatenate([found.hidden[:, :1], found.hidden[:, :-1]], axis=1)
             found = dataclasses.replace(found, hidden=hidden)
-        return _narrow(found, self.columns), output.cache
+        return found.narrowed(self.columns) if self.columns else found, output.cache
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
@@ -114,6 +117,7 @@ class _OnWholeCanvas:
     contract = "bidirectional"
     shifted = False
     timed = True
+    process = None
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         if call.segment is not None or call.embeddings is not None:
@@ -137,7 +141,8 @@ class CausalDenoiser(_OnWholeCanvas):
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
         del time
         before = one_before(tokens, None, self.start_id)
-        return _narrow(api.apply(self.network, params, before, raw=True), self.columns)
+        found = api.apply(self.network, params, before, raw=True)
+        return found.narrowed(self.columns) if self.columns else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +151,11 @@ class ScheduledDenoiser(_OnWholeCanvas):
 
     network: TransformerConfig
     columns: int = 0
+    learned = True  # its schedule
+
+    @property
+    def timed(self) -> bool:
+        return self.network.time_conditioning
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> ScheduledPrediction:
         return self.run(params, Call(tokens, time))[0]
@@ -157,10 +167,15 @@ class ScheduledDenoiser(_OnWholeCanvas):
 
 @dataclasses.dataclass(frozen=True)
 class Foreign(_OnWholeCanvas):
-    """``function(params, tokens, time) -> Prediction`` of any origin; `Prediction.from_logits` wraps logits."""
+    """``function(params, tokens, time) -> Prediction`` of any origin; `Prediction.from_logits` wraps logits.
+
+    ``timed``: whether the result depends on the times. ``process``: as for `Denoiser`; None: the time of a row is its
+    share of noise.
+    """
 
     function: Callable
-    timed: bool = True  # whether the result depends on the times
+    timed: bool = True
+    process: Process | None = None
 
     def __call__(self, params, tokens: jax.Array, time: jax.Array) -> Prediction:
         return self.function(params, tokens, time)
@@ -178,10 +193,3 @@ def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> j
     if segment is not None:
         first = first | (segment != jnp.roll(segment, 1, axis=1))
     return jnp.where(first, jnp.asarray(start_id, tokens.dtype), before)
-
-
-def _narrow(found: Prediction, columns: int) -> Prediction:
-    if not 0 < columns < found.num_columns:
-        return found
-    bias = None if found.head.bias is None else found.head.bias[:columns]
-    return Prediction(found.hidden, Head(found.head.kernel[:, :columns], bias))

@@ -7,6 +7,7 @@ rows would be gathered to every device for the table, and the head's gradient wo
 of positions.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -83,7 +84,7 @@ def _take_own(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 def _splits(mesh: AbstractMesh, head: Head) -> bool:
     """Whether the head's columns lie over tensor."""
-    return head.kernel is not None and "tensor" in _kernel_layout(mesh, head.kernel)
+    return head.kernel is not None and not head.columns and "tensor" in _kernel_layout(mesh, head.kernel)
 
 
 def _kernel_layout(mesh: AbstractMesh, kernel: jax.Array) -> PartitionSpec:
@@ -91,17 +92,18 @@ def _kernel_layout(mesh: AbstractMesh, kernel: jax.Array) -> PartitionSpec:
 
 
 def _head_layout(mesh: AbstractMesh, head: Head, columns: Columns) -> Head:
-    bias = None if head.bias is None else PartitionSpec(columns.axis)
-    if head.kernel is None:
-        return Head(None, bias)
-    return Head(PartitionSpec(_kernel_layout(mesh, head.kernel)[0], columns.axis), bias)
+    kernel = None if head.kernel is None else PartitionSpec(_kernel_layout(mesh, head.kernel)[0], columns.axis)
+    bias, guidance = (None if x is None else PartitionSpec(on)
+                      for x, on in ((head.bias, columns.axis), (head.guidance, None)))
+    return dataclasses.replace(head, kernel=kernel, bias=bias, guidance=guidance)
 
 
 def _whole(prediction: Prediction | None, layout: Head | None) -> Prediction | None:
     """The head's kernel gathered over fsdp."""
     if prediction is None or prediction.head.kernel is None:
         return prediction
-    return Prediction(prediction.hidden, Head(_gathered(prediction.head.kernel, layout.kernel), prediction.head.bias))
+    head = dataclasses.replace(prediction.head, kernel=_gathered(prediction.head.kernel, layout.kernel))
+    return Prediction(prediction.hidden, head)
 
 
 def _gathered(weight: jax.Array, layout: PartitionSpec) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core import genmd4
 from mdlm_jax.core.process import Process
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, decoder, static
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, static
 
 _WANTED = -1  # stands for the draw while it is decided who takes it
 
@@ -35,6 +35,8 @@ class Ancestral(Decoder):
     reuse: bool = static(False)
     head_budget: int = static(1 << 22)
 
+    reads_grid = True
+
     def __post_init__(self):
         self._check_law()
         if self.reuse and not self.process.masked_only:
@@ -57,6 +59,9 @@ class Ancestral(Decoder):
         noise = self.process.prior(keys, canvas.shape[1])
         noise = jnp.take_along_axis(noise, canvas.place(), axis=1)
         return dataclasses.replace(canvas, tokens=jnp.where(canvas.editable, noise, canvas.tokens))
+
+    def check(self, call: Plan) -> None:
+        self._check_one_schedule(call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         """One step: the canvas at time s from the one at time t."""
@@ -99,8 +104,14 @@ class LearnedScheduleAncestral(Ancestral):
         if not self.process.masked_only:
             raise ValueError(f"mixing={self.process.mixing}: a learned schedule is for the masked process, mixing=0")
 
+    def check(self, call: Plan) -> None:
+        del call
+
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state
+        if not hasattr(prediction, "powers"):
+            raise ValueError(f"{type(self).__name__}: reads the powers of a learned schedule, and this prediction is a "
+                             f"{type(prediction).__name__}; use Ancestral")
         drawn = self.draw(prediction, look, ("sample",), where=look.masked)
         tokens = genmd4.reverse_step(
             look.stream(1),

@@ -37,22 +37,6 @@ class Canvas:
         """[B, L] int32: ``positions``, or the index."""
         return jnp.broadcast_to(jnp.arange(self.shape[1]), self.shape) if self.positions is None else self.positions
 
-    def longer(self, length: int, mask_id: int) -> "Canvas":
-        """The same canvas with padding up to ``length``: masks that nobody sees or writes."""
-        more = length - self.shape[1]
-        if not more:
-            return self
-        rows = self.shape[0]
-        segment = jnp.ones(self.shape, jnp.int32) if self.segment is None else self.segment
-        end = self.place()[:, -1:] + 1 + jnp.arange(more)
-        return dataclasses.replace(
-            self,
-            tokens=jnp.concatenate([self.tokens, jnp.full((rows, more), mask_id, self.tokens.dtype)], 1),
-            editable=jnp.concatenate([self.editable, jnp.zeros((rows, more), bool)], 1),
-            segment=jnp.concatenate([segment, jnp.zeros((rows, more), segment.dtype)], 1),
-            positions=None if self.positions is None else jnp.concatenate([self.positions, end], 1),
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class Trace:

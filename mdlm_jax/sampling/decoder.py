@@ -48,6 +48,7 @@ class Look:
       index, place: [B, W] int32, index in the canvas and place in the row.
       step: [B] int32, forwards this row has had in this block; steps: [] int32, how many the block is given.
       t, s: [B] float32, the grid's time now and after this step.
+      here, ahead: [B] float32, shares of noise for networks that read the time, see `sampling.clock`.
       first_masks: [B] int32, editable masks of the block when it began.
       keys: [B] keys of this row and step.
       forced: [B, W] int32, the tokens to take instead of draws, or None.
@@ -68,6 +69,8 @@ class Look:
     steps: jax.Array
     t: jax.Array
     s: jax.Array
+    here: jax.Array
+    ahead: jax.Array
     first_masks: jax.Array
     keys: jax.Array
     forced: jax.Array | None
@@ -135,6 +138,9 @@ class Decoder:
     mask_id: int | None  # a field, or a property
 
     scorable = False  # whether positions depend on the state alone, never on what was drawn
+    reads_grid = False  # whether it goes by the times t and s of a look; else a call's grid is refused
+    reads_steps = True  # whether it goes by the number of steps; else a call's is refused
+    tells_time = False  # whether `inputs` puts in the time, where it goes by times of its own
     reuses = False  # whether a forward is left out where no token has changed since the last
     remembers = False  # whether its state holds hidden states
     opens = False  # whether it writes the block's first token where a look is ``opening``
@@ -156,7 +162,8 @@ class Decoder:
         del look, hidden
 
     def inputs(self, call, look: Look, state):
-        """The network's call for this step; it may widen the batch, append positions, replace embeddings."""
+        """The network's call for this step, with another time or other embeddings. Rows and positions must stay: the
+        loop reads the look's positions off the prediction by their places."""
         del look, state
         return call
 
@@ -180,7 +187,7 @@ class Decoder:
 
         Reads `law` and the field head_budget. ``penalty``: penalised and penalty of `core.draws`.
         """
-        chunk = chunk_length(look.tokens.shape[0], prediction.num_columns, self.head_budget)
+        chunk = chunk_length(look.tokens.shape[0], prediction.logits_held, self.head_budget)
         return draws.draw(
             prediction, look.stream(0), suppress=None if may_draw_mask else self.suppressed, wants=wants,
             current=current, forced=look.forced, positions=look.place, where=where, most=most, extrapolate=extrapolate,
@@ -201,6 +208,12 @@ class Decoder:
         check("temperature", self.temperature, lambda t: 0 <= t < float("inf"), "must be 0 (greedy) or positive")
         check("top_p", self.top_p, lambda p: 0 < p <= 1, "must lie in (0, 1]; 1 draws from all tokens")
         check("top_k", self.top_k, lambda k: k >= 0 and k == int(k), "must not be negative; 0 draws from all tokens")
+
+    def _check_one_schedule(self, call: "Plan") -> None:
+        """Refuses a network with a schedule for every id, where the rule goes by one for all."""
+        if call.learned:
+            raise ValueError(f"{type(self).__name__}: goes by one schedule, and this network has learned one for every "
+                             "id (GenMD4); use LearnedScheduleAncestral, or a decoder without a schedule")
 
     def one_by_one(self) -> "Decoder":
         """The same rule revealing one token a step, and what is certain, given as many steps as there are tokens.
@@ -228,16 +241,16 @@ class Plan:
     Attributes:
       contract: bidirectional, causal, block_causal, ...
       shifted: the network's row i scores token i + 1 (and was aligned).
-      timed: the network takes the noise level.
+      learned: the network has a schedule for every id (GenMD4).
       steps: of each block; block_length; blocks; cache: name of the cache.
       tokens: most positions that a row has to write in a block.
       prompted: whether anything is not editable.
-      guidance: strength, 0 for none.
+      guidance: strength, 0 for none. ``grid``: whether the call names times.
     """
 
     contract: str
     shifted: bool
-    timed: bool
+    learned: bool
     steps: int
     block_length: int
     tokens: int
@@ -246,6 +259,7 @@ class Plan:
     prompted: bool
     guidance: float
     forced: bool
+    grid: bool
 
 
 def fold(keys: jax.Array, number) -> jax.Array:

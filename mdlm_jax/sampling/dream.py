@@ -10,7 +10,7 @@ import numpy as np
 from mdlm_jax.core import categorical, draws
 from mdlm_jax.core.draws import Drawn
 from mdlm_jax.sampling.confidence import ByConfidence, fraction, opened
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, at_places, check, decoder, lots, static, take_best
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, at_places, check, decoder, lots, static, take_best
 from mdlm_jax.sampling.margin import margin
 
 ALGORITHMS = ("origin", "maskgit_plus", "topk_margin", "entropy", "confidence_threshold")
@@ -37,7 +37,7 @@ class Dream(ByConfidence):
         the probability ``threshold``; takes further steps until all are written. For more at once: `Threshold`.
       alg_temp: 0, or positive: positions are drawn without replacement from softmax(confidence / alg_temp).
       threshold: of confidence_threshold.
-      eps: where times end.
+      eps: where times end; of its own grid, so it does not go with a call's.
     """
 
     algorithm: str = static("entropy")
@@ -53,10 +53,16 @@ class Dream(ByConfidence):
         check("alg_temp", self.alg_temp, lambda t: t == 0 or self.algorithm in ALGORITHMS[1:4],
               f"is not read by algorithm={self.algorithm!r}; leave it out")
         check("eps", self.eps, lambda e: 0 < e < 1, "must lie between 0 and 1")
+        check("eps", self.eps, lambda e: e == Dream.eps or self.reads_grid,
+              f"algorithm={self.algorithm!r} does not go by times; leave it out")
         if (self.threshold is None) == (self.algorithm == "confidence_threshold"):
             raise ValueError(f"threshold={self.threshold}: belongs to algorithm='confidence_threshold', and this is "
                              f"{self.algorithm!r}; give both or neither")
         fraction("threshold", self.threshold)
+
+    @property
+    def reads_grid(self) -> bool:
+        return self.algorithm != "confidence_threshold"
 
     @property
     def scorable(self) -> bool:
@@ -67,6 +73,11 @@ class Dream(ByConfidence):
         """There is none: int(n (1 - s/t)) is not one in every step, whatever the number of steps."""
         raise ValueError("Dream: goes by times, which do not give one token a step; give a reference, such as Margin "
                          "or EntropyBound with gamma=0")
+
+    def check(self, call: Plan) -> None:
+        super().check(call)
+        if call.grid:
+            check("eps", self.eps, lambda e: e == Dream.eps, "ends Dream's own times; leave it out beside a grid")
 
     def grid(self, steps: int) -> np.ndarray:
         """1, ..., and 0 in place of the last, ``eps``: the last step reveals everything."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.sampling import clock
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, decoder, lots, random_scores, ranks, static
 
 SECOND = ("none", "extrapolate", "correct")
@@ -61,6 +62,8 @@ class FirstHitting(Decoder):
     second: str = static("none")
     head_budget: int = static(1 << 22)
 
+    tells_time = True
+
     def __post_init__(self):
         self._check_law()
         if not self.process.masked_only:
@@ -79,6 +82,7 @@ class FirstHitting(Decoder):
         return self.second == "extrapolate"
 
     def check(self, call) -> None:
+        self._check_one_schedule(call)
         if not self.parallel and call.steps < call.tokens:
             raise ValueError(f"steps={call.steps}: one by one, the {call.tokens} tokens of a block take as many steps; "
                              "give these, or FirstHitting(parallel=True)")
@@ -92,7 +96,9 @@ class FirstHitting(Decoder):
     def inputs(self, call, look: Look, state: Hits):
         """The call at the time of the next hit."""
         level = state.level + self._falls(look)[:, 0]
-        return dataclasses.replace(call, time=self.process.schedule.inverse_complement(jnp.exp(level)))
+        schedule = self.process.schedule
+        noise = clock.whole_noise(look, jnp.exp(level), schedule)
+        return dataclasses.replace(call, time=schedule.inverse_complement(noise))
 
     def update(self, prediction, look: Look, state: Hits) -> tuple[Move, Hits]:
         rank = ranks(random_scores(look.stream(2), look.place), look.masked)

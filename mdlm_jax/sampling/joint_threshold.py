@@ -20,7 +20,7 @@ class JointThreshold(Decoder):
         Delta = {l written: v_l != x_l, c_l > edit_threshold}                                 (token to token)
 
     at once, and the block is done after a step that began without masks and found Delta empty, or after
-    ``max_post_steps`` steps that began without masks. The call's ``steps`` are not used: a block of W positions takes
+    ``max_post_steps`` steps that began without masks. It takes no ``steps``: a block of W positions takes
     W + max_post_steps forwards at most. Serving engines know the rule as JointThreshold. The prompt is never edited.
 
     Multi-block editing, ``reach`` > 1. Known from the report: blocks that were finished may be revisited "given newly
@@ -54,6 +54,8 @@ class JointThreshold(Decoder):
     top_k: int = static(0)
     reach: int = static(1)
     head_budget: int = static(1 << 22)
+
+    reads_steps = False
 
     @classmethod
     def mode(cls, name: str, mask_id: int, **fields) -> "JointThreshold":

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.draws import enough, over_wanted
 from mdlm_jax.core.reduction import chunk_length, reduce
 from mdlm_jax.sampling.confidence import ByConfidence, fraction, opened
 from mdlm_jax.sampling.decoder import Look, Move, check, decoder, take_best
@@ -49,13 +50,20 @@ class KLASS(ByConfidence):
     def update(self, prediction, look: Look, state) -> tuple[Move, tuple[jax.Array, jax.Array]]:
         before, calm = state
         drawn = self.draw(prediction, look, ("sample", "top_log_prob"), where=look.masked)
-        moved = reduce(
-            prediction, suppress=self.suppressed, teacher=dataclasses.replace(prediction, hidden=before),
-            reverse_kl=True, chunk=chunk_length(look.tokens.shape[0], prediction.num_columns, self.head_budget),
-        ).kl
+        moved = self._moved(prediction, before, look)
         calm = jnp.where((moved < self.kl_threshold) & (look.step > 0)[:, None], calm + 1, 0)
         ready = look.masked & (jnp.exp(drawn.top_log_prob) > self.threshold) & (calm >= self.history)
         others = take_best(drawn.top_log_prob, look.masked, jnp.maximum(jnp.maximum(look.quota, look.due), 1))
         write = jnp.where(ready.any(1, keepdims=True), ready, others)
         move = opened(Move(write, drawn.sample, log_prob=drawn.law_log_prob), look)
         return move, (prediction.hidden.astype(before.dtype), calm)
+
+    def _moved(self, prediction, before: jax.Array, look: Look) -> jax.Array:
+        """[B, W] float32: KL(p_t || p_{t-1}) at the masks, in nats; 0 elsewhere."""
+        def kl(pieces):
+            now, then = (dataclasses.replace(prediction, hidden=hidden) for hidden in pieces)
+            return reduce(now, suppress=self.suppressed, teacher=then, reverse_kl=True).kl
+
+        rows, width = look.tokens.shape
+        chunk = min(width, enough(rows), chunk_length(rows, 2 * prediction.logits_held, self.head_budget))
+        return over_wanted(kl, (prediction.hidden, before), look.masked, chunk)

@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from mdlm_jax.models.denoise import as_model
+from mdlm_jax.sampling import clock, memory, placement
 from mdlm_jax.sampling import grid as grids
-from mdlm_jax.sampling import memory, placement
 from mdlm_jax.sampling import program as programs
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.decoder import Decoder, Plan, fold
-from mdlm_jax.sampling.program import Numbers, Progress
+from mdlm_jax.sampling.forward import hidden_like
+from mdlm_jax.sampling.state import Numbers, Progress
 from mdlm_jax.sampling.windows import Layout, lay_out
 
 
@@ -39,21 +40,20 @@ class Decoded(NamedTuple):
     trace: np.ndarray | None
 
 
-def decode(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, trace: bool = False, **options) -> Decoded:
+def decode(denoise, params, canvas: Canvas, decoder: Decoder, *, trace: bool = False, **options) -> Decoded:
     """Fills the editable positions of ``canvas``.
 
     Args:
       denoise: a model of `models.denoise`, or a function ``(params, tokens [B, L], time [B]) -> Prediction``; hashable,
         since the loop is compiled for it.
       decoder: how. Its numbers, and those below, do not recompile.
-      steps: reverse steps in all; each block takes an equal share. Decoders that stop by themselves use it as they say.
       trace: also return the canvas after every step.
-      options: those of `stream`.
+      options: those of `begin`, ``steps`` among them.
     Raises:
-      ValueError: options that do not fit each other, the decoder or the model; see `stream`.
+      ValueError: options that do not fit each other, the decoder or the model; see `begin`.
     """
     frames, now = [], None
-    for now in stream(denoise, params, canvas, decoder, steps=steps, every="step" if trace else "block", **options):
+    for now in stream(denoise, params, canvas, decoder, every="step" if trace else "block", **options):
         if trace:
             frames.append(np.asarray(now.canvas.tokens))
     rows, length = canvas.shape
@@ -68,54 +68,26 @@ def decode(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, tra
     )
 
 
-def stream(
-    denoise,
-    params,
-    canvas: Canvas,
-    decoder: Decoder,
-    *,
-    steps: int,
-    block_length: int | None = None,
-    grid: str | np.ndarray | None = None,
-    cache: str = "none",
-    guidance: float = 0.0,
-    stop_id: int | None = None,
-    forced: jax.Array | None = None,
-    bias: jax.Array | None = None,
-    seed: int = 0,
-    mesh: Mesh | AbstractMesh | None = None,
-    memory_budget: int | None = None,
-    finish: Callable[[Progress], np.ndarray] | None = None,
-    every: str = "block",
-) -> Iterator[Progress]:
+def stream(denoise, params, canvas: Canvas, decoder: Decoder, *, every: str = "block",
+           finish: Callable[[Progress], np.ndarray] | None = None, **options) -> Iterator[Progress]:
     """The progress before the first forward, and after every block or step; the last one is the result.
 
     A block uses up the cache of the progress before it.
 
     Args:
-      block_length: semi-autoregressive decoding, block after block from ``canvas.start`` on; None: all at once.
-      grid: times of a block's steps, `sampling.grid`; None: the decoder's own.
-      cache: one of `sampling.windows.CACHES`.
-      guidance: strength w of unsupervised guidance: the law is p(x | prompt)^(1 + w) / p(x | masks)^w, the second from
-        the same canvas with its prompt masked (SMDM, arXiv 2410.18514); every forward is then made twice.
-      stop_id: a row that has written it is finished at the end of the block; what is left of it is filled with it.
-      forced: [B, L] tokens to be written in place of draws: exact scoring.
-      bias: [V] float32 added to logits; -inf for tokens that must not appear.
-      mesh: that of the parameters, where they lie on one. Rows are filled up to a number that it divides, by copies
-        in which nothing is written, and spread over the devices; so is the cache.
-      memory_budget: bytes of a device that parameters, cache and logits may take; None: what the device has.
-      finish: asked after every block which rows, [B] bool, are finished: their other blocks are left as they are.
       every: block or step; steps are driven by Python, and give the same results.
+      finish: asked after every block which rows, [B] bool, are finished: their other blocks are left as they are.
+      options: those of `begin`, ``steps`` among them.
     Raises:
-      ValueError: steps below 1 or not divided by the blocks, a cache that the model's contract does not allow, guidance
-        without a prompt, a decoder that does not fit.
-      ConfigError: what cannot fit into memory (`sampling.memory`).
+      ValueError, ConfigError: at once; as `begin`, or another word for ``every``.
     """
-    layout, numbers, now = begin(
-        denoise, params, canvas, decoder, steps=steps, block_length=block_length, grid=grid, cache=cache,
-        guidance=guidance, stop_id=stop_id, forced=forced, bias=bias, seed=seed, mesh=mesh,
-        memory_budget=memory_budget,
-    )
+    if every not in ("block", "step"):
+        raise ValueError(f"every={every!r}: choose block or step")
+    return _streamed(*begin(denoise, params, canvas, decoder, **options), decoder, params, options.get("mesh"), every,
+                     finish)
+
+
+def _streamed(layout: Layout, numbers: Numbers, now: Progress, decoder, params, mesh, every, finish):
     yield now
     for number in range(layout.blocks):
         low = jnp.asarray(layout.low(number))
@@ -140,22 +112,53 @@ def _decoded(every: str, program, decoder, params, numbers, now: Progress, low: 
         yield programs.block(program, decoder, params, numbers, dataclasses.replace(now, cache=None), now.cache, low)
 
 
-def begin(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, block_length: int | None = None,
-          grid=None, cache: str = "none", guidance: float = 0.0, stop_id: int | None = None, forced=None,
-          bias=None, seed: int = 0, mesh: Mesh | AbstractMesh | None = None,
-          memory_budget: int | None = None) -> tuple[Layout, Numbers, Progress]:
+def begin(
+    denoise,
+    params,
+    canvas: Canvas,
+    decoder: Decoder,
+    *,
+    steps: int | None = None,
+    block_length: int | None = None,
+    grid: str | np.ndarray | None = None,
+    cache: str = "none",
+    guidance: float = 0.0,
+    stop_id: int | None = None,
+    forced: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    seed: int = 0,
+    mesh: Mesh | AbstractMesh | None = None,
+    memory_budget: int | None = None,
+) -> tuple[Layout, Numbers, Progress]:
     """What `stream` starts from: the checked plan of its blocks, its numbers, and the progress before any forward.
 
     ``params`` may be abstract.
+
+    Args:
+      steps: reverse steps in all; each block takes an equal share. None: for decoders that do not go by it.
+      block_length: semi-autoregressive decoding, block after block from ``canvas.start`` on; None: all at once.
+      grid: times of a block's steps, `sampling.grid`, for decoders that go by times; None: the decoder's own.
+      cache: one of `sampling.windows.CACHES`.
+      guidance: strength w of unsupervised guidance: the law is p(x | prompt)^(1 + w) / p(x | masks)^w, the second from
+        the same canvas with its prompt masked (SMDM, arXiv 2410.18514); every forward is then made twice. For
+        bidirectional networks: the others read what stands before as clean text, where training put no masks.
+      stop_id: a row that has written it is finished at the end of the block; what is left of it is filled with it.
+      forced: [B, L] tokens to be written in place of draws: exact scoring.
+      bias: [V] float32 added to logits; -inf for tokens that must not appear.
+      mesh: that of the parameters, where they lie on one. Rows are filled up to a number that it divides, by copies
+        in which nothing is written, and spread over the devices; so is the cache.
+      memory_budget: bytes of a device that parameters, cache and logits may take; None: what the device has.
+    Raises:
+      ValueError: steps below 1 or not divided by the blocks, a cache that the model's contract does not allow, guidance
+        without a prompt or of another contract, a decoder that does not fit, options that it would not read.
+      ConfigError: what cannot fit into memory (`sampling.memory`).
     """
     model = as_model(denoise)
     layout = lay_out(model, canvas, decoder, block_length=block_length, cache=cache, guided=bool(guidance))
-    _check(model, canvas, decoder, layout, steps, cache, guidance, forced)
+    each = check(model, canvas, decoder, layout, steps, grid, guidance, forced)
     canvas, forced = placement.filled_up(canvas, forced, mesh)
-    memory.check(model, params, decoder, layout, rows=canvas.shape[0] * (2 if guidance else 1), mesh=mesh,
-                 budget=memory_budget)
+    memory.check(model, params, decoder, layout, rows=canvas.shape[0], mesh=mesh, budget=memory_budget)
     layout = dataclasses.replace(layout, start=np.pad(layout.start, (0, canvas.shape[0] - len(layout.start)), "edge"))
-    each = steps // layout.blocks
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), canvas.row_ids)
     numbers = Numbers(
         steps=jnp.int32(each),
@@ -171,14 +174,36 @@ def begin(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, bloc
     return layout, numbers, _first(model, layout, decoder, params, numbers, canvas, guidance, devices)
 
 
-def _check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidance, forced) -> None:
-    if steps < 1:
+def check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int | None, grid, guidance, forced) -> int:
+    """Refuses options that do not fit each other, the decoder or the model, as `begin` does; the steps of a block."""
+    _check_read(decoder, steps, grid, layout.blocks)
+    each = 1 if steps is None else steps // layout.blocks
+    _check_fit(model, canvas, decoder, layout, each, grid is not None, guidance, forced)
+    return each
+
+
+def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
+    """Refuses what the decoder would not read, and steps that its blocks cannot share."""
+    name = type(decoder).__name__
+    if (steps is None) == decoder.reads_steps:
+        raise ValueError(f"steps={steps}: " + (f"{name} goes by them; give a number" if steps is None else
+                                               f"{name} takes as many as it needs; leave them out"))
+    if grid is not None and not decoder.reads_grid:
+        raise ValueError(f"grid={grid!r}: {name} does not go by times; leave it out")
+    if steps is not None and steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
-    if steps % layout.blocks:
-        raise ValueError(f"steps={steps}: must be a multiple of the {layout.blocks} blocks, so that each takes as many")
+    if steps is not None and steps % blocks:
+        raise ValueError(f"steps={steps}: must be a multiple of the {blocks} blocks, so that each takes as many")
+
+
+def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, grid: bool, guidance, forced) -> None:
+    cache = layout.cache
     prompted = bool((~canvas.editable & (True if canvas.segment is None else canvas.segment > 0)).any())
     if guidance and not prompted:
         raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none")
+    if guidance and model.contract != "bidirectional":
+        raise ValueError(f"guidance={guidance}: masks the prompt, which a {model.contract} network reads as text; "
+                         "leave it at 0")
     if guidance and decoder.mask_id is None:
         raise ValueError(f"guidance={guidance}: masks the prompt, and the process has no masks; leave it at 0")
     if forced is not None and not decoder.scorable:
@@ -195,10 +220,11 @@ def _check(model, canvas: Canvas, decoder: Decoder, layout, steps, cache, guidan
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "
                          "cache='none', or a decoder that goes by confidence")
     decoder.check(Plan(
-        contract=model.contract, shifted=model.shifted, timed=model.timed, steps=steps // layout.blocks,
+        contract=model.contract, shifted=model.shifted, learned=getattr(model, "learned", False), steps=steps,
         block_length=layout.block, tokens=min(layout.block, int(canvas.editable.sum(1).max())), blocks=layout.blocks,
-        cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None,
+        cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None, grid=grid,
     ))
+    clock.check(model, decoder, layout.blocks)
 
 
 def _first(model, layout, decoder, params, numbers: Numbers, canvas: Canvas, guidance, devices) -> Progress:
@@ -216,5 +242,5 @@ def _first(model, layout, decoder, params, numbers: Numbers, canvas: Canvas, gui
     )
     if decoder.reuses or decoder.remembers:
         full = dataclasses.replace(now, cache=cache)
-        now = dataclasses.replace(now, hidden=programs.hidden_like(layout.program(0), decoder, params, numbers, full))
+        now = dataclasses.replace(now, hidden=hidden_like(layout.program(0), decoder, params, numbers, full))
     return dataclasses.replace(placement.placed(now, devices), cache=cache)

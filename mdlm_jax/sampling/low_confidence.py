@@ -52,12 +52,14 @@ class LowConfidence(ByConfidence):
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state
-        wants = ("sample", "top_log_prob" if self.remasking == "top" else "sample_log_prob")
-        drawn = self.draw(prediction, look, wants, where=look.masked, may_draw_mask=self.reference)
-        score = drawn.top_log_prob if self.remasking == "top" else drawn.sample_log_prob
+        count = look.quota if self.reference else look.due
         if self.remasking == "random":
-            score = self.lots(look)
-        write = take_best(score, look.masked, look.quota if self.reference else look.due)
+            write = opened(Move(take_best(self.lots(look), look.masked, count), look.tokens), look).write
+            drawn = self.draw(prediction, look, ("sample",), where=write, may_draw_mask=self.reference)
+            return Move(write, drawn.sample), None
+        wanted = "top_log_prob" if self.remasking == "top" else "sample_log_prob"
+        drawn = self.draw(prediction, look, ("sample", wanted), where=look.masked, may_draw_mask=self.reference)
+        write = take_best(getattr(drawn, wanted), look.masked, count)
         return opened(Move(write, drawn.sample, log_prob=drawn.law_log_prob), look), None
 
     def lots(self, look: Look) -> jax.Array:

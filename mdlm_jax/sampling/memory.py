@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import jax
+import jax.numpy as jnp
 
 from mdlm_jax.config import ConfigError
 from mdlm_jax.core.reduction import chunk_length
@@ -19,37 +20,53 @@ class Need:
 
     Attributes:
       parameters: as they are stored. cache: all that are alive at once.
+      head: the copy in the network's dtype that the loop keeps where the head is stored in another, or is part of a
+        tied table; 0 where the stored one serves.
       logits: those that the head makes at once, float32. Hidden states and scores of attention come on top.
     """
 
     parameters: int
     cache: int
+    head: int
     logits: int
 
     @property
     def total(self) -> int:
-        return self.parameters + self.cache + self.logits
+        return self.parameters + self.cache + self.head + self.logits
 
 
-def need(model, params, decoder, *, rows: int, slots: int, mesh=None) -> Need:
+def need(model, params, decoder, *, rows: int, slots: int, mesh=None, guided: bool = False) -> Need:
     """The arithmetic.
 
     Args:
       params: arrays, or their shapes with their shardings.
-      rows: that a forward runs on, those of guidance among them; slots: of the cache, 0 for none.
+      rows: of the canvas; slots: of the cache, 0 for none.
       mesh: what rows are shared by; None: one device.
+      guided: whether every row goes through the network twice, with its prompt and without.
     """
     shards = 1 if mesh is None else data_shards(mesh)
-    cache = 0
+    branches, cache = 1 + guided, 0
     if slots:
-        shapes = jax.eval_shape(lambda: model.cache(rows, slots))
+        shapes = jax.eval_shape(lambda: model.cache(branches * rows, slots))
         layout = None if mesh is None else model.cache_shardings(mesh)
         cache = CACHES_ALIVE * bytes_of(shapes, layout)
     logits = 0
     if hasattr(model, "network") and hasattr(decoder, "head_budget"):
-        columns = model.network.head_size
+        columns = branches * model.network.head_size
         logits = 4 * rows * chunk_length(rows, columns, decoder.head_budget) * columns // shards
-    return Need(bytes_of(params), cache, logits)
+    return Need(bytes_of(params), cache, _head(model, params), logits)
+
+
+def _head(model, params) -> int:
+    """Bytes of the head's copy on a device."""
+    network = getattr(model, "network", None)
+    params = params.get("network", params) if isinstance(params, dict) else {}
+    stored = params.get("embedding" if network is not None and network.tied else "head")
+    if network is None or stored is None:
+        return 0
+    itself = stored.dtype == network.dtype and not (network.tied and network.head_size < network.vocab_size)
+    kept = network.head_size / network.vocab_size if network.tied else 1
+    return 0 if itself else int(bytes_of(stored) * kept) // stored.dtype.itemsize * jnp.dtype(network.dtype).itemsize
 
 
 def bytes_of(tree, layout=None) -> int:
@@ -98,17 +115,20 @@ def check(model, params, decoder, layout, *, rows: int, mesh, budget: int | None
     """
     if budget is not None and budget < 1:
         raise ConfigError(f"memory_budget={budget}: must be a positive number of bytes; None: what the device has")
-    needed = need(model, params, decoder, rows=rows, slots=layout.slots, mesh=mesh)
+    needed = need(model, params, decoder, rows=rows, slots=layout.slots, mesh=mesh, guided=layout.guided)
     available = limit(params) if budget is None else budget
     if available is None or needed.total <= available:
         return
     there = f"{'it has' if budget is None else 'memory_budget allows'} {available / _GIB:.3g}"
     kept, fewer = "", ["fewer rows at a time", "a shorter canvas"]
     if needed.cache:
-        kept = f", cache {needed.cache / _GIB:.3g} ({CACHES_ALIVE} of {rows} rows of {layout.slots} slots)"
+        held = f"{CACHES_ALIVE} of {rows * (1 + layout.guided)} rows of {layout.slots} slots"
+        kept = f", cache {needed.cache / _GIB:.3g} ({held})"
         fewer.append(f"cache='none' for {layout.cache!r}")
+    if needed.head:
+        kept += f", a copy of the head {needed.head / _GIB:.3g}"
     raise ConfigError(
         f"memory: decoding needs at least {needed.total / _GIB:.3g} GiB on a device and {there}: parameters "
         f"{needed.parameters / _GIB:.3g}{kept}, logits {needed.logits / _GIB:.3g}; take {', '.join(fewer)}, bfloat16 "
-        "weights, a smaller head_budget, or a mesh of more devices"
+        "weights, or a mesh of more devices"
     )

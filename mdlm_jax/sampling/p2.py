@@ -52,6 +52,14 @@ class P2(Decoder):
     def mask_id(self) -> int:
         return self.process.mask_id
 
+    @property
+    def reads_grid(self) -> bool:
+        return self.kappa == "binomial"
+
+    def check(self, call) -> None:
+        if self.kappa == "binomial":
+            self._check_one_schedule(call)
+
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state
         more = self._more(look)

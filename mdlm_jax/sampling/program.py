@@ -7,103 +7,15 @@ is how traces are kept and results streamed.
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core.guidance import guide, unconditional_tokens
-from mdlm_jax.core.prediction import Prediction
-from mdlm_jax.models.denoise import Call
-from mdlm_jax.sampling.canvas import Canvas
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, fold
+from mdlm_jax.sampling import forward
+from mdlm_jax.sampling.decoder import Decoder, Look, Move
+from mdlm_jax.sampling.forward import look_at
 from mdlm_jax.sampling.placement import constrained
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """The part of the canvas a forward runs on: ``length`` tokens from ``back`` before the block; None: from 0 on."""
-
-    length: int
-    back: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What is compiled for.
-
-    Attributes:
-      model: `models.denoise.Denoiser` or alike.
-      block: its length. ``reach``: how many blocks the decoder may write in, the newest last; 0: the whole canvas.
-      enter: window of a block's first forward, or None if it is like the others; ``inner``: of the others.
-      cached: whether windows run beside a cache.
-      guided: whether every forward is run twice, with the prompt and without.
-    """
-
-    model: Any
-    block: int
-    reach: int
-    enter: Window | None
-    inner: Window
-    cached: bool
-    guided: bool
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """Call arguments that do not recompile.
-
-    Attributes:
-      steps: [] of a block; times: [S] float32, zeros after the last.
-      keys: [B], one a row. guidance: []. stop_id: [] int32, a token after which a row is finished; -1: none.
-      forced: [B, L] int32 or None.
-      bias: [V] float32 or None, added to the head's: -inf for tokens that must not appear.
-    """
-
-    steps: jax.Array
-    times: jax.Array
-    keys: jax.Array
-    guidance: jax.Array
-    stop_id: jax.Array
-    forced: jax.Array | None = None
-    bias: jax.Array | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where decoding stands.
-
-    Attributes:
-      canvas, cache: the tokens, and keys and values of those that are settled.
-      low: [B] int32, where the current block begins.
-      state: the decoder's.
-      hidden: [B, W, D], the last prediction where the decoder reuses it, zeros where its state holds some, else None.
-      fresh: [B] bool, rows that have changed since.
-      step, updates: [B] int32, steps a row has had in this block and in all.
-      forwards: [B] int32, runs of the network a row needed. calls: [] int32, runs there were.
-      done, finished: [B] bool, rows done with the block, rows done altogether.
-      order: [B, L] int32, the update at which a position got its token, -1 before.
-      log_prob: [B] float32, of the forced tokens so far.
-      first_masks: [B] int32.
-    """
-
-    canvas: Canvas
-    cache: Any
-    low: jax.Array
-    state: Any
-    hidden: Any
-    fresh: jax.Array
-    step: jax.Array
-    updates: jax.Array
-    forwards: jax.Array
-    calls: jax.Array
-    done: jax.Array
-    finished: jax.Array
-    order: jax.Array
-    log_prob: jax.Array
-    first_masks: jax.Array
+from mdlm_jax.sampling.state import Numbers, Program, Progress
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
@@ -159,7 +71,7 @@ def _going(program: Program, decoder: Decoder, numbers: Numbers, now: Progress) 
 def _step(program: Program, decoder: Decoder, params, numbers, now: Progress, entering: bool = False) -> Progress:
     active = ~now.done & (now.step < decoder.limit(numbers.steps, program.block))
     look = look_at(program, decoder, numbers, now, active, entering)
-    prediction, now, forwards = _forward(program, decoder, params, numbers, now, look, active)
+    prediction, now, forwards = forward.predicted(program, decoder, params, numbers, now, look, active)
     move, state = decoder.update(prediction, look, now.state)
     state = jax.tree.map(lambda new, old: jnp.where(_like(active, new), new, old), state, now.state)
     now = _applied(decoder, numbers, now, look, move, active)
@@ -183,154 +95,6 @@ def _end(program: Program, decoder: Decoder, numbers: Numbers, now: Progress) ->
     )
 
 
-def look_at(program: Program, decoder, numbers, now: Progress, active=None, entering: bool = False) -> Look:
-    """The decoder's view."""
-    canvas = now.canvas
-    first, width = _reach(program, now)
-    index = first[:, None] + jnp.arange(width)
-    real = index < canvas.shape[1]
-    take = functools.partial(_take, index=index, real=real)
-    active = ~now.finished if active is None else active
-    editable = take(canvas.editable, fill=False) & (index < (now.low + program.block)[:, None]) & active[:, None]
-    last = numbers.times.shape[0] - 1
-    return Look(
-        tokens=take(canvas.tokens, fill=0 if decoder.mask_id is None else decoder.mask_id),
-        editable=editable,
-        inside=(index >= now.low[:, None]) & (index < (now.low + program.block)[:, None]),
-        index=index,
-        place=take(canvas.place(), fill=0),
-        step=now.step,
-        steps=numbers.steps,
-        t=numbers.times[jnp.minimum(now.step, last)],
-        s=numbers.times[jnp.minimum(now.step + 1, last)],
-        first_masks=now.first_masks,
-        keys=fold(numbers.keys, now.updates),
-        forced=None if numbers.forced is None else take(numbers.forced, fill=0),
-        stop_id=numbers.stop_id,
-        canvas=canvas,
-        mask_id=decoder.mask_id,
-        entering=entering,
-        opening=entering and program.model.shifted,
-    )
-
-
-def _reach(program: Program, now: Progress) -> tuple[jax.Array, int]:
-    """[B] where the look begins, and its width."""
-    if program.reach == 0:
-        return jnp.zeros_like(now.low), now.canvas.shape[1]
-    return jnp.maximum(now.low - (program.reach - 1) * program.block, 0), program.reach * program.block
-
-
-def _take(values: jax.Array, *, index: jax.Array, real: jax.Array, fill) -> jax.Array:
-    """values[row, index] where that is ``real``, else ``fill``."""
-    found = jnp.take_along_axis(values, jnp.minimum(index, values.shape[1] - 1), axis=1)
-    return jnp.where(real, found, jnp.asarray(fill, values.dtype))
-
-
-def _forward(program, decoder, params, numbers, now: Progress, look: Look, active):
-    """The prediction for the look, the progress with cache and calls brought up to date, and [B] forwards made."""
-    each = 1 + program.guided
-    prediction, cache = _predict(program, decoder, params, numbers, now, look)
-    if not decoder.reuses:
-        return prediction, dataclasses.replace(now, cache=cache, calls=now.calls + each), active * each
-    # Only the head of the prediction above is used then; the compiler drops the forward itself.
-    needed = (now.fresh & active).any()
-    hidden = jax.lax.cond(
-        needed,
-        lambda: _predict(program, decoder, params, numbers, now, look)[0].hidden,
-        lambda: now.hidden,
-    )
-    forwards = (active & now.fresh) * each
-    now = dataclasses.replace(now, hidden=hidden, fresh=now.fresh & ~needed, calls=now.calls + needed * each)
-    return dataclasses.replace(prediction, hidden=hidden), now, forwards
-
-
-def hidden_like(program: Program, decoder, params, numbers, now: Progress) -> jax.Array:
-    """Zeros of the shape and dtype of a prediction's hidden states, for decoders that remember one."""
-    look = jax.eval_shape(lambda: look_at(program, decoder, numbers, now))
-
-    def hidden(params, look):
-        start, call = _call(program, now, look, program.inner)
-        return _run(program, decoder, params, numbers, now, look, start, call)[0].hidden
-
-    found = jax.eval_shape(hidden, params, look)
-    return jnp.zeros(found.shape, found.dtype)
-
-
-def _predict(program: Program, decoder, params, numbers, now: Progress, look: Look) -> tuple[Prediction, Any]:
-    window = program.enter if look.entering else program.inner
-    start, call = _call(program, now, look, window)
-    return _run(program, decoder, params, numbers, now, look, start, decoder.inputs(call, look, now.state))
-
-
-def _run(program: Program, decoder, params, numbers, now: Progress, look: Look, start, call: Call):
-    if program.guided:
-        call = _doubled(call, now.canvas, start, decoder.mask_id)
-    found, cache = program.model.run(params, call, now.cache if program.cached else None)
-    found = _rows_of(found, look.index[:, 0] - start, look.tokens.shape[1], program.guided)
-    if program.guided:
-        half = found.hidden.shape[0] // 2
-        hidden = guide(found.hidden[:half], found.hidden[half:], numbers.guidance)
-        found = dataclasses.replace(found, hidden=hidden)
-    if numbers.bias is not None:
-        bias = numbers.bias if found.head.bias is None else found.head.bias + numbers.bias
-        found = dataclasses.replace(found, head=dataclasses.replace(found.head, bias=bias))
-    return found, cache if program.cached else now.cache
-
-
-def _call(program: Program, now: Progress, look: Look, window: Window) -> tuple[jax.Array, Call]:
-    """Where the window starts, [B], and the call."""
-    canvas = now.canvas
-    start = jnp.zeros_like(now.low) if window.back is None else jnp.maximum(now.low - window.back, 0)
-    index = start[:, None] + jnp.arange(window.length)
-    order = _together(program, now, index)
-    if not program.cached:
-        return start, Call(canvas.tokens, look.t, canvas.segment, canvas.positions, order=order)
-    real = index < canvas.shape[1]
-    take = functools.partial(_take, index=index, real=real)
-    segment = jnp.ones(canvas.shape, jnp.int32) if canvas.segment is None else canvas.segment
-    return start, Call(
-        take(canvas.tokens, fill=0),
-        look.t,
-        take(segment, fill=0),
-        take(canvas.place(), fill=0),
-        start=start,
-        order=order,
-    )
-
-
-def _together(program: Program, now: Progress, index: jax.Array) -> jax.Array | None:
-    """[B, W], the order by which a block-causal network sees the blocks of the reach as one, up to the row's first.
-
-    None: nothing but the index. Tokens before, and the blocks to come, keep theirs.
-    """
-    if program.reach < 2 or program.model.contract != "block_causal":
-        return None
-    begin = now.canvas.start // program.block * program.block
-    begin = jnp.maximum(now.low - (program.reach - 1) * program.block, begin)
-    inside = (index >= begin[:, None]) & (index < (now.low + program.block)[:, None])
-    return jnp.where(inside, now.low[:, None], index)
-
-
-def _doubled(call: Call, canvas: Canvas, start: jax.Array, mask_id: int) -> Call:
-    """The rows again with everything masked that is not to be written."""
-    index = start[:, None] + jnp.arange(call.tokens.shape[1])
-    fixed = ~_take(canvas.editable, index=index, real=index < canvas.shape[1], fill=True)
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), call)
-    blind = unconditional_tokens(call.tokens, fixed, mask_id)
-    return dataclasses.replace(twice, tokens=jnp.concatenate([call.tokens, blind]))
-
-
-def _rows_of(found: Prediction, offset: jax.Array, width: int, guided: bool) -> Prediction:
-    """Positions [offset, offset + width) of each row; what lies beyond the end repeats the last."""
-    length = found.hidden.shape[1]
-    offset = jnp.concatenate([offset, offset]) if guided else offset
-    if width == length:
-        return found
-    index = jnp.minimum(offset[:, None] + jnp.arange(width), length - 1)
-    return dataclasses.replace(found, hidden=jnp.take_along_axis(found.hidden, index[..., None], axis=1))
-
-
 def _applied(decoder, numbers, now: Progress, look: Look, move: Move, active) -> Progress:
     """The move, where it may go."""
     write = move.write & look.editable
@@ -338,7 +102,7 @@ def _applied(decoder, numbers, now: Progress, look: Look, move: Move, active) ->
     if move.remask is not None:
         tokens = jnp.where(move.remask & look.editable, decoder.mask_id, tokens)
     changed = tokens != look.tokens
-    before = _take(now.order, index=look.index, real=look.index < now.canvas.shape[1], fill=-1)
+    before = forward.take_at(now.order, index=look.index, real=look.index < now.canvas.shape[1], fill=-1)
     order = jnp.where(changed, now.updates[:, None], before)
     if decoder.mask_id is not None:
         order = jnp.where(look.editable & (tokens == decoder.mask_id), -1, order)

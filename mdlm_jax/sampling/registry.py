@@ -116,6 +116,9 @@ def check(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
             hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(entry.numbers)}"
             raise ValueError(f"{key}={value!r}: the decoder {name} has no such number; {hint}")
         kind = entry.numbers[key].kind
+        if value is None and entry.numbers[key].default is None:
+            found[key] = None
+            continue
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if kind is tuple and isinstance(value, list):

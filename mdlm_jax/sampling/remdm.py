@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.process import Process, safe_ratio
+from mdlm_jax.sampling import clock
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, check, decoder, lots, static
 
 
@@ -50,6 +51,8 @@ class ReMDM(Decoder):
     keep_crossing: bool = static(False)
     head_budget: int = static(1 << 22)
 
+    reads_grid = True
+
     def __post_init__(self):
         self._check_law()
         if not self.process.masked_only:
@@ -59,6 +62,9 @@ class ReMDM(Decoder):
     @property
     def mask_id(self) -> int:
         return self.process.mask_id
+
+    def check(self, call) -> None:
+        self._check_one_schedule(call)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, jax.Array | None]:
         moves = look.editable & lots(look.stream(1), look.place, self.chances(look, state))
@@ -184,7 +190,8 @@ class ReMDMLoop(ReMDM):
 
     def inputs(self, call, look: Look, state):
         del state
-        return dataclasses.replace(call, time=self.time(look.t))
+        time = clock.whole_time(look, self.time(look.t), self.process.schedule)
+        return dataclasses.replace(call, time=time)
 
     def time(self, t: jax.Array) -> jax.Array:
         on = self.process.schedule.inverse(jnp.asarray(self.alpha_on, t.dtype))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_jax.sampling.canvas import Canvas
-from mdlm_jax.sampling.program import Program, Window
+from mdlm_jax.sampling.state import Program, Window
 
 CACHES = ("none", "prefix", "dual", "block")
 _SUFFIXES = 8  # lengths of suffix windows that are compiled at most
@@ -91,6 +91,8 @@ def lay_out(model, canvas: Canvas, decoder, *, block_length: int | None, cache: 
     check_cache(cache, model, block_length, decoder)
     start = np.asarray(canvas.start)
     if block_length is None:
+        if decoder.reach > 1:
+            raise ValueError(f"reach={decoder.reach}: counts blocks; give block_length, or leave it at 1")
         return Layout(model, length, 1, np.zeros_like(start), length, 0 if decoder.reach == 0 else 1, cache, guided)
     if block_length < 1:
         raise ValueError(f"block_length={block_length}: must be at least 1")

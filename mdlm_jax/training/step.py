@@ -29,8 +29,9 @@ def make_train_step(
     microbatches; with ``train.per_answer`` that of the mean over rows of each row's mean. One term is not such a sum:
     experts' balance losses are products of means, and those of each microbatch are weighed by its tokens. Experts'
     selection biases then take a step of ``train.router_bias_rate`` against the load of the whole batch. A step whose
-    loss or gradient is not finite changes nothing but the step's number: the optimiser's own count stays. metrics: ``totals`` (`LossTotals`), ``grad_norm``,
-    ``update_norm``, ``finite``, and where rows have one noise level ``by_level`` (`Objective.by_level`).
+    loss or gradient is not finite changes nothing but the step's number: the optimiser's own count stays. metrics:
+    ``totals`` (`LossTotals`), ``grad_norm``, ``update_norm``, ``finite``, and where rows have one noise level
+    ``by_level`` (`Objective.by_level`).
     """
     layout = state_shardings(objective, optimizer, train.ema_decay > 0, mesh, adapters.of(train))
     rows = batch_sharding(mesh)

@@ -195,3 +195,42 @@ def test_word_pieces_and_byte_fallback_count_what_they_show(tmp_path):
     assert not pieces.lossless
     assert subword._other_piece("<0xE6>") == b"\xe6"
     assert subword._other_piece("▁the") == b" the"
+
+
+def sentences(scheme=None):
+    """SentencePiece as Metaspace of a scheme, or as Llama's older normaliser and decoder."""
+    pieces = ["<unk>", "\u2581", *"fobar\n", "\u2581foo", "\u2581bar", "bar", "foo"]
+    tokenizer = hf.Tokenizer(hf.models.Unigram([(piece, -5.0 / len(piece)) for piece in pieces], 0, False))
+    if scheme:
+        tokenizer.pre_tokenizer = hf.pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        tokenizer.decoder = hf.decoders.Metaspace(prepend_scheme=scheme)
+    else:
+        replace = hf.normalizers.Prepend("\u2581"), hf.normalizers.Replace(" ", "\u2581")
+        tokenizer.normalizer = hf.normalizers.Sequence(list(replace))
+        show = hf.decoders.Replace("\u2581", " "), hf.decoders.Fuse(), hf.decoders.Strip(" ", 1, 0)
+        tokenizer.decoder = hf.decoders.Sequence(list(show))
+    tokenizer.add_special_tokens(["<s>", "</s>", "<mask>", "<pad>"])
+    return subword.SubwordTokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never", None])
+def test_what_stands_behind_another_text_gets_and_loses_no_space(scheme):
+    tokenizer = sentences(scheme)
+    for first in ("foo", "foo bar"):
+        for second in ("bar", " bar", "\nbar foo", ""):
+            ids = np.concatenate([tokenizer.encode(first), tokenizer.encode_next(second)])
+            assert tokenizer.decode(ids) == first + second
+            head = len(tokenizer.encode(first))
+            assert tokenizer.decode_next(ids[head:], ids[:head]) == second
+    answer = tokenizer.encode_next(" bar")
+    assert tokenizer.decode_next(answer, np.array([tokenizer.encode("foo")[0], tokenizer.eos_id])) == tokenizer.decode(
+        answer)  # a text begins after a special token
+    assert tokenizer.decode_next(answer, np.zeros(0, np.int32)) == tokenizer.decode(answer)
+
+
+@pytest.mark.parametrize(("scheme", "behind"), [("always", "\u2581bar"), ("first", "bar"), ("never", "bar")])
+def test_special_names_are_read_as_the_library_reads_them(scheme, behind):
+    tokenizer = sentences(scheme)
+    ids, start = tokenizer.encode_special("foo<s>bar"), tokenizer.special["<s>"]
+    assert [tokenizer._hf.id_to_token(i) for i in ids.tolist()][1:] == ["<s>", behind]
+    assert start not in tokenizer.encode("foo<s>bar") and tokenizer.encode_next("foo<s>bar", special=True)[1] == start

@@ -24,8 +24,8 @@ def random_weights(network: TransformerConfig, seed: int = 0) -> dict:
 
 def tokens_model(attention: str = "bidirectional", family: str = "", mixing: float = 0.0, **fields) -> LanguageModel:
     """A model without a tokenizer: ids 0..9, the end 10, the mask 11 (published causal ones have no mask)."""
-    network = TransformerConfig(VOCAB, VOCAB, attention=attention, logit_shift=attention == "causal",
-                                **(_NETWORK | fields))
+    shape = {"vocab_size": VOCAB, "head_size": VOCAB, "logit_shift": attention == "causal"} | _NETWORK | fields
+    network = TransformerConfig(attention=attention, **shape)
     published_causal = attention == "causal" and family
     ids = {"mask_id": None if published_causal else MASK, "eos_id": EOS}
     process = None if published_causal else Process(VOCAB, MASK, mixing)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.genmd4 import VectorSchedule
+from mdlm_jax.core.process import Process
 from mdlm_jax.generation import generate
 from mdlm_jax.generation import options as settings
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling import program, registry
 from mdlm_jax.sampling.low_confidence import LowConfidence
+from tests.data.test_subword import sentences
 from tests.generation.models import EOS, MASK, bytes_model, tokens_model
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9, 3]]
@@ -90,6 +92,21 @@ def test_prompts_of_a_bucket_share_a_program(model):
     assert program.block._cache_size() == before
 
 
+def test_rows_with_room_or_holes_of_their_own_take_steps_of_their_own(model):
+    given = [[3, MASK, 4], [MASK, 1, MASK, MASK], [5, MASK, 6], [1] * 3 + [MASK] * 7]
+    together = model.infill(given, seed=5)
+    for i, row in enumerate(given):
+        alone = model.infill([row], seed=5, row_ids=[i])[0]
+        assert (alone.tokens.tolist(), alone.forwards) == (together[i].tokens.tolist(), together[i].forwards)
+    assert generate.infill_job(model, given, "<mask>").each == [1, 3, 1, 7]
+    assert generate.infill_job(model, given, "<mask>", block_length=4, steps=4).each == [4, 4, 4, 2]
+    prompts = [[1] * 56, [2], [3] * 60]
+    together = model.generate(prompts, seed=5, stop_id=None)
+    assert [len(one.tokens) for one in together] == [8, 63, 4]
+    alone = model.generate(prompts[2:], seed=5, stop_id=None, row_ids=[2])[0]
+    assert (alone.tokens.tolist(), alone.forwards) == (together[2].tokens.tolist(), together[2].forwards)
+
+
 def test_the_same_seed_and_another(model):
     first, again, other = (tokens_of(model.generate(PROMPTS, **(WANTED | {"seed": s}))) for s in (2, 2, 3))
     assert first == again != other
@@ -106,7 +123,7 @@ def test_text_in_and_text_out(letters):
     assert [one.text] == [again.text for again in letters.generate(["xyz"], new_tokens=16)]
     assert len(letters.generate("", new_tokens=4).text) == 4  # no prompt at all
     job = generate.answer_job(letters, ["x" * 100, "y"], None)
-    assert job.wanted == 28 and generate.answer_job(letters, "x", None, max_length=500).wanted == 128
+    assert job.wanted == [28, 127] and generate.answer_job(letters, "x", None, max_length=500).wanted == [128]
 
 
 def test_stop_strings_cut_and_end(letters):
@@ -126,7 +143,7 @@ def test_stop_strings_cut_and_end(letters):
 def test_a_row_that_has_ended_is_not_searched_again(letters, monkeypatch):
     """A network that writes token after token would search all of a text for every token of the rows beside it."""
     job, searched = generate.answer_job(letters, ["", ""], 4, stop="b"), []
-    monkeypatch.setattr(generate, "_cut", lambda job, row, tokens: searched.append(row.row_id) or (None, None, "stop"))
+    monkeypatch.setattr(generate, "_cut", lambda job, i, tokens: searched.append(i) or (None, None, "stop"))
     now = types.SimpleNamespace(canvas=types.SimpleNamespace(tokens=np.zeros((2, 4))), finished=np.array([True, False]))
     assert generate._finish(job, [0, 1])(now).tolist() == [True, True] and searched == [1]
 
@@ -134,10 +151,42 @@ def test_a_row_that_has_ended_is_not_searched_again(letters, monkeypatch):
 def test_a_stop_string_may_end_inside_a_token():
     """Then the text is cut inside it, and the tokens end with it."""
     model = bytes_model()
-    wide = type("Wide", (), {"decode": lambda self, ids: "".join(chr(i) * 3 for i in ids), "vocab_size": 259,
-                             "eos_id": 257, "encode": model.tokenizer.encode})()
+    wide = type("Wide", (), {"decode_next": lambda self, ids, before: "".join(chr(i) * 3 for i in ids),
+                             "vocab_size": 259, "eos_id": 257, "encode": model.tokenizer.encode})()
     one = dataclasses.replace(model, tokenizer=wide).generate("x", new_tokens=8, stop="ab", seed=5)
     assert one.finish == "stop" and one.text.endswith("aa") and len(one.tokens) == -(-len(one.text) // 3)
+
+
+def test_text_is_cut_between_characters_and_found_by_halving(letters, monkeypatch):
+    tokenizer, calls = letters.tokenizer, []
+    answer = tokenizer.encode("a€b" * 300 + "€!" + "ab" * 60)
+    job = generate.answer_job(letters, "x", len(answer), stop=["!", "zz"], max_length=2000)
+    text = generate._text
+    monkeypatch.setattr(generate, "_text", lambda *a: calls.append(1) or text(*a))
+    ids, found, finish = generate._cut(job, 0, np.concatenate([tokenizer.encode("x"), answer]))
+    assert (found, finish) == ("a€b" * 300 + "€", "stop") and tokenizer.decode(ids) == found and len(calls) < 20
+    cut = generate.answer_job(letters, "x", 8, stop="b")
+    ids, found, _ = generate._cut(cut, 0, np.concatenate([tokenizer.encode("x"), tokenizer.encode("a€bcde")]))
+    assert found == "a€" and ids.tolist() == tokenizer.encode("a€").tolist()
+
+
+def test_special_tokens_and_several_ids_end():
+    """No text shows a special token, so a stop string that is its name must be the token."""
+    model = bytes_model({"a": 0.0, "eos": -2.0})
+    options = dict(new_tokens=16, block_length=4, steps=16, seed=3)
+    by_id = model.generate(["x"] * 8, **options)
+    named = model.generate(["x"] * 8, **options, stop_id=None, stop="<|endoftext|>")
+    assert [one.text for one in named] == [one.text for one in by_id]
+    assert [one.finish for one in named] == [{"eos": "stop"}.get(one.finish, "length") for one in by_id]
+    assert {one.finish for one in named} == {"stop", "length"}
+    assert min(one.forwards for one in named) < 16  # blocks behind it are not written
+    several = model.generate(["x"] * 8, **options, stop_id=[ord("z"), "eos"])
+    assert [(one.text, one.finish, one.forwards) for one in several] == [
+        (one.text, one.finish, one.forwards) for one in by_id]
+    masks = generate.answer_job(model, "x", 4, stop="<|mask|>")
+    assert masks.sampler.stop_tokens == ()  # else every unwritten place would end a row
+    with pytest.raises(ValueError, match="holds the name of the special token <.endoftext.>, which no text shows"):
+        model.generate("x", new_tokens=4, stop="<|endoftext|>\n")
 
 
 def test_the_end_token_ends():
@@ -232,7 +281,7 @@ def test_learned_positions_hold_whole_blocks():
     with pytest.raises(ValueError, match="5 tokens and 57 new ones are 64 in whole blocks of 4, and"):
         model.generate([1, 2, 3, 4, 5], new_tokens=57)
     job = generate.answer_job(model, [1, 2, 3, 4, 5], None)
-    assert job.wanted == 55 and len(job.rows[0]) == 60
+    assert job.wanted == [55] and len(job.rows[0]) == 60
 
 
 def test_guidance_leans_towards_the_prompt(model):
@@ -267,6 +316,23 @@ def test_holes_are_filled_and_nothing_else(model, letters):
     text = str(letters.infill("x<mask>y<mask><mask>"))
     assert len(text) == 5 and text[0] + text[2] == "xy" and set(text[1] + text[3:]) <= {"a", "b"}
     assert str(letters.infill("<mask>_ü", hole="_"))[:6] == "<mask>" and len(str(letters.infill("_ü", hole="_"))) == 2
+
+
+def test_holes_change_nothing_that_is_given_and_answers_keep_their_space():
+    """With a tokenizer that puts a space before every text and takes one away."""
+    tokenizer = sentences("always")
+    size = tokenizer.vocab_size
+    model = tokens_model(vocab_size=size, head_size=size)
+    description = dataclasses.replace(model.description, mask_id=tokenizer.mask_id, eos_id=tokenizer.eos_id)
+    process = Process(size, tokenizer.mask_id)
+    model = dataclasses.replace(model, tokenizer=tokenizer, process=process, description=description)
+    (row,) = generate.infill_job(model, "foo<mask>bar", "<mask>").rows
+    assert row.tokens[~row.editable].tolist() == [*tokenizer.encode("foo"), *tokenizer.encode_next("bar")]
+    job = generate.answer_job(model, "foo", 2)
+    ids, text, _ = generate._cut(job, 0, np.concatenate([tokenizer.encode("foo"), tokenizer.encode(" bar foo")]))
+    assert text == " bar foo" and len(ids) == 2
+    now = np.array([*tokenizer.encode("foo"), tokenizer.mask_id, *tokenizer.encode("bar")])
+    assert generate._cut(job, 0, now)[1] == "░ bar"
 
 
 @pytest.mark.parametrize("every", ["block", "step"])
@@ -320,6 +386,17 @@ def test_a_stream_settles_to_what_generate_gives(every, letters):
     (PROMPTS, {"suppress": [-1]}, "suppress=-1: must be an id of the head"),
     (PROMPTS, {"suppress": range(11)}, "bias, suppress: must leave an id to be written"),
     (PROMPTS, {"bias": {1: float("nan")}}, "bias, suppress: must leave an id to be written, and be numbers"),
+    (PROMPTS, {"bias": [1.0]}, r"bias=\[1.0\]: must be a dict of nats by id"),
+    (PROMPTS, {"bias": {3: "x"}}, "bias: 'x' for the id 3; must be nats, a number"),
+    (PROMPTS, {"suppress": 3}, "suppress=3: must be a list of ids"),
+    (PROMPTS, {"stop": 3}, "stop=3: must be a list of strings"),
+    (PROMPTS, {"stop_id": "end"}, "stop_id='end': must be an id of the head"),
+    (PROMPTS, {"row_ids": 5}, "row_ids=5: must be a list of whole numbers"),
+    (PROMPTS, {"decoder": 5}, "decoder=5: must be a name, one of ancestral, .* or a decoder"),
+    (PROMPTS, {"guidance": "a"}, "guidance='a': must be a finite number of at least 0"),
+    (PROMPTS, {"guidance": float("nan")}, "guidance=nan: must be a finite number of at least 0"),
+    (PROMPTS, {"guidance": -1.0}, "guidance=-1.0: must be a finite number of at least 0"),
+    (None, {}, "prompts=None: must be a string, a row of token ids, or a list of those"),
 ])
 def test_mistakes_are_met_before_anything_is_compiled(model, prompts, options, message, monkeypatch):
     monkeypatch.setattr(program, "block", None)
@@ -363,11 +440,17 @@ def test_holes_need_a_network_that_looks_both_ways():
             tokens_model(attention).infill([1, MASK, 2])
 
 
-def test_streams_are_checked(model):
-    with pytest.raises(ValueError, match="every='token': choose block or step"):
-        next(model.stream(PROMPTS, new_tokens=8, every="token"))
-    with pytest.raises(ValueError, match="batch_size=2: 4 rows are to be streamed together"):
-        next(model.stream(PROMPTS, new_tokens=8, batch_size=2))
+@pytest.mark.parametrize(("options", "message"), [
+    ({"every": "token"}, "every='token': choose block or step"),
+    ({"batch_size": 2}, "batch_size=2: 4 rows are to be streamed together"),
+    ({"cache": "foo"}, "cache='foo': choose one of"),
+    ({"grid": "foo"}, "grid='foo': choose one of"),
+    ({"decoder": "first_hitting", "steps": 4}, "steps=4: one by one, the 8 tokens of a block take as many steps"),
+    ({"new_tokens": None, "max_length": 20}, "new_tokens: rows with room for different numbers of tokens"),
+])
+def test_streams_are_checked_at_once(options, message, model):
+    with pytest.raises(ValueError, match=message):
+        model.stream(PROMPTS, **{"new_tokens": 8} | options)
 
 
 def test_special_names_in_a_prompt(letters):

@@ -108,6 +108,26 @@ def test_another_field_of_the_same_file_is_another_command(tmp_path):
         other.check()
 
 
+def test_a_process_that_opens_while_another_joins_answers_nothing_again(tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    one = Answers(output, JOB, KEYS)
+    one.add([line(key) for key in one.open()])
+    late, mkdir = Answers(output, JOB, KEYS, 1, 2), type(tmp_path).mkdir
+    monkeypatch.setattr(type(tmp_path), "mkdir", lambda *args, **options: (one.join(), mkdir(*args, **options)))
+    assert late.open() == [] and late.done == set(KEYS) and late.join() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.job.json"]
+
+
+def test_parts_that_a_kill_left_behind_are_removed(tmp_path, monkeypatch):
+    one = Answers(tmp_path / "out.jsonl", JOB, KEYS)
+    one.add([line(key) for key in one.open()])
+    monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)
+    one.join()
+    monkeypatch.undo()
+    assert (tmp_path / "out.jsonl.parts").exists() and Answers(tmp_path / "out.jsonl", JOB, KEYS).open() == []
+    assert not (tmp_path / "out.jsonl.parts").exists() and len(lines_of(tmp_path / "out.jsonl")) == len(KEYS)
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +181,7 @@ def test_killed_and_resumed_by_more_processes_each_prompt_is_answered_once(folde
 
 
 def test_text_files_samples_and_stop_strings(folder, tmp_path, capsys):
-    (tmp_path / "prompts.txt").write_text("one\n\ntwo\r\n")
+    (tmp_path / "prompts.txt").write_text("one\n\ntwo\r\n", encoding="utf-8-sig")
     output = tmp_path / "out.jsonl"
     flags = dict(prompts=tmp_path / "prompts.txt", num=3, stop='["bbb", "aba"]', decoder="low_confidence",
                  temperature=1, remasking="random", block_length=4)
@@ -186,16 +206,39 @@ def test_a_hugging_face_directory_without_a_tokenizer(tmp_path):
     assert found[0]["q"] == [3, 1, 4] and found[0]["forwards"] == 4
 
 
+def test_an_empty_prompt_is_answered_or_refused_before_the_others(tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": [3, 1]}\n{"prompt": ""}\n')
+    output = tmp_path / "out.jsonl"
+    flags = [f"--prompts={tmp_path / 'prompts.jsonl'}", f"--output={output}", "--new_tokens=4", "--batch_size=1"]
+    assert sample.main([f"--checkpoint={GOLDEN / 'llada_ckpt'}", *flags]) == 0
+    assert [len(one["token_ids"]) for one in lines_of(output)] == [4, 4]
+    save_checkpoint(tmp_path / "shifted", tokens_model(family="llama", logit_shift=True))
+    monkeypatch.setattr("mdlm_jax.load", None)
+    flags[1] = f"--output={tmp_path / 'other.jsonl'}"
+    assert sample.main([f"--checkpoint={tmp_path / 'shifted'}", *flags]) == 2
+    assert "--prompts, prompt 1: is empty, and this network scores a token from" in capsys.readouterr().err
+    assert not (tmp_path / "other.jsonl.job.json").exists()
+
+
 @pytest.mark.parametrize(("text", "flags", "fragments"), [
     ('{"prompt": "x"}\n{"prompt": \n', [], ["prompts.jsonl, line 2", "is not JSON"]),
     ('{"prompt": "x"}\n{"question": "y"}\n', [], ["line 2", "no object with the field 'prompt'", "--prompt_field"]),
     ('{"prompt": 3}\n', [], ["line 1", "must be a string, or a list of token ids"]),
+    ('{"text": "x"}\n', ["--prompt_field=text"], ["line 1: has the field 'text', which the answer", "name it"]),
+    ('{"prompt": "x"}\n{"prompt": "x", "index": 7}\n', [], ["line 2: has the field 'index'"]),
+    ('{"prompt": [1, 2]}\n{"prompt": [300, 1]}\n', [], ["--prompts, prompt 1: the id 300 is outside 0..258"]),
+    ('{"prompt": [1, 2]}\n{"prompt": [1, 256]}\n', [], ["--prompts, prompt 1: holds the mask, 256"]),
+    ('{"prompt": "x"}\n', ["--decoder=threshold", "--threshold=2"], ["threshold=2"]),
+    ('{"prompt": "x"}\n', ["--cache=foo"], ["cache='foo': choose one of none"]),
+    ('{"prompt": "x"}\n', ["--grid=foo"], ["grid='foo': choose one of uniform"]),
+    ('{"prompt": "x"}\n', ["--block_length=3", "--decoder=margin", "--new_tokens=8", "--steps=2"],
+     ["steps=2: must be a multiple of the 3 blocks"]),
     ("\n\n", [], ["prompts.jsonl: holds no prompts"]),
     ('{"prompt": "x"}\n', ["--prompt=y"], ["--prompt: does not go with --prompts"]),
     ('{"prompt": "x"}\n', ["--picture=a.png"], ["--picture: does not go with --prompts"]),
     ('{"prompt": "x"}\n', ["--length=9"], ["--length: does not go with --prompts"]),
     ('{"prompt": "x"}\n', ["--new_tokens=0"], ["--new_tokens=0: must be at least 1"]),
-    ('{"prompt": "x"}\n', ["--new_tokens=400"], ["prompt 0 is 1 tokens long, which leaves 255 of the 256 positions"]),
+    ('{"prompt": "x"}\n', ["--new_tokens=400"], ["prompt 0 is 1 tokens long, which leaves 127 of the 128 positions"]),
     ('{"prompt": "x"}\n', ["--decoder=best"], ["--decoder='best': choose one of ancestral, first_hitting"]),
     ('{"prompt": "x"}\n', ["--remasking=random"], ["--remasking: the decoder ancestral has no such number; it has"]),
     ('{"prompt": "x"}\n', ["--eta=2", "--decoder=p2", "--kappa"], ["--kappa needs a value"]),
@@ -205,8 +248,9 @@ def test_a_hugging_face_directory_without_a_tokenizer(tmp_path):
     ('{"prompt": "x"}\n', ["--distributed=here"], ["--distributed=here: write auto or HOST:PORT,N,I"]),
     ('{"prompt": ""}\n', ["--guidance=1"], ["--guidance=1.0: guides towards a prompt"]),
 ])
-def test_mistakes(text, flags, fragments, folder, tmp_path, capsys):
+def test_mistakes(text, flags, fragments, folder, tmp_path, capsys, monkeypatch):
     """Met without the weights, and nothing is written."""
+    monkeypatch.setattr("mdlm_jax.load", None)
     (tmp_path / "prompts.jsonl").write_text(text)
     given = [f"--checkpoint={folder / 'model'}", f"--prompts={tmp_path / 'prompts.jsonl'}", *flags]
     assert sample.main([*given, f"--output={tmp_path / 'out.jsonl'}"]) == 2
@@ -228,7 +272,8 @@ def test_flags_that_do_not_go_together(flags, fragments, folder, capsys):
     assert all(fragment in told for fragment in fragments), told
 
 
-def test_numbers_out_of_range_are_met_before_anything_is_compiled(folder, tmp_path, capsys):
+def test_numbers_out_of_range_are_met_before_the_weights_are_read(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mdlm_jax.load", None)
     (tmp_path / "prompts.txt").write_text("x\n")
     for flags, message in (({"decoder": "p2", "planner": "best"}, "planner='best': choose one of self, uniform"),
                            ({"decoder": "remdm_cap", "eta": 3}, "eta=3.0: must lie in [0, 1]"),

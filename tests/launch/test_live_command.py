@@ -10,6 +10,7 @@ import pytest
 
 from launch import sample
 from mdlm_jax.language_model import save_checkpoint
+from mdlm_jax.sampling import loop
 from tests.generation.models import bytes_model
 from tests.launch import commands
 
@@ -38,6 +39,17 @@ def test_on_a_terminal(checkpoint, tmp_path, capsys, monkeypatch):
     assert sample.main([checkpoint, *SHORT]) == 0
     assert capsys.readouterr().out == "--- sample 1 ---" + samples
     assert re.search(r"xyz[ab]{8}\n", samples) and "step 0 of" in picture.read_text()
+
+
+def test_a_picture_is_of_the_first_and_the_others_need_no_steps_of_their_own(checkpoint, tmp_path, capsys, monkeypatch):
+    calls, stream = [], loop.stream
+    monkeypatch.setattr(loop, "stream", lambda *args, **options: (
+        calls.append((options["every"], args[2].shape[0])), stream(*args, **options))[1])
+    assert sample.main([checkpoint, *SHORT, f"--picture={tmp_path / 'film.html'}"]) == 0
+    pictured = capsys.readouterr().out
+    assert calls == [("step", 1), ("block", 1)] and "step 0 of" in (tmp_path / "film.html").read_text()
+    assert sample.main([checkpoint, *SHORT]) == 0
+    assert capsys.readouterr().out == pictured and calls[2:] == [("block", 2)]
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ def test_gradients_are_scattered_and_never_summed_whole(small):
     assert totals["all-reduce"]["bytes"] < 1.1 * least["all-reduce"]
     assert totals["reduce-scatter"]["bytes"] < 1.1 * least["reduce-scatter"]
     assert totals["all-gather"]["bytes"] < 1.1 * least["all-gather"]
+    moved = totals.pop("collective-permute", {"wire": 0.0})
+    assert moved["wire"] < 0.02 * small["traffic"]["wire"]
     assert set(totals) == {"all-gather", "reduce-scatter", "all-reduce"}
 
 

@@ -37,7 +37,7 @@ class Case:
 
     Attributes:
       make: ``(vocab, mask) -> Decoder``.
-      steps: for the whole canvas, a multiple of 6.
+      steps: for the whole canvas, a multiple of 6; None: the decoder takes as many as it needs.
       options: further ones of `decode`. With a block length the exact cache is tested too.
       numbers: name of a field -> (low, high), to be fuzzed.
       leaves_masks: as its reference does, for parity.
@@ -45,7 +45,7 @@ class Case:
     """
 
     make: Callable[[int, int], Decoder]
-    steps: int = 6
+    steps: int | None = 6
     options: dict = dataclasses.field(default_factory=dict)
     numbers: dict = dataclasses.field(default_factory=dict)
     leaves_masks: bool = False
@@ -87,10 +87,10 @@ CASES = {
     "draft_edit_reference": Case(lambda v, m: DraftEdit(m, 0.4, reference=True), leaves_masks=True),
     "block_threshold": Case(lambda v, m: BlockThreshold(m, threshold=0.6), options=BLOCKS,
                             numbers=TEMPERATURE | {"threshold": (0.0, 1.0)}),
-    "joint_threshold": Case(lambda v, m: JointThreshold(m, max_post_steps=3, penalty=1.0), options=BLOCKS,
+    "joint_threshold": Case(lambda v, m: JointThreshold(m, max_post_steps=3, penalty=1.0), None, BLOCKS,
                             numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "edit_threshold": (0.0, 1.0)}),
     "joint_threshold_two": Case(lambda v, m: JointThreshold.mode("speedy", m, max_post_steps=3, reach=2),
-                                options=BLOCKS, numbers={"edit_threshold": (0.0, 1.0)}),
+                                None, BLOCKS, numbers={"edit_threshold": (0.0, 1.0)}),
     "low_confidence_reference": Case(lambda v, m: LowConfidence(m, reference=True), leaves_masks=True),
     "low_confidence_defer": Case(lambda v, m: LowConfidence(m, defer=(2, 3))),
     "low_confidence_top": Case(lambda v, m: LowConfidence(m, temperature=1.0, remasking="top"), numbers=TEMPERATURE),

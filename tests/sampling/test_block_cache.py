@@ -38,6 +38,7 @@ def given(rows=ROWS):
 
 
 def run(decoder, cache, steps=20, rows=ROWS, params=PARAMS, **options):
+    steps = steps if decoder.reads_steps else None
     with jax.default_matmul_precision("highest"):
         return decode(MODEL, params, given(rows), decoder, steps=steps, block_length=BLOCK, cache=cache, seed=3,
                       **options)

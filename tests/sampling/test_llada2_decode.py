@@ -55,9 +55,11 @@ def replay(name: str, cache: str, decoder=None, **options):
     stops = name.startswith("l20") or case.get("eos_early_stop")
     each = size if name.startswith("dinfer") else case["steps"]
     steps = each * (length // size - prompt // size)
+    rule = decoder or decoder_of(name)
+    options |= {"steps": steps} if rule.reads_steps else {}
     model, params = network(size)
     with jax.default_matmul_precision("highest"):
-        return decode(model, params, given, decoder or decoder_of(name), steps=steps, block_length=size, cache=cache,
+        return decode(model, params, given, rule, block_length=size, cache=cache,
                       stop_id=case["eos_id"] if stops else None, **options)
 
 

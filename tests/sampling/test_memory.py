@@ -58,10 +58,12 @@ def test_a_budget_is_kept_to_the_byte_and_nothing_is_compiled():
                                           r"cache .* \(2 of 2 rows of 16 slots\), logits .*; take fewer rows"):
         start(memory_budget=total - 1)
     assert program.block._cache_size() == before
-    guided = memory.need(MODEL, PARAMS, DECODER, rows=4, slots=layout.slots)
-    with pytest.raises(ConfigError, match="2 of 4 rows"):
-        begin(MODEL, PARAMS, blank(VOCAB - 1, 2, LENGTH, np.array([1])), DECODER, guidance=1.0,
-              memory_budget=guided.total - 1, **CALL)
+    model = Denoiser(dataclasses.replace(NETWORK, attention="bidirectional", block_length=1))
+    guided = memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH + 1, guided=True)
+    assert guided.cache == 2 * memory.need(model, PARAMS, DECODER, rows=2, slots=LENGTH + 1).cache
+    with pytest.raises(ConfigError, match="2 of 4 rows of 17 slots"):
+        begin(model, PARAMS, blank(VOCAB - 1, 2, LENGTH, np.array([1])), DECODER, guidance=1.0,
+              memory_budget=guided.total - 1, **CALL | {"cache": "dual"})
     with pytest.raises(ConfigError, match="memory_budget=0: must be a positive"):
         start(memory_budget=0)
 
@@ -77,7 +79,7 @@ def test_the_device_sets_the_limit(monkeypatch):
     with pytest.raises(ConfigError, match="on a device and it has"):
         begin(Denoiser(large), PARAMS, blank(VOCAB - 1, 8, 65536), DECODER, **CALL | {"steps": 16384})
     monkeypatch.setattr(memory, "limit", lambda params: 1000)
-    with pytest.raises(ConfigError, match="it has 9.31e-07: parameters .*, logits .* a smaller head_budget"):
+    with pytest.raises(ConfigError, match="it has 9.31e-07: parameters .*, logits .* bfloat16 weights, or a mesh"):
         start(cache="none")
 
 
