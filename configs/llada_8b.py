@@ -4,8 +4,11 @@
 --config.data.tokenizer. On 512 v5p or v4 chips: --config.train.mesh=replica:8,fsdp:64. One flat fsdp axis over a whole
 slice makes the TPU compiler sum unsharded gradients; the two axes do not.
 
-Two things of the paper are not here: one row in a hundred cut to a random length, and the learning rate's two drops
-(to 1e-4 after 1.2 T tokens, to 1e-5 for the last 0.3 T), which were decided on the way.
+tfds:c4/en must be prepared first, which needs TensorFlow and Beam: tfds build c4/en --file_format=array_record
+--data_dir=PREPARED, then --config.data.data_dir=PREPARED here.
+
+The paper cuts one row in a hundred to a random length: --config.data.random_length=0.01. Its learning rate drops twice
+(to 1e-4 after 1.2 T tokens, to 1e-5 for the last 0.3 T), which was decided on the way and is not here.
 """
 
 from mdlm_jax.config import default_config

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 
 from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config.names import nearest
 from mdlm_jax.errors import Preempted
 
 _EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false"}
@@ -155,11 +156,17 @@ def _unknown(name: str, known: Collection[str]) -> str:
         if len(parts) == 2:
             example = next(field for field in fields if field.startswith(f"{name}."))
             return f"--{name} is a section, not a field; set one of its fields, as in --{example}=VALUE"
-        what, same_leaf = "field", []
+        what = "field"
+        close = nearest(parts[2], [field.split(".")[2] for field in fields if field.startswith(f"config.{parts[1]}.")])
+        same_leaf = [f"config.{parts[1]}.{one}" for one in close] or _of_leaf(parts[2], fields)
     else:
         in_config = len(parts) > 2 and parts[0] == "config" and fields
         what = f"section (the sections are {', '.join(sections)})" if in_config else "flag"
-        same_leaf = [field for field in fields if field.split(".")[2] == parts[-1]]
+        same_leaf = _of_leaf(parts[-1], fields)
     suggestions = same_leaf or difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean --{' or --'.join(suggestions)}?" if suggestions else "--help lists them all"
     return f"--{name}: there is no such {what}; {hint}"
+
+
+def _of_leaf(name: str, fields: list[str]) -> list[str]:
+    return [field for field in fields if field.split(".")[2] == name]

@@ -2,13 +2,16 @@
 
 import ast
 import difflib
+import re
 import traceback
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze
+from mdlm_jax.config.names import nearest
 
+_NO_KEY = re.compile(r'Key "([^"]*)" does not exist')
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -54,12 +57,22 @@ def load(text: str, overrides: dict) -> RunConfig:
             raise ConfigError(f"{path}: config.{name}={section!r} is not a section; fields stand in one, as in "
                               "config.train.steps")
     with config.unlocked(), config.ignore_type():
+        _take_network(config, overrides)
         for name, value in overrides.items():
             section, field = name.split(".")
             if section not in config:
                 config[section] = ConfigDict()
             config[section][field] = value
     return freeze(config)
+
+
+def _take_network(config: ConfigDict, overrides: dict) -> None:
+    """A run that starts from a checkpoint has its network, but for what the command line says of it."""
+    start = overrides.get("train.init_from", config.get("train", {}).get("init_from", ""))
+    if isinstance(start, str) and start and "model" in config:
+        from ._start import network_fields
+
+        config.model.update(network_fields(start, config.model))
 
 
 def _run_file(path: Path):
@@ -82,7 +95,27 @@ def _line_of(error: Exception, path: Path) -> int:
 
 
 def _gist(error: Exception) -> str:
-    """First and last line of a message, shortened: ml_collections prints whole sections and then its suggestion."""
-    lines = str(error).replace("\\n", "\n").strip("'\"\\").splitlines() or [""]
+    """First and last line of a message, shortened; for a field that does not exist our own words."""
+    unknown = _NO_KEY.search(str(error))
+    section = _section_of(error)
+    if unknown and section is not None:
+        close = nearest(unknown[1], section)
+        hint = f"did you mean {' or '.join(map(_quoted, close))}?" if close else f"the fields are {', '.join(section)}"
+        return f'there is no field "{unknown[1]}"; {hint}'
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    lines = str(said).splitlines() or [""]
     ends = dict.fromkeys(line.strip() for line in (lines[0], lines[-1]))
     return " ... ".join(line if len(line) <= 110 else line[:107] + "..." for line in ends)
+
+
+def _section_of(error: Exception) -> list[str] | None:
+    """The fields of the ConfigDict that raised it."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    found = trace and trace.tb_frame.f_locals.get("self")
+    return list(found) if isinstance(found, ConfigDict) else None
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

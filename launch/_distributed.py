@@ -56,7 +56,7 @@ def join(how: str | None) -> None:
     import jax
 
     if how == "auto":
-        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+        _join_cluster()
     else:
         address, count, number = parse(how)
         jax.distributed.initialize(address, count, number, cluster_detection_method="deactivate",
@@ -65,6 +65,16 @@ def join(how: str | None) -> None:
         silence = os.open(os.devnull, os.O_WRONLY)
         sys.stdout.flush()
         os.dup2(silence, 1)  # what C++ prints too
+
+
+def _join_cluster() -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+    except ValueError as error:  # something that the environment should have said
+        raise ConfigError(f"--distributed=auto: no cluster is found here ({error}); leave it out to run alone, or say "
+                          "HOST:PORT,N,I, as in 10.0.0.1:8476,4,0") from None
 
 
 def place(how: str | None) -> tuple[int, int]:

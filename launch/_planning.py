@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def run_caches(config: RunConfig, blocks: Blocks, caches: tuple[str, ...], json_
     network, plans = network_of(config), []
     print(report.blocks_text(blocks), end="", flush=True)
     for cache in caches:
+        print(f"compiling  the forwards with cache={cache} ...", file=sys.stderr, flush=True)
         plans.append(block_decoding.plan(network, blocks, cache))
         print(report.cache_text(plans[-1]), end="", flush=True)
     if json_file:

@@ -30,6 +30,7 @@ def finish(
 
     ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
     """
+    print(f"drawing {config.sample.num} sample(s) in {config.sample.steps} steps, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
     tokens = _draw(config, workdir, built, held_out, network, process, params, references, bound)

@@ -20,6 +20,8 @@ _POLL = 0.1
 _STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 _FINAL = (2, 130)  # a mistake in the command, or somebody's Ctrl-C: starting again would not help
 _PDEATHSIG = 1
+_AT_ONCE = 20  # seconds; a start that fails sooner is followed by a pause
+_LONGEST_PAUSE = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +38,31 @@ class Job:
 def supervise(job: Job) -> int:
     """Runs the job to its end and returns its exit status; leaves no process behind."""
     with _Signals() as asked:
+        pause = 0
         for attempt in range(job.max_restarts + 1):
+            began = time.monotonic()
             status = _attempt(job, asked)
             if status == 0 or status in _FINAL or asked.number is not None:
                 return _STOPPED.get(asked.number, status) if status else 0
             if attempt < job.max_restarts:
-                _say(f"starting all {job.processes} again ({attempt + 1} of {job.max_restarts})")
+                at_once = status != 143 and time.monotonic() - began < _AT_ONCE
+                pause = min(2 * pause or 1, _LONGEST_PAUSE) if at_once else 0
+                when = f" in {pause} s" if pause else ""
+                _say(f"starting all {job.processes} again{when} ({attempt + 1} of {job.max_restarts})")
+                if _stopped_in(pause, asked):
+                    return _STOPPED[asked.number]
         if status == 143:
             return status
         _say(f"ended {_described(status)} {job.max_restarts + 1} time(s); giving up (what it said is above)")
         return 1
+
+
+def _stopped_in(seconds: float, asked: "_Signals") -> bool:
+    """Waits; whether it was asked to stop meanwhile."""
+    end = time.monotonic() + seconds
+    while asked.number is None and time.monotonic() < end:
+        time.sleep(_POLL)
+    return asked.number is not None
 
 
 class _Signals:

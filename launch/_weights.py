@@ -3,10 +3,12 @@
 import jax
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.language_model import load
+from mdlm_jax.language_model import LanguageModel, load, load_step
 from mdlm_jax.models.adapt import adapt
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.hf import families
 from mdlm_jax.models.shapes import shapes
+from mdlm_jax.training import checkpoints, places
 
 
 def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.Mesh) -> dict:
@@ -17,7 +19,7 @@ def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.M
     Raises:
       ConfigError: nothing can be loaded from ``path``, or its weights are not those of the run's network.
     """
-    model = load(path, mesh=mesh, dtype="float32")
+    model = _loaded(path, mesh)
     config, params = model.config, model.params
     if config.attention == "causal" != network.attention and network.vocab_size == config.vocab_size + 1:
         config, params, _ = adapt(config, params, mask_column=network.head_size == network.vocab_size)
@@ -28,6 +30,16 @@ def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.M
                               f"{_said(wanted, name)} in this run; set the model section to the checkpoint's "
                               "(models.presets)")
     return params
+
+
+def _loaded(path: str, mesh: jax.sharding.Mesh) -> LanguageModel:
+    folder = places.place(path)
+    if families.is_hf(folder):
+        print(f"starting from {path}", flush=True)
+        return load(folder, mesh=mesh, dtype="float32")
+    folder = checkpoints.find(folder)
+    print(f"starting from {path}, step {int(folder.name) if folder.name.isdigit() else folder.name}", flush=True)
+    return load_step(folder, mesh=mesh, dtype="float32")
 
 
 def _said(leaves: dict, name: str) -> str:

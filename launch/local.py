@@ -26,8 +26,8 @@ usage: {program} --processes=N [--devices_per_process=M] [--max_restarts=K] [--g
 {flags}
 
 Every process gets the same command; process 0 speaks, and what the others say on standard error is marked. A process
-that ends with status 2 (a mistake in the command) or 130 ends the job. SIGTERM and Ctrl-C are passed on as SIGTERM, so
-that a training run saves before it leaves.
+that ends with status 2 (a mistake in the command) or 130 ends the job. After starts that fail within 20 s the next one
+waits: 1 s, 2 s, ... 60 s. SIGTERM and Ctrl-C are passed on as SIGTERM, so that a training run saves before it leaves.
 
 examples
   {program} --processes=2 --devices_per_process=4 -- python -m launch.train --config=quickstart --workdir=runs/two

@@ -109,8 +109,8 @@ def _prepare(argv: list[str]) -> _cli.Work | None:
         estimate.network_of(config)
     _check_files(flags)
     if compiled and importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"--topology={name}: compiling for TPU needs libtpu; pip install 'mdlm_jax[tpu]', or add "
-                          "--compile=0 for arithmetic alone")
+        remedy = "" if decoding else ", or add --compile=0 for arithmetic alone"
+        raise ConfigError(f"--topology={name}: compiling for TPU needs libtpu; pip install 'mdlm_jax[tpu]'{remedy}")
     task = Task(config, topology, sizes, decoding, searched, compiled, flags.get("tokens"),
                 flags.get("efficiency", 0.5), flags.get("json"), flags.get("picture"))
     return lambda: int(not run(task))

@@ -34,6 +34,7 @@ from . import _report
 from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._mirror import mirrored
+from ._start import agree, stored_tokenizer
 from ._workdir import set_aside
 
 _EVAL_ROWS = 16  # rows measured at a time
@@ -60,15 +61,20 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     check_batch(config, shards)
     train = config.train
     checkpoints = Checkpoints(kept, train.keep_checkpoints, train.keep_every, train.keep_best)
-    built = data_pipeline.build(config.data, config.train.batch_size, _stored_tokenizer(checkpoints))
+    kept_tokenizer, given = _stored_tokenizer(checkpoints), None
+    if train.init_from and kept_tokenizer is None:
+        given = stored_tokenizer(train.init_from)
+    trains = train.init_from and config.data.tokenizer.startswith("bpe:")
+    built = data_pipeline.build(config.data, train.batch_size, kept_tokenizer or (given if trains else None))
     tokenizer = built.tokenizer
+    agree(config, given, tokenizer)
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
     objective, notes = build_objective(config, network, process, shards)
     notes += layout_notes(network, mesh)
     parameters = _parameters(config, objective)
     notes += _training_note(config, parameters)
-    notes += _vocabulary_note(config.data.tokenizer, tokenizer.vocab_size)
+    notes += _vocabulary_note(config, given, tokenizer.vocab_size)
     hosts.agree({"the configuration": json.dumps(to_dict(config)), "the training data": built.train.fingerprint,
                  "the held-out data": built.valid.fingerprint})
     _announce(config, built.info, network, objective, mesh, notes)
@@ -175,8 +181,11 @@ def _tell_best(train: TrainConfig, checkpoints: Checkpoints) -> None:
         print(f"the best checkpoint kept, by the bound during training, is {best}")
 
 
-def _vocabulary_note(spec: str, vocab_size: int) -> list[str]:
+def _vocabulary_note(config: RunConfig, given, vocab_size: int) -> list[str]:
+    spec = config.data.tokenizer
     asked = spec.removeprefix("bpe:")
+    if asked != spec and given is not None:
+        return [f"data.tokenizer={spec}: no new one is trained; that of {config.train.init_from} is taken"]
     if asked == spec or int(asked) == vocab_size:
         return []
     return [f"data.tokenizer={spec}: the training text has pairs to merge for {vocab_size:,} tokens only"]

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, to_dict
-from mdlm_jax.training.places import place
+from mdlm_jax.data.tokenizers import ByteTokenizer, load_tokenizer
+from mdlm_jax.models.shapes import parameter_count
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
+from ._start import check_start, stored_tokenizer
 from ._workdir import check_workdir
 
 FLAGS = (
@@ -77,16 +79,31 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     check_data(config.data, config.train.batch_size)
-    if config.train.init_from and not place(config.train.init_from).is_dir():
-        raise ConfigError(f"train.init_from={config.train.init_from!r}: there is no such directory; give a Hugging "
-                          "Face directory or a run's workdir")
+    if config.train.init_from:
+        check_start(config)
     if config.log.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("log.wandb=True: needs the package wandb; pip install 'mdlm_jax[wandb]', or leave it out")
     if dry_run:
-        print(json.dumps(to_dict(config), indent=2))
+        print(json.dumps(to_dict(config), indent=2), flush=True)
+        print(_verdict(config), file=sys.stderr)
         return None
     profile = _steps(flags["profile"], config.train.steps) if "profile" in flags else None
     return lambda: _train(config, workdir, how, profile)
+
+
+def _verdict(config: RunConfig) -> str:
+    """The last line of a dry run; how many parameters there are only where the vocabulary is known by now."""
+    spec, named = config.data.tokenizer, config.train.init_from and stored_tokenizer(config.train.init_from)
+    ids, about = config.model.vocab_size, ""
+    if named:
+        ids = ids or named.vocab_size
+    elif spec.startswith("bpe:"):
+        ids, about = ids or int(spec.removeprefix("bpe:")), "at most "
+    elif not config.data.source.startswith(("language:", "prepared:", "mixture:")):  # they have their own
+        ids = ids or (ByteTokenizer() if spec == "byte" else load_tokenizer(spec)).vocab_size
+    size = f"{about}{parameter_count(config.model.transformer(ids)):,} parameters, " if ids else ""
+    train = config.train
+    return f"all right: {size}{train.steps * train.batch_size * config.data.length:,} tokens in {train.steps:,} steps"
 
 
 def _steps(text: str, steps: int) -> tuple[int, int]:

@@ -45,6 +45,17 @@ class LanguageModel:
     tokenizer: Any = None
     schedule: jax.Array | None = None
 
+    def __repr__(self) -> str:
+        """One line, without the weights."""
+        from mdlm_jax.models.shapes import parameter_count
+
+        said = self.description
+        kind = said.family or self.config.attention
+        limit = f", max_length {said.max_length}" if said.max_length else ""
+        size = f"{parameter_count(self.config):,} parameters in {said.dtype}"
+        return (f"LanguageModel({kind}, {size}, {self.config.layers} layers, width {self.config.d_model}, "
+                f"vocabulary {self.config.vocab_size:,}{limit})")
+
     @property
     def config(self) -> TransformerConfig:
         """The network."""
@@ -191,7 +202,11 @@ def load(
         raise ConfigError(f"{path}: there is no such directory; give a Hugging Face directory or a run's workdir")
     if places.in_bucket(path) and families.is_hf(path):
         raise ConfigError(f"{path}: a Hugging Face directory must be a folder; copy it here first")
-    return _load_hf(path, mesh, dtype, mask_id) if families.is_hf(path) else _load_run(path, mesh, dtype, mask_id)
+    if families.is_hf(path):
+        return _load_hf(path, mesh, dtype, mask_id)
+    from mdlm_jax.training import checkpoints
+
+    return load_step(checkpoints.find(path), mesh=mesh, dtype=dtype, mask_id=mask_id)
 
 
 def without_weights(folder: Path, *, mask_id: int | None = None) -> LanguageModel:
@@ -230,11 +245,8 @@ def process_of(description: Description, path: Path) -> Process | None:
     return Process(config.vocab_size, description.mask_id, head_size=columns)
 
 
-def _load_run(path: Path, mesh, dtype, mask_id) -> LanguageModel:
-    """A checkpoint as `training.checkpoints` writes it: averaged weights where there are some."""
-    from mdlm_jax.training import checkpoints
-
-    folder = checkpoints.find(path)
+def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: int | None = None) -> LanguageModel:
+    """`load` of a step that `training.checkpoints.find` gave: averaged weights where there are some."""
     model = _of_step(folder, mask_id)
     weights = _restored(folder, model.config, mesh, dtype)
     described = _computing_in(model.description, weights["network"], keep=dtype is None)

@@ -123,6 +123,8 @@ def test_objectives_with_what_they_take(objective, model, train):
     ("autoregressive", {"model": CAUSAL, "train": {"half_head": False}}, "train.half_head=False: .*not read it"),
     ("autoregressive", {"model": CAUSAL, "train": {"weighting": "constant"}}, "train.weighting='constant': .*not read"),
     ("autoregressive", {"model": CAUSAL, "eval": {"draws": 2}}, "eval.draws=2: .*autoregressive does not read it"),
+    ("autoregressive", {"model": CAUSAL, "eval": {"draws": 2}, "sample": {"steps": 9}, "process": {"eps": 0.01}},
+     "process.eps=0.01, eval.draws=2, sample.steps=9: .*autoregressive does not read them; leave them out"),
     ("autoregressive", {"model": CAUSAL, "sample": {"steps": 9}}, "sample.steps=9: .*does not read it"),
     ("autoregressive", {"model": CAUSAL | {"conditioning": "time"}}, "model.conditioning='time'"),
     ("autoregressive", {"model": CAUSAL | EXPERTS | {"moe_block": 2, "moe_block_pool": 3}}, "model.moe_block=2: lets"),

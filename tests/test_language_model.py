@@ -11,6 +11,7 @@ from mdlm_jax.config import RunConfig, to_dict
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.generation.generate import Generation
 from mdlm_jax.language_model import save_checkpoint
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
@@ -28,6 +29,16 @@ def test_dream_by_its_name():
     mask = golden["leftpad_attention_mask"]
     padded = model.logits(golden["leftpad_input_ids"], mask, raw=True)
     np.testing.assert_allclose(padded[mask == 1], golden["leftpad_logits"][mask == 1], atol=1e-3)
+
+
+def test_one_line_stands_for_a_model_and_for_an_answer():
+    model = mdlm_jax.load(GOLDEN / "llada_ckpt")
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert repr(model) == (f"LanguageModel(llada, {size:,} parameters in float32, 3 layers, width 64, vocabulary 256, "
+                           "max_length 256)")
+    given = np.arange(3000)
+    answer = Generation(given[:2], "yes\n", "eos", 7, given, given < 5, np.tile(given, (9, 1)))
+    assert repr(answer) == "Generation('yes\\n', tokens=2, finish='eos', forwards=7)" and str(answer) == "yes\n"
 
 
 def test_on_a_mesh_and_in_bfloat16():

@@ -26,8 +26,7 @@ def check_objective(run, objective: str) -> None:
     if objective in _MASKED:
         require(run.process.mixing == 0.0, "process.mixing", run.process.mixing,
                  f"train.objective={run.train.objective} knows no noise but the mask; leave it at 0")
-    for field in _UNREAD.get(objective, ()):
-        _refuse_unread(run, objective, field)
+    _refuse_unread(run, objective, _UNREAD.get(objective, ()))
     if objective in _BLOCKS:
         _check_blocks(run, objective)
     else:
@@ -74,8 +73,7 @@ def _check_blocks(run, objective: str) -> None:
         require(1 not in sizes, "model.block_length", run.model.block_length,
                  f"train.objective={run.train.objective} moves tokens within a block, and one of a token has no room")
     if sizes.keys() == {1}:
-        for name in (*_LEVELS, "eval.draws"):
-            _refuse_unread(run, "block with blocks of one token", name)
+        _refuse_unread(run, "block with blocks of one token", (*_LEVELS, "eval.draws"))
 
 
 def _check_options(run, objective: str) -> None:
@@ -100,10 +98,15 @@ def _check_options(run, objective: str) -> None:
         require(objective != "genmd4", "train.router_bias_rate", rate, "genmd4 does not train routers; leave it out")
 
 
-def _refuse_unread(run, objective: str, name: str) -> None:
-    section, field = name.split(".")
-    values = getattr(run, section)
-    default = next(f.default for f in dataclasses.fields(values) if f.name == field)
-    if getattr(values, field) != default:
-        value = getattr(values, field)
-        raise ConfigError(f"{name}={value!r}: train.objective={objective} does not read it; leave it out")
+def _refuse_unread(run, objective: str, names: tuple[str, ...]) -> None:
+    """All of ``names`` that are set, in one message."""
+    found = []
+    for name in names:
+        section, field = name.split(".")
+        values = getattr(run, section)
+        default = next(f.default for f in dataclasses.fields(values) if f.name == field)
+        if getattr(values, field) != default:
+            found.append(f"{name}={getattr(values, field)!r}")
+    if found:
+        them = "it" if len(found) == 1 else "them"
+        raise ConfigError(f"{', '.join(found)}: train.objective={objective} does not read {them}; leave {them} out")

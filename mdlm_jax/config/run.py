@@ -8,6 +8,7 @@ from mdlm_jax.config.data import DataConfig
 from mdlm_jax.config.evaluation import EvalConfig, SampleConfig
 from mdlm_jax.config.log import LogConfig
 from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.config.names import nearest
 from mdlm_jax.config.objectives import check_objective
 from mdlm_jax.config.process import ProcessConfig
 from mdlm_jax.config.train import TrainConfig
@@ -95,12 +96,11 @@ def _coerce(field: str, value, kind: type):
 
 
 def _reject_unknown(prefix: str, raw: dict, known) -> None:
-    import difflib
-
     for key in raw:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"the fields are {', '.join(known)}"
+            close = nearest(key, known)
+            hint = (f"did you mean {' or '.join(prefix + one for one in close)}?" if close
+                    else f"the fields are {', '.join(known)}")
             raise ConfigError(f"{prefix}{key}: there is no such field; {hint}")
 
 

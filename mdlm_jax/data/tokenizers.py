@@ -88,6 +88,10 @@ class Tokenizer(abc.ABC):
         (token_id,) = self._checked([token_id]).tolist()
         return self._special.get(token_id) or _printable(self._pieces[token_id])
 
+    def same_as(self, other: "Tokenizer") -> bool:
+        """Whether every id stands for the same in both."""
+        return (type(self), self._pieces, self._special) == (type(other), other._pieces, other._special)
+
     def token_bytes(self, ids) -> np.ndarray:
         """How many UTF-8 bytes of text each id stands for, int32 in the shape of ``ids``; 0 for special ids."""
         return self._num_bytes[self._checked(ids)]

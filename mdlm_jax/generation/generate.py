@@ -46,6 +46,10 @@ class Generation:
     given: np.ndarray
     trace: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        return (f"Generation({str(self)!r}, tokens={len(self.tokens)}, finish={self.finish!r}, "
+                f"forwards={self.forwards})")
+
     def __str__(self) -> str:
         return " ".join(map(str, self.tokens.tolist())) if self.text is None else self.text
 

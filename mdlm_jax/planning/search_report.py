@@ -13,7 +13,8 @@ def text(found: list[dict], seconds: float, rows: int = 10) -> str:
     fitting, first = sum(one["fits"] for one in found), found[0]
     lines = [
         f"searched   {len(found)} meshes in {1000 * seconds:.0f} ms by arithmetic, nothing compiled: {fitting} fit",
-        f"           {_place(first)}, {first['rows']} rows of {first['length']}, remat {first['remat']}",
+        f"           {_place(first)}, {first['rows']} rows of {first['length']}, remat {first['remat']}; a device has "
+        f"{first['available'] / _GIB:.2f} GiB to use",
         _HEADING,
         *(_row(one) for one in found[:rows]),
         _flags(first),

@@ -170,12 +170,13 @@ def _finite(value) -> bool:
 
 
 def _draw_references(axes, references: Mapping[str, float]) -> None:
-    """A line each; names of neighbours stand at alternate ends, so that they do not cover each other."""
+    """A line each; names of neighbours stand at alternate ends and on white: no other line strikes them through."""
     for number, (name, value) in enumerate(sorted(references.items(), key=lambda item: item[1])):
         side, offset, align = ((1, -2, "right"), (0, 2, "left"))[number % 2]
         axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
         axes.annotate(f"{name} {value:.2f}", (side, value), xycoords=("axes fraction", "data"), xytext=(offset, 3),
-                      ha=align, textcoords="offset points", color=_GREY, fontsize=8.5, parse_math=False)
+                      ha=align, textcoords="offset points", color=_GREY, fontsize=8.5, parse_math=False,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
 def _set_limits(axes, values: list[float]) -> None:

@@ -52,7 +52,8 @@ def test_a_process_that_dies_restarts_all(tmp_path):
             "while starts() < 3: time.sleep(0.05)")
     done = local("--processes=2", "--max_restarts=5", code=code)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("process 1 ended by SIGKILL") == 2 and "starting all 2 again (2 of 5)" in done.stderr
+    assert done.stderr.count("process 1 ended by SIGKILL") == 2
+    assert "starting all 2 again in 2 s (2 of 5)" in done.stderr
     assert (tmp_path / "starts").read_text() == "xxx"
 
 
@@ -62,6 +63,25 @@ def test_statuses(status, restarts, expected, starts, tmp_path):
     done = local("--processes=1", f"--max_restarts={restarts}", code=code)
     assert done.returncode == expected and (tmp_path / "log").read_text() == "x" * starts
     assert ("ended with status 3 3 time(s); giving up" in done.stderr) == (status == 3)
+
+
+def test_starts_that_fail_at_once_come_ever_slower(tmp_path):
+    code = f"import time; open(r'{tmp_path}/log', 'a').write(f'{{time.time()}} '); raise SystemExit(1)"
+    done = local("--processes=1", "--max_restarts=3", code=code)
+    times = [float(word) for word in (tmp_path / "log").read_text().split()]
+    assert done.returncode == 1 and len(times) == 4
+    for n, seconds in enumerate((1, 2, 4)):
+        assert times[n + 1] - times[n] >= seconds and f"again in {seconds} s" in done.stderr
+
+
+def test_a_pause_can_be_left(tmp_path):
+    supervisor = subprocess.Popen([sys.executable, "-m", "launch.local", "--processes=1", "--", "false"],
+                                  env=commands.environment(), cwd=commands.ROOT, stderr=subprocess.PIPE, text=True)
+    while "in 8 s" not in supervisor.stderr.readline():
+        pass
+    began = time.monotonic()
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(timeout=30) == 143 and time.monotonic() - began < 6
 
 
 def test_the_first_failure_decides_whatever_the_others_end_with(tmp_path):

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from mdlm_jax.config import ModelConfig, RunConfig
+from mdlm_jax.planning.decoding import Blocks
 from tests.launch import commands
 
 RECIPE = """
@@ -64,7 +66,10 @@ def test_refusals(recipe, arguments, message):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_it_names_the_extra(recipe):
     done = commands.run("launch.plan", recipe, "--topology=v5e:4x4")
+    commands.assert_refused(done, "--topology=v5e:4x4", "pip install 'mdlm_jax[tpu]', or add --compile=0")
+    done = commands.run("launch.plan", recipe, "--topology=v5e:4x4", "--step=decode")
     commands.assert_refused(done, "--topology=v5e:4x4", "pip install 'mdlm_jax[tpu]'")
+    assert "--compile" not in done.err
 
 
 def test_gpus_by_arithmetic_without_jax(recipe, tmp_path):
@@ -109,3 +114,18 @@ def test_what_does_not_fit_has_status_1(recipe):
 def test_refusals_of_caches(recipe, arguments, message):
     done = commands.run("launch.plan", recipe, *arguments)
     assert done.status == 2 and message in done.err and "jax" not in done.imported
+
+
+def test_each_cache_is_announced_before_it_is_compiled(monkeypatch, capsys):
+    from launch import _planning
+    from mdlm_jax.planning import block_decoding, report
+
+    def compiled(network, blocks, cache):
+        assert capsys.readouterr().err == f"compiling  the forwards with cache={cache} ...\n"
+        return cache
+
+    monkeypatch.setattr(block_decoding, "plan", compiled)
+    monkeypatch.setattr(report, "cache_text", str)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    config = RunConfig(model=ModelConfig(vocab_size=64))
+    _planning.run_caches(config, Blocks(1, 64, 64, 32, 1), ("none", "block"), None)

@@ -91,6 +91,12 @@ def test_a_start_that_fails_on_its_text_leaves_no_folder(text, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_there_is_no_cluster_here(tmp_path):
+    result = run("launch.train", "--config=quickstart", f"--workdir={tmp_path / 'run'}", "--distributed=auto")
+    assert_one_line(result, "--distributed=auto: no cluster is found here", "HOST:PORT,N,I")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_little_memory_is_one_line_with_the_remedies(text, tmp_path):
     """A matrix of 2^34 numbers does not fit into an address space that is limited to 32 GiB."""
     before = resource.getrlimit(resource.RLIMIT_AS)

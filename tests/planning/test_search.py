@@ -116,6 +116,7 @@ def test_the_texts():
     assert "2 x v5e:16x16, 512 devices: replica 32 x fsdp 16" in text and "to other slices 0.0" in text
     assert "nothing compiled" in text and "fits" in text
     table = search_report.text([found], 0.001)
+    assert f"a device has {found['available'] / 2**30:.2f} GiB to use" in table
     assert "flags      --config.train.mesh=replica:32,fsdp:16 --config.train.microbatches=1" in table
     compiled = {"fits": True, "memory": {"peak": 2 * found["memory"]["peak"]}}
     assert "(0.50 of it)" in search_report.predicted_text(found, compiled)

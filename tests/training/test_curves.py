@@ -139,3 +139,18 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("hello\n")
     with pytest.raises(ConfigError, match="line 1"):
         loss_curve_png(tmp_path, tmp_path / "loss.png")
+
+
+def test_no_line_goes_through_the_name_of_another():
+    """Two references closer than a name is high: behind the lower name nothing is left of the other's line."""
+    figure = loss_figure([{"step": 10, "loss": 2.0}, {"step": 20, "loss": 4.0}], {"a": 3.40, "bb": 3.45})
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].min(-1)
+    box = next(text for text in axes.texts if text.get_text().startswith("a ")).get_window_extent()
+    other = axes.transData.transform((0, 3.45))[1]
+    assert box.y0 < other < box.y1
+    row = pixels[len(pixels) - 1 - round(other)]
+    left, right = round(box.x0), round(box.x1)
+    widest = max(map(len, "".join("x" if dark else " " for dark in row[left:right] < 200).split()))
+    assert widest < 10  # a dash of the line has 10 pixels and more, a letter's stroke fewer

@@ -1,0 +1,110 @@
+"""What a run that starts from a checkpoint has from it: the network and the tokenizer. Never imports jax."""
+
+import dataclasses
+from pathlib import Path
+
+from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config.model import ModelConfig, from_transformer
+from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_jax.models.hf import families
+from mdlm_jax.models.shapes import shapes
+from mdlm_jax.training import places
+from mdlm_jax.training.checkpoints import Checkpoints
+
+from ._workdir import read_config
+
+_OWN = ("attention", "block_length", "dropout", "dtype", "remat", "backend", "moe_balance_loss",
+        "moe_z_loss")  # the recipe's: how the weights are trained, not what they are
+_TABLES = ("vocab_size", "head_size")  # the recipe's where it gives them
+_SHOWN = 5
+
+
+def network_fields(text: str, model: dict) -> dict:
+    """The fields of the model section that come from the checkpoint ``text``, over those of a recipe, ``model``.
+
+    Empty where there is no checkpoint: that is told by `check_start`.
+    """
+    found = _model_of(text)
+    if found is None:
+        return {}
+    return {name: value for name, value in dataclasses.asdict(found).items()
+            if name not in _OWN and not (name in _TABLES and model.get(name))}
+
+
+def check_start(config: RunConfig) -> None:
+    """Reads small files alone.
+
+    Raises:
+      ConfigError: nothing is at train.init_from, its network is another (naming the fields), or its tokenizer is.
+    """
+    text = config.train.init_from
+    there = _model_of(text)
+    if there is None:
+        found = f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
+        raise ConfigError(f"train.init_from={text!r}: {found}; give a Hugging Face directory or a run's workdir")
+    tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
+    if spec == "byte" and config.data.source.startswith(("language:", "prepared:", "mixture:")):
+        pass  # the source has its own, which `agree` sees
+    elif tokenizer is not None and not spec.startswith("bpe:"):
+        agree(config, tokenizer, _named(spec))
+    ids = tokenizer.vocab_size if tokenizer else there.vocab_size or config.model.vocab_size
+    if ids and not _opened(there, config.model):
+        _check_network(text, there, config.model, ids)
+
+
+def agree(config: RunConfig, stored: Tokenizer | None, tokenizer: Tokenizer) -> None:
+    """ConfigError where the run's tokenizer is not the one that the checkpoint's weights know."""
+    if stored is not None and not stored.same_as(tokenizer):
+        text = config.train.init_from
+        raise ConfigError(f"data.tokenizer={config.data.tokenizer!r}: is another tokenizer than that of "
+                          f"train.init_from={text!r}, whose weights know no other; set it to "
+                          f"{_folder(text) / 'tokenizer.json'}")
+
+
+def stored_tokenizer(text: str) -> Tokenizer | None:
+    """That of the checkpoint; None where its files hold none."""
+    folder = _folder(text)
+    file = folder and folder / "tokenizer.json"
+    return load_tokenizer(file) if file and file.is_file() else None
+
+
+def _named(spec: str) -> Tokenizer:
+    from mdlm_jax.data.tokenizers import make_tokenizer
+
+    return make_tokenizer(spec, lambda: ())
+
+
+def _folder(text: str) -> Path | None:
+    """Where config.json and tokenizer.json are: a Hugging Face directory, a workdir, or the newest step."""
+    path = places.place(text)
+    if (path / "config.json").is_file():
+        return path
+    inner = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    checkpoints = Checkpoints(inner)
+    steps = checkpoints.steps()
+    return checkpoints.path(steps[-1]) if steps else None
+
+
+def _model_of(text: str) -> ModelConfig | None:
+    folder = _folder(text)
+    if folder is None:
+        return None
+    if not families.is_hf(folder):
+        return read_config(folder / "config.json").model
+    return ModelConfig(**from_transformer(families.describe(folder).config))
+
+
+def _opened(there: ModelConfig, here: ModelConfig) -> bool:
+    """A causal network that the run opens has a table with or without the mask's row (`models.adapt`)."""
+    return there.attention == "causal" != here.attention
+
+
+def _check_network(text: str, there: ModelConfig, here: ModelConfig, ids: int) -> None:
+    networks = [model.transformer(model.vocab_size or ids) for model in (there, here)]
+    if shapes(networks[0]) == shapes(networks[1]):
+        return
+    old, new = map(from_transformer, networks)
+    differing = [name for name in old | new if name not in _OWN and old.get(name) != new.get(name)]
+    shown = [f"model.{name} is {old.get(name)!r} there and {new.get(name)!r} here" for name in differing[:_SHOWN]]
+    more = f", and {len(differing) - _SHOWN} more fields" if len(differing) > _SHOWN else ""
+    raise ConfigError(f"train.init_from={text!r}: {', '.join(shown)}{more}; leave them out, and the checkpoint's hold")
