@@ -110,6 +110,9 @@ def read_options(flags: dict) -> SampleOptions:
     generate = _generate(flags, model, sample, new_tokens)
     if length:
         generate.setdefault("max_length", max(length, model.made_for))
+        if length > model.made_for > 0:
+            print(f"note     {length} tokens are more than the {model.made_for} that the model was made for",
+                  file=sys.stderr, flush=True)
     return SampleOptions(
         model.folder, model.config, sample, length, flags.get("prompt", ""), _writable("output", flags.get("output")),
         picture, new_tokens, prompts, generate, load, mesh, flags.get("live", False),

@@ -85,7 +85,7 @@ class FirstHitting(Decoder):
         self._check_one_schedule(call)
         if not self.parallel and call.steps < call.tokens:
             raise ValueError(f"steps={call.steps}: one by one, the {call.tokens} tokens of a block take as many steps; "
-                             "give these, or FirstHitting(parallel=True)")
+                             "give these, or parallel=True")
 
     def begin(self, look: Look, hidden: jax.Array | None) -> Hits:
         rows = look.step.shape

@@ -41,6 +41,13 @@ def options(workdir, **flags):
     return sample.read_options({"checkpoint": str(workdir)} | flags)
 
 
+def test_more_tokens_than_the_model_was_made_for_are_noted(workdir, capsys):
+    options(workdir, new_tokens=256)
+    assert capsys.readouterr().err == ""
+    assert options(workdir, new_tokens=300).length == 300
+    assert "300 tokens are more than the 256 that the model was made for" in capsys.readouterr().err
+
+
 def test_defaults_come_from_the_run(workdir):
     chosen = options(workdir)
     assert (chosen.sample.num, chosen.sample.steps, chosen.length) == (3, 17, 256)
