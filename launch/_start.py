@@ -43,10 +43,10 @@ def check_start(config: RunConfig) -> None:
         found = f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
         raise ConfigError(f"train.init_from={text!r}: {found}; give a Hugging Face directory or a run's workdir")
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
-    if spec == "byte" and config.data.source.startswith(("language:", "prepared:", "mixture:")):
+    if spec == "byte" and brings_tokenizer(config):
         pass  # the source has its own, which `agree` sees
     elif tokenizer is not None and not spec.startswith("bpe:"):
-        agree(config, tokenizer, _named(spec))
+        agree(config, tokenizer, named_tokenizer(spec))
     ids = tokenizer.vocab_size if tokenizer else there.vocab_size or config.model.vocab_size
     if ids and not _opened(there, config.model):
         _check_network(text, there, config.model, ids)
@@ -68,7 +68,13 @@ def stored_tokenizer(text: str) -> Tokenizer | None:
     return load_tokenizer(file) if file and file.is_file() else None
 
 
-def _named(spec: str) -> Tokenizer:
+def brings_tokenizer(config: RunConfig) -> bool:
+    """Whether the source has a tokenizer of its own."""
+    return config.data.source.startswith(("language:", "prepared:", "mixture:"))
+
+
+def named_tokenizer(spec: str) -> Tokenizer:
+    """That of ``data.tokenizer``, unless it is yet to be trained."""
     from mdlm_jax.data.tokenizers import make_tokenizer
 
     return make_tokenizer(spec, lambda: ())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, parse_mesh
+from mdlm_jax.config.evaluation import NEW_TOKENS
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
 from mdlm_jax.sampling import registry
@@ -30,7 +31,6 @@ _RUN_NUMBERS = ("num", "steps", "temperature", "top_p", "top_k", "guidance", "se
 _PASSED_ON = ("block_length", "cache", "grid", "special", "max_length", "batch_size")  # to LanguageModel.generate
 _WITH_PROMPTS = ("prompt_field", "batch_size", "distributed")
 _WITHOUT_PROMPTS = ("prompt", "length", "picture", "live")
-NEW_TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, to_dict
-from mdlm_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from mdlm_jax.models.shapes import parameter_count
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
-from ._start import check_start, stored_tokenizer
+from ._start import brings_tokenizer, check_start, named_tokenizer, stored_tokenizer
 from ._workdir import check_workdir
 
 FLAGS = (
@@ -99,8 +98,8 @@ def _verdict(config: RunConfig) -> str:
         ids = ids or named.vocab_size
     elif spec.startswith("bpe:"):
         ids, about = ids or int(spec.removeprefix("bpe:")), "at most "
-    elif not config.data.source.startswith(("language:", "prepared:", "mixture:")):  # they have their own
-        ids = ids or (ByteTokenizer() if spec == "byte" else load_tokenizer(spec)).vocab_size
+    elif not brings_tokenizer(config):
+        ids = ids or named_tokenizer(spec).vocab_size
     size = f"{about}{parameter_count(config.model.transformer(ids)):,} parameters, " if ids else ""
     train = config.train
     return f"all right: {size}{train.steps * train.batch_size * config.data.length:,} tokens in {train.steps:,} steps"

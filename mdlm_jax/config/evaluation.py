@@ -5,6 +5,8 @@ import dataclasses
 from mdlm_jax.config.choices import require_seed
 from mdlm_jax.errors import require
 
+NEW_TOKENS = 128  # of an answer, unless it is told otherwise or there is less room
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:

@@ -80,8 +80,8 @@ class Prediction:
         return self.num_columns * (1 if self.head.guidance is None else 2)
 
     def narrowed(self, columns: int) -> "Prediction":
-        """The first ``columns`` ids alone."""
-        if columns >= self.num_columns:
+        """The first ``columns`` ids alone; 0: all."""
+        if not 0 < columns < self.num_columns:
             return self
         bias = None if self.head.bias is None else self.head.bias[:columns]
         return dataclasses.replace(self, head=dataclasses.replace(self.head, bias=bias, columns=columns))

@@ -13,7 +13,6 @@ from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.options import Options, Sampler
 from mdlm_jax.models.denoise import CausalDenoiser
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
-from mdlm_jax.sampling import grid as grids
 from mdlm_jax.sampling import loop
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.rows import Row, batches
@@ -100,12 +99,9 @@ def _checked(job: Job) -> Job:
     s, options = job.sampler, job.options
     with _as_config_error():
         chosen, canvas = next(_batches(job))
-        each = job.each[chosen[0]]
         layout = _layout(job, canvas)
-        steps = _steps(job, chosen, canvas)
+        steps = _steps(job, chosen[0], layout.blocks)
         loop.check(s.denoise, canvas, s.decoder, layout, steps, options.grid, options.guidance, None)
-        if options.grid is not None:
-            grids.times(options.grid, each)
     return job
 
 
@@ -177,9 +173,9 @@ def _batches(job: Job) -> Iterator[tuple[list[int], Canvas]]:
             yield [alike[i] for i in chosen], canvas
 
 
-def _steps(job: Job, chosen: list[int], canvas: Canvas) -> int | None:
-    """Of a canvas in all; None for decoders that do not go by them."""
-    return job.each[chosen[0]] * _layout(job, canvas).blocks if job.sampler.decoder.reads_steps else None
+def _steps(job: Job, row: int, blocks: int) -> int | None:
+    """Of a canvas with this row, in all; None for decoders that do not go by them."""
+    return job.each[row] * blocks if job.sampler.decoder.reads_steps else None
 
 
 def _layout(job: Job, canvas: Canvas):
@@ -202,9 +198,9 @@ def _progress(job: Job, chosen: list[int], canvas, every: str) -> Iterator[Progr
     finish = _finish(job, chosen) if options.stop or len(s.stop_ids) > 1 else None
     with _as_config_error():
         progress = loop.stream(
-            s.denoise, s.params, canvas, s.decoder, steps=_steps(job, chosen, canvas), block_length=s.block_length,
-            grid=options.grid, cache=s.cache, guidance=options.guidance, stop_id=s.stop_id, bias=s.bias,
-            seed=options.seed, mesh=job.model.mesh, finish=finish, every=every,
+            s.denoise, s.params, canvas, s.decoder, steps=_steps(job, chosen[0], _layout(job, canvas).blocks),
+            block_length=s.block_length, grid=options.grid, cache=s.cache, guidance=options.guidance, stop_id=s.stop_id,
+            bias=s.bias, seed=options.seed, mesh=job.model.mesh, finish=finish, every=every,
         )
         first = next(progress)
     yield first

@@ -167,13 +167,10 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     if process.mask_id is None:
         raise ConfigError("process: has no mask, and decoding begins with masks; give one")
     denoise, params = _network(model, process)
-    if options.guidance and denoise.contract != "bidirectional":
-        raise ConfigError(f"guidance={options.guidance}: masks the prompt, which a {denoise.contract} network reads as "
-                          "text; leave it at 0")
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
     decoder = _decoder(model, process, options, numbers, usual)
-    if options.steps is not None and not getattr(decoder, "reads_steps", True):
+    if options.steps is not None and not decoder.reads_steps:
         raise ConfigError(f"steps={options.steps}: {type(decoder).__name__} takes as many as it needs; leave them out")
     columns = _columns(model, process)
     stop_ids = several("stop_id", options.stop_id, "ids")

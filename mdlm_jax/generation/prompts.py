@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mdlm_jax.config.evaluation import NEW_TOKENS
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation.options import Options, Sampler, is_whole
 from mdlm_jax.sampling.rows import Row
@@ -12,9 +13,6 @@ from mdlm_jax.sampling.rows import Row
 def is_single(prompts) -> bool:
     """Whether this is one prompt and not several: a string, or one row of tokens."""
     return isinstance(prompts, str) or _is_tokens(prompts)
-
-
-NEW_TOKENS = 128
 
 
 def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,

@@ -49,6 +49,7 @@ class Denoiser:
     network: TransformerConfig
     columns: int = 0
     process: Process | None = None
+    learned = False  # whether every id has a schedule of its own, as `ScheduledDenoiser`'s have
 
     @property
     def contract(self) -> str:
@@ -94,7 +95,7 @@ class Denoiser:
         if cache is not None and self.network.logit_shift:
             hidden = jnp.concatenate([found.hidden[:, :1], found.hidden[:, :-1]], axis=1)
             found = dataclasses.replace(found, hidden=hidden)
-        return found.narrowed(self.columns) if self.columns else found, output.cache
+        return found.narrowed(self.columns), output.cache
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty cache."""
@@ -117,6 +118,7 @@ class _OnWholeCanvas:
     contract = "bidirectional"
     shifted = False
     timed = True
+    learned = False
     process = None
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
@@ -141,8 +143,7 @@ class CausalDenoiser(_OnWholeCanvas):
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
         del time
         before = one_before(tokens, None, self.start_id)
-        found = api.apply(self.network, params, before, raw=True)
-        return found.narrowed(self.columns) if self.columns else found
+        return api.apply(self.network, params, before, raw=True).narrowed(self.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,7 @@ class ScheduledDenoiser(_OnWholeCanvas):
 
     network: TransformerConfig
     columns: int = 0
-    learned = True  # its schedule
+    learned = True
 
     @property
     def timed(self) -> bool:

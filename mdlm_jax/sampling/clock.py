@@ -71,7 +71,7 @@ def check(model, decoder, blocks: int) -> None:
     if not model.timed or times and (blocks == 1 or not sees_all(model)):
         return
     name, why = type(decoder).__name__, "writes in blocks" if times else "has no grid of times"
-    if getattr(model, "learned", False):
+    if model.learned:
         raise ValueError(f"{name}: {why}, and the network reads the time, which no share of noise tells where every id "
                          "has a schedule of its own; use LearnedScheduleAncestral without blocks")
     process = _process(model, decoder)
@@ -84,4 +84,4 @@ def check(model, decoder, blocks: int) -> None:
 
 def _process(model, decoder):
     own = getattr(decoder, "process", None)
-    return getattr(model, "process", None) if own is None else own
+    return model.process if own is None else own

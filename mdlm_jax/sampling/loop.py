@@ -178,6 +178,8 @@ def check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int | 
     """Refuses options that do not fit each other, the decoder or the model, as `begin` does; the steps of a block."""
     _check_read(decoder, steps, grid, layout.blocks)
     each = 1 if steps is None else steps // layout.blocks
+    if grid is not None:
+        grids.times(grid, each)
     _check_fit(model, canvas, decoder, layout, each, grid is not None, guidance, forced)
     return each
 
@@ -226,7 +228,7 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "
                          "cache='none', or a decoder that goes by confidence")
     decoder.check(Plan(
-        contract=model.contract, shifted=model.shifted, learned=getattr(model, "learned", False), steps=steps,
+        contract=model.contract, shifted=model.shifted, learned=model.learned, steps=steps,
         block_length=layout.block, tokens=min(layout.block, int(canvas.editable.sum(1).max())), blocks=layout.blocks,
         cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None, grid=grid,
     ))

@@ -40,6 +40,7 @@ class Reporter:
     network = dataclasses.replace(NETWORK, attention="block_causal", block_length=4)
     timed = True
     shifted = False
+    learned = False
 
     def run(self, params, call: Call, cache: None) -> tuple[Prediction, None]:
         jax.debug.callback(lambda masks, time: self.heard.append((int(masks), float(time))),
