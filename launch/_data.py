@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from mdlm_jax.config import DataConfig
-from mdlm_jax.config.data import parse_prepared
+from mdlm_jax.config.data import is_images, parse_prepared
+from mdlm_jax.data.images import open_images
 from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
 from mdlm_jax.data.prepared import check_prepared
@@ -17,6 +18,9 @@ def check_data(config: DataConfig, batch_size: int) -> None:
     for a file that is too small."""
     if config.source.startswith("language:"):
         check_rows(config)
+        return
+    if is_images(config.source):
+        open_images(config)
         return
     if parse_prepared(config.source):
         check_prepared(config, batch_size)

@@ -1,7 +1,8 @@
 """Text to token ids and back: bytes, byte-pair encoding, a given ``tokenizer.json``, or the bare ids of a language.
 
 Every tokenizer knows three special ids, which stand for no text: ``mask_id``, ``eos_id`` (end of a document) and
-``pad_id``. Text never produces them: a literal ``<|mask|>`` in a document is encoded like any other characters.
+``pad_id``; codes of images have no end and no padding, and the last two are None. Text never produces them: a literal
+``<|mask|>`` in a document is encoded like any other characters.
 """
 
 import abc
@@ -24,7 +25,7 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       vocab_size: number of ids, the special ones included.
-      mask_id, eos_id, pad_id: three different ids.
+      mask_id, eos_id, pad_id: three different ids; None for what there is not.
       lossless: whether decode(encode(text)) == text for every text, which makes ``token_bytes`` exact:
         token_bytes(encode(text)).sum() == len(text.encode()). Only then are bits per byte a true figure.
       separator: what stands between two tokens where they are shown.
@@ -33,7 +34,8 @@ class Tokenizer(abc.ABC):
     lossless = True
     separator = ""
 
-    def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int, pad_id: int):
+    def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int | None,
+                 pad_id: int | None):
         """``pieces``: the UTF-8 bytes of each id, b"" for special ones. ``special``: the names of those."""
         self.vocab_size, self.mask_id, self.eos_id, self.pad_id = len(pieces), mask_id, eos_id, pad_id
         self._pieces, self._special = list(pieces), dict(special)
@@ -137,9 +139,9 @@ class LanguageTokenizer(Tokenizer):
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
-            raise ValueError(f"a language's tokens are written as numbers, as in '3 1 4', not {text!r}") from None
+            raise ValueError(f"these tokens are written as numbers, as in '3 1 4', not {text!r}") from None
         if not all(0 <= i < self.mask_id for i in ids):
-            raise ValueError(f"{text!r}: the tokens of this language are 0..{self.mask_id - 1}")
+            raise ValueError(f"{text!r}: these tokens are 0..{self.mask_id - 1}")
         return np.array(ids, np.int32)
 
     def decode(self, ids, show_special=False):
@@ -152,6 +154,16 @@ class LanguageTokenizer(Tokenizer):
 
     def save(self, path):
         Path(path).write_text(json.dumps({_KIND: "language", "size": self.mask_id}))
+
+
+class CodeTokenizer(LanguageTokenizer):
+    """The codes of images, written as numbers, then the mask and nothing else: images neither end nor are padded."""
+
+    def __init__(self, size: int):
+        Tokenizer.__init__(self, [b""] * (size + 1), {size: MASK}, size, None, None)
+
+    def save(self, path):
+        Path(path).write_text(json.dumps({_KIND: "codes", "size": self.mask_id}))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -178,6 +190,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             return ByteTokenizer()
         case {"mdlm_jax_tokenizer": "language", "size": int(size)} if size > 0:
             return LanguageTokenizer(size)
+        case {"mdlm_jax_tokenizer": "codes", "size": int(size)} if size > 0:
+            return CodeTokenizer(size)
     raise ConfigError(f"tokenizer {str(path)!r}: is neither a Hugging Face tokenizer.json nor one of ours; "
                       "choose another file")
 
