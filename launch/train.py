@@ -77,7 +77,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
-    check_data(config.data, config.train.batch_size)
+    check_data(config.data, config.train.batch_size, config.model.classes)
     if config.train.init_from:
         check_start(config)
     if config.log.wandb and importlib.util.find_spec("wandb") is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.config.data import DIGITS_CLASSES, DIGITS_LENGTH
+from mdlm_jax.config.data import DIGITS_LENGTH
 from mdlm_jax.data.pipeline import Built, make_built, make_pipelines
 from mdlm_jax.data.shuffle import permute
 from mdlm_jax.data.tokenizers import CodeTokenizer, Tokenizer
@@ -78,10 +78,11 @@ def build_images(config: DataConfig, batch_size: int, tokenizer: Tokenizer | Non
     return make_built(config, pipelines, own, info, 0)
 
 
-def check_classes(config: DataConfig, classes: int) -> None:
-    """ConfigError where a network that is told one of ``classes`` cannot be told the class of every image."""
-    most = DIGITS_CLASSES if config.source == "digits" else open_images(config).classes
-    if classes < most:
+def check_images(config: DataConfig, classes: int) -> None:
+    """ConfigError for what `open_images` refuses, and where a network with ``classes`` cannot be told the class of every
+    image; 0: it is told none."""
+    most = open_images(config).classes
+    if 0 < classes < most:
         raise ConfigError(f"model.classes={classes}: the images of {config.source} have {most} classes; set it to "
                           "that, or to 0 to leave them out")
 

@@ -131,11 +131,12 @@ def test_too_few_images_and_other_codes(tmp_path):
 
 def test_classes_are_compared_with_the_network(tmp_path):
     with pytest.raises(ConfigError, match="model.classes=9: the images of digits have 10 classes"):
-        images.check_classes(DIGITS, 9)
-    images.check_classes(DIGITS, 10)
+        check_data(DIGITS, 8, classes=9)
+    check_data(DIGITS, 8, classes=10)
+    check_data(DIGITS, 8)
     saved(tmp_path)
     with pytest.raises(ConfigError, match="have 4 classes"):
-        images.check_classes(DataConfig(source=f"codes:{tmp_path}", length=6), 3)
+        check_data(DataConfig(source=f"codes:{tmp_path}", length=6), 2, classes=3)
 
 
 def test_the_tokenizer_of_codes(tmp_path):
