@@ -17,7 +17,7 @@ class DataConfig:
     made, mixture:0.7*DIR,0.3*DIR mixes several; digits and codes:PATH are images as rows of codes with their classes,
     PATH an .npz or a folder with tokens and labels."""
 
-    source: str = "stdlib"  # stdlib | a path | tfds:NAME | language:NAME | prepared:DIR | mixture:.. | digits | codes:.
+    source: str = "stdlib"  # stdlib | a path | tfds:NAME | language:NAME | prepared:DIR | mixture: | digits | codes:DIR
     codes: int = 0  # codes:PATH only: size of the codebook; 0: one more than the largest code
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text

@@ -79,8 +79,8 @@ def build_images(config: DataConfig, batch_size: int, tokenizer: Tokenizer | Non
 
 
 def check_images(config: DataConfig, classes: int) -> None:
-    """ConfigError for what `open_images` refuses, and where a network with ``classes`` cannot be told the class of every
-    image; 0: it is told none."""
+    """ConfigError for what `open_images` refuses, and where a network with ``classes`` cannot be told the class of
+    every image; 0: it is told none."""
     most = open_images(config).classes
     if 0 < classes < most:
         raise ConfigError(f"model.classes={classes}: the images of {config.source} have {most} classes; set it to "

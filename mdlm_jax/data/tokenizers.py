@@ -130,6 +130,7 @@ class LanguageTokenizer(Tokenizer):
 
     lossless = False
     separator = " "
+    _what = "a language's tokens"
 
     def __init__(self, size: int):
         names = {size: MASK, size + 1: EOS, size + 2: PAD}
@@ -139,7 +140,7 @@ class LanguageTokenizer(Tokenizer):
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
-            raise ValueError(f"these tokens are written as numbers, as in '3 1 4', not {text!r}") from None
+            raise ValueError(f"{self._what} are written as numbers, as in '3 1 4', not {text!r}") from None
         if not all(0 <= i < self.mask_id for i in ids):
             raise ValueError(f"{text!r}: these tokens are 0..{self.mask_id - 1}")
         return np.array(ids, np.int32)
@@ -158,6 +159,8 @@ class LanguageTokenizer(Tokenizer):
 
 class CodeTokenizer(LanguageTokenizer):
     """The codes of images, written as numbers, then the mask and nothing else: images neither end nor are padded."""
+
+    _what = "codes"
 
     def __init__(self, size: int):
         Tokenizer.__init__(self, [b""] * (size + 1), {size: MASK}, size, None, None)

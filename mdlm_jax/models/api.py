@@ -91,9 +91,9 @@ def forward(
     Returns:
       `Output`, hidden states in the compute dtype.
     Raises:
-      ValueError: ``time`` or ``order`` missing or superfluous, classes for a network without, a cache without ``start`` or too small for it, two
-        streams of odd length, more positions than were learned, rows or positions that the mesh cannot split, aligned
-        rows of a shifted network beside a cache.
+      ValueError: ``time`` or ``order`` missing or superfluous, classes for a network without, a cache without ``start``
+        or too small for it, two streams of odd length, more positions than were learned, rows or positions that the
+        mesh cannot split, aligned rows of a shifted network beside a cache.
     """
     source = tokens if embeddings is None else embeddings
     _check(config, source.shape, time, condition, order)
