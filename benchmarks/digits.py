@@ -117,8 +117,10 @@ def run(config: RunConfig, seed: int, workdir: Path, built: Built, judged: Judge
     rows = held_out_rows(built.valid, config.eval.final_rows)
     found = held_out_bound(bound.loss_at, params, padded_batches(rows, _ROWS), np.zeros_like,
                            draws=bound_draws(config, bound), end_terms=bound.end_terms)
-    lines = [{"steps": steps, "guidance": guidance} | judged.measure(*sample(network, process, params, steps, guidance, seed))
-             for steps, guidance in SETTINGS]
+    lines = []
+    for steps, guidance in SETTINGS:
+        images, labels = sample(network, process, params, steps, guidance, seed)
+        lines.append({"steps": steps, "guidance": guidance} | judged.measure(images, labels))
     return {"bits": found.nats_per_token / np.log(2), "bits_stderr": found.nats_stderr / np.log(2), "samples": lines,
             "cpu_seconds": {"training": trained - begin, "measuring": time.process_time() - trained}}
 

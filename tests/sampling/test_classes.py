@@ -59,7 +59,7 @@ class ByClass:
         return Prediction.from_logits(logits), None
 
 
-@pytest.mark.parametrize(("mixing", "strength"), [(0.0, 0.0), (0.0, 1.5), (1.0, 1.0)], 
+@pytest.mark.parametrize(("mixing", "strength"), [(0.0, 0.0), (0.0, 1.5), (1.0, 1.0)],
                          ids=["plain", "masked", "uniform"])
 def test_samples_follow_the_guided_law(mixing, strength):
     """Every position is independent here, so samples of one step follow p_c^(1+w) / p^w of their class, counted."""
