@@ -18,7 +18,7 @@ from mdlm_jax.training import checkpoints, places
 from . import _cli, _decoders, _help
 from ._evaluation import NAME
 from ._workdir import read_config
-from .sample import find_checkpoint
+from .sample import find_checkpoint, parsed_mesh
 
 STEPS = (4, 8, 16, 32, 64, 128)  # unless told otherwise
 _OWN = (
@@ -41,6 +41,7 @@ _OWN = (
     _cli.Flag("top_k", "K", "draw from the K likeliest tokens, 0 from all", int),
     _cli.Flag("seed", "N", "of noise and samples; 0 unless given", int),
     _cli.Flag("batch_size", "N", "samples at a time; 64 unless given", int),
+    _cli.Flag("mesh", "SPEC", "share weights and rows among the devices here, as in fsdp:-1; default: one device"),
 )
 FLAGS = (*_OWN, *_decoders.flags())
 
@@ -78,7 +79,7 @@ class EvaluateOptions:
       rows, draws, texts: of the likelihood.
       steps, samples, judges, generate: of the samples; () of steps: the usual ones; the last are keywords of
         `LanguageModel.generate`.
-      seed: of both.
+      seed: of both. mesh: sizes by axis, or None.
     """
 
     folder: Path
@@ -92,6 +93,7 @@ class EvaluateOptions:
     judges: tuple[str, ...]
     generate: dict[str, Any]
     seed: int
+    mesh: dict[str, int] | None = None
 
 
 def read_options(flags: dict) -> EvaluateOptions:
@@ -116,7 +118,7 @@ def read_options(flags: dict) -> EvaluateOptions:
     return EvaluateOptions(
         folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
         flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
-        flags.get("samples", 64), judges, _generate(flags), flags.get("seed", 0),
+        _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
     )
 
 
@@ -127,6 +129,13 @@ def _output(flags: dict, text: str, folder: Path) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"--output={path}: give a file in a folder that exists")
     return path
+
+
+def _samples(flags: dict, config: RunConfig) -> int:
+    if config.data.prompt_field and flags.get("samples"):
+        raise ConfigError(f"--samples={flags['samples']}: the run answers prompts, which samples here lack; leave it "
+                          "at 0, and use launch.sample --prompts")
+    return 0 if config.data.prompt_field else flags.get("samples", 64)
 
 
 def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from mdlm_jax.evaluation.judges import Judge, OracleJudge, Quality, causal_judge
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_index, held_out_rows, padded_batches
 from mdlm_jax.generation.options import LEFT_TO_RIGHT
 from mdlm_jax.language_model import LanguageModel
+from mdlm_jax.models.sharding import batch_sharding, data_shards, make_mesh
 from mdlm_jax.sampling import registry
 from mdlm_jax.training import manifest
 from mdlm_jax.training.build import bound_draws, build_bound
@@ -56,7 +56,11 @@ class _Loaded:
 
     @functools.cached_property
     def model(self) -> LanguageModel:
-        return mdlm_jax.load(self._options.folder)
+        return mdlm_jax.load(self._options.folder, mesh=self.mesh)
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        return None if self._options.mesh is None else make_mesh(self._options.mesh, jax.local_devices())
 
     @functools.cached_property
     def built(self) -> pipeline.Built:
@@ -85,7 +89,7 @@ def _likelihood(options, record: Record, loaded: _Loaded) -> None:
     def part(name: str, rows: Callable[[], dict]) -> None:
         def make():
             print(f"measuring {name} ...", flush=True)
-            return Measure.of(options, loaded.model)(rows())
+            return Measure.of(options, loaded.model, loaded.mesh)(rows())
 
         record.part("likelihood", name, settings, make)
 
@@ -107,20 +111,26 @@ class Measure:
     options: evaluate.EvaluateOptions
     config: RunConfig
     model: LanguageModel
+    mesh: jax.sharding.Mesh | None = None
 
     @classmethod
-    def of(cls, options, model: LanguageModel) -> "Measure":
+    def of(cls, options, model: LanguageModel, mesh=None) -> "Measure":
         config = dataclasses.replace(options.config, eval=dataclasses.replace(options.config.eval, draws=options.draws))
-        return cls(options, config, model)
+        return cls(options, config, model, mesh)
+
+    @property
+    def _shards(self) -> int:
+        return 1 if self.mesh is None else data_shards(self.mesh)
 
     def __call__(self, batch) -> dict:
-        bound = build_bound(self.config, self.model.config, self.model.process, 1)
+        bound = build_bound(self.config, self.model.config, self.model.process, self._shards)
         found = self._run(bound, bound_draws(self.config, bound), bound.end_terms, batch)
         told = {"rows": found.rows, "tokens": found.tokens, "exact": bound.exact, "bound": _figures(found),
                 "terms": found.terms}
         if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
             return told
-        integrand = ContinuousObjective(bound.network, self.model.process, head_budget=bound.head_budget)
+        integrand = ContinuousObjective(bound.network, self.model.process, head_budget=bound.head_budget,
+                                        data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)
         scale = 1 / (1 - integrand.time_min)  # a mean over [time_min, 1], not an integral
         return told | {"published": _figures(dataclasses.replace(
@@ -130,14 +140,16 @@ class Measure:
         model = self.model
         lossless = model.tokenizer is not None and model.tokenizer.lossless
         weights = {"network": model.params} | ({} if model.schedule is None else {"schedule": model.schedule})
-        return held_out_bound(objective.loss_at, weights, padded_batches(batch, _ROWS),
-                              model.tokenizer.token_bytes if lossless else np.zeros_like, draws=draws,
-                              seed=self.options.seed, end_terms=end_terms)
+        return held_out_bound(
+            objective.loss_at, weights, padded_batches(batch, -(-_ROWS // self._shards) * self._shards),
+            model.tokenizer.token_bytes if lossless else np.zeros_like, draws=draws, seed=self.options.seed,
+            end_terms=end_terms, sharding=None if self.mesh is None else batch_sharding(self.mesh),
+        )
 
 
 def _figures(bound: Bound) -> dict[str, Any]:
     """Nats a token with their error, the perplexity, and bits per byte where tokens are text."""
-    found = {"nats": [bound.nats_per_token, bound.nats_stderr], "perplexity": math.exp(bound.nats_per_token)}
+    found = {"nats": [bound.nats_per_token, bound.nats_stderr], "perplexity": float(np.exp(bound.nats_per_token))}
     return found | ({"bits_per_byte": [bound.bits_per_byte, bound.bits_stderr]} if bound.text_bytes else {})
 
 

@@ -59,6 +59,11 @@ def test_bounds_samples_and_judges_are_recorded(copied, capsys):
         assert part["rows"] == 6 and list(part["cross_entropy"]) == ["oracle", str(copied / "judge")]
     assert record["generation"]["2"]["forwards"] == 2.0
     assert f"cross-entropy, {copied / 'judge'}" in out
+    shared = copied / "shared.json"
+    assert evaluate.main([*command, f"--output={shared}", "--mesh=fsdp:-1"]) == 0  # eight devices, the same figures
+    found = json.loads(shared.read_text())
+    assert found["likelihood"]["held-out"]["bound"]["nats"] == pytest.approx(held_out["bound"]["nats"], rel=1e-5)
+    assert found["generation"]["4"]["entropy"] == record["generation"]["4"]["entropy"]
 
 
 def test_a_stopped_command_goes_on_and_makes_nothing_twice(copied, monkeypatch):
