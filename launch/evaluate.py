@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
 from mdlm_jax.models.hf import families
 from mdlm_jax.training import checkpoints, places
 
@@ -30,6 +30,8 @@ _OWN = (
     _cli.Flag("draws", "N", "noise draws a row; default: the run's eval.draws", int),
     _cli.Flag("text", "FILE,...", "measure the likelihood of these texts too (zero-shot): files, folders, .jsonl, "
               ".parquet"),
+    _cli.Flag("detokenizer", "NAME", f"for the texts of this command; one of {', '.join(DETOKENIZERS)}; none unless "
+              "given"),
     _cli.Flag("steps", "N,...", "step counts of the samples; default " + ",".join(map(str, STEPS))),
     _cli.Flag("samples", "N", "samples at each step count; 0: none; 64 unless given", int),
     _cli.Flag("judge", "NAME,...", "who scores the samples: oracle (the exact law of a run's language), a run trained "
@@ -76,7 +78,7 @@ class EvaluateOptions:
     Attributes:
       folder: a whole step of a run; config: the run's.
       output: the record.
-      rows, draws, texts: of the likelihood.
+      rows, draws, texts, detokenizer: of the likelihood.
       steps, samples, judges, generate: of the samples; () of steps: the usual ones; the last are keywords of
         `LanguageModel.generate`.
       seed: of both. mesh: sizes by axis, or None.
@@ -94,6 +96,7 @@ class EvaluateOptions:
     generate: dict[str, Any]
     seed: int
     mesh: dict[str, int] | None = None
+    detokenizer: str = ""
 
 
 def read_options(flags: dict) -> EvaluateOptions:
@@ -119,6 +122,7 @@ def read_options(flags: dict) -> EvaluateOptions:
         folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
         flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
         _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
+        _detokenizer(flags),
     )
 
 
@@ -147,6 +151,15 @@ def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
         if not text.startswith("tfds:") and not Path(text).expanduser().exists():
             raise ConfigError(f"--text={text}: there is no such file or folder")
     return texts
+
+
+def _detokenizer(flags: dict) -> str:
+    name = flags.get("detokenizer", "")
+    if name and name not in DETOKENIZERS:
+        raise ConfigError(f"--detokenizer={name}: choose one of {', '.join(DETOKENIZERS)}")
+    if name and not flags.get("text"):
+        raise ConfigError(f"--detokenizer={name}: is for --text, and there is none; leave it out")
+    return name
 
 
 def _steps(flags: dict, config: RunConfig) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def identity(options: evaluate.EvaluateOptions) -> dict[str, Any]:
 def _likelihood(options, record: Record, loaded: _Loaded) -> None:
     settings = {"rows": options.rows, "draws": options.draws, "seed": options.seed}
 
-    def part(name: str, rows: Callable[[], dict]) -> None:
+    def part(name: str, rows: Callable[[], dict], settings=settings) -> None:
         def make():
             print(f"measuring {name} ...", flush=True)
             return Measure.of(options, loaded.model, loaded.mesh)(rows())
@@ -95,8 +95,11 @@ def _likelihood(options, record: Record, loaded: _Loaded) -> None:
 
     part("held-out", lambda: held_out_rows(loaded.built.valid, options.rows))
     for text in options.texts:
-        part(text, lambda text=text: _spread(whole_text(options.config.data, text, loaded.model.tokenizer),
-                                             options.rows))
+        def rows(text=text):
+            whole = whole_text(options.config.data, text, loaded.model.tokenizer, options.detokenizer)
+            return _spread(whole, options.rows)
+
+        part(text, rows, settings | {"detokenizer": options.detokenizer})
 
 
 def _spread(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
