@@ -10,7 +10,7 @@ from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
 from mdlm_jax.data.prepared import check_prepared
 from mdlm_jax.data.sources import open_source
-from mdlm_jax.data.tokenizers import load_tokenizer
+from mdlm_jax.data.tokenizers import is_file, load_tokenizer
 
 
 def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
@@ -33,5 +33,5 @@ def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
     path = Path(config.source).expanduser()
     if path.is_file() and path.suffix not in (".gz", ".parquet"):
         check_size(config, batch_size, path.stat().st_size)
-    if config.tokenizer != "byte" and not config.tokenizer.startswith("bpe:"):
+    if is_file(config.tokenizer):
         load_tokenizer(config.tokenizer)

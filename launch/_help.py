@@ -76,6 +76,7 @@ _NAMES = {
     "train.optimizer": "OPTIMIZERS",
     "train.lr_schedule": "LR_SCHEDULES",
     "train.time_sampling": "TIME_SAMPLINGS",
+    "data.detokenizer": "DETOKENIZERS",
 }
 
 

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.config import DETOKENIZERS, ConfigError
 from mdlm_jax.data.preparation import Preparation
 from mdlm_jax.data.several import names_of
-from mdlm_jax.data.tokenizers import load_tokenizer
+from mdlm_jax.data.tokenizers import is_file, load_tokenizer
 
 from . import _cli, _help
 
@@ -22,13 +22,18 @@ FLAGS = (
               "quotes, stdlib, tfds:NAME[/CONFIG]; one or several. Required."),
     _cli.Flag("out", "DIR", "the folder for the rows: new, or one in which the same command was begun. Required, "
               "except with --dry_run."),
-    _cli.Flag("tokenizer", "NAME", "byte | bpe:VOCAB_SIZE, trained on the first 64 MiB of the training split | path of "
-              "a tokenizer.json; default byte"),
+    _cli.Flag("detokenizer", "NAME", f"rules for a corpus whose words and signs are set apart: "
+              f"{', '.join(DETOKENIZERS)}; default none"),
+    _cli.Flag("tokenizer", "NAME", "byte | text8 | bpe:VOCAB_SIZE, trained on the first 64 MiB of the training split | "
+              "path of a tokenizer.json; default byte"),
     _cli.Flag("length", "N", "tokens a row; default 256", int),
+    _cli.Flag("packing", "NAME", "concat, whose rows serve for data.packing=documents too | wrapped: [BOS] and [EOS] "
+              "around each row; default concat"),
     _cli.Flag("text_field", "NAME", "jsonl, parquet and tfds only: which field holds the text; default text"),
     _cli.Flag("data_dir", "DIR", "tfds only: the prepared data_dir"),
     _cli.Flag("valid_fraction", "SHARE", "share of the documents held out, by a hash of their names; default 0.05",
               float),
+    _cli.Flag("valid_last", "N", "hold out the last N documents instead", int),
     _cli.Flag("shards", "N", "files of training rows; default: as many as make about 256 MiB each", int),
     _cli.Flag("workers", "N", "processes; default: as many as there are CPUs. The rows do not depend on it", int),
     _cli.Flag("dry_run", "", "open the sources, say what would be done, and write nothing", bool),
@@ -43,19 +48,22 @@ usage: {program} --source=A,B,... --out=DIR [--tokenizer=NAME] [--length=N]
 
 {flags}
 
-The rows are those that training from the same text makes in memory, for data.packing=concat and documents alike. A
-command that was killed goes on where it was when it is started again, and leaves no file that only looks whole. DIR
-receives train-*.array_record, valid-*.array_record, tokenizer.json and, last, manifest.json: sources, counts, digests.
+The rows are those that training from the same text makes in memory; a run that reads them must have the same packing
+and detokenizer. A command that was killed goes on where it was when it is started again, and leaves no file that only
+looks whole. DIR receives train-*.array_record, valid-*.array_record, tokenizer.json and, last, manifest.json: sources,
+counts, digests.
 
 examples
   {program} --source=book.txt --out=rows/book
   {program} --source='web/*.jsonl.gz,books/' --out=rows/web --tokenizer=bpe:32768 --length=4096
-  {program} --source=tfds:lm1b --data_dir=PREPARED --out=rows/lm1b --tokenizer=gpt2/tokenizer.json --length=1024
+  {program} --source=tfds:lm1b --data_dir=PREPARED --out=rows/lm1b --tokenizer=bert/tokenizer.json --length=128 \\
+      --packing=wrapped --detokenizer=lm1b
   {program} --verify --out=rows/web
 
 exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted
 """
-_FIELDS = re.compile(r"\bdata\.(source|tokenizer|length|text_field|data_dir|valid_fraction)\b")
+_FIELDS = re.compile(r"\bdata\.(source|tokenizer|length|text_field|data_dir|valid_fraction|valid_last|detokenizer"
+                     r"|packing)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +96,7 @@ def read_options(flags: dict) -> PrepareOptions:
     fields = {field.name for field in dataclasses.fields(Preparation)} - {"sources"}
     preparation = Preparation(tuple(names), **{name: flags[name] for name in fields if name in flags})
     preparation.open()
-    if preparation.tokenizer != "byte" and not preparation.tokenizer.startswith("bpe:"):
+    if is_file(preparation.tokenizer):
         load_tokenizer(preparation.tokenizer)
     return PrepareOptions(preparation, out, workers, dry_run)
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from mdlm_jax import __version__
-from mdlm_jax.config import ConfigError
+from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import manifest as manifests
 from mdlm_jax.data import prepare as data_prepare
 from mdlm_jax.training.progress import Progress
@@ -28,8 +28,15 @@ def main(options) -> None:
         print(_line(split, manifest["splits"][split]))
     if manifest["skipped_files"]:
         print(f"note     {manifest['skipped_files']} files are not UTF-8 text and were skipped")
+    more = "".join(f" --config.data.{name}={value}" for name, value in _changed(manifest).items())
     print(f"{time.perf_counter() - begun:.1f} s; train on it with --config.data.source=prepared:{options.out} "
-          f"--config.data.length={manifest['length']} --config.data.tokenizer={manifest['tokenizer']['spec']}")
+          f"--config.data.length={manifest['length']} --config.data.tokenizer={manifest['tokenizer']['spec']}{more}")
+
+
+def _changed(manifest: dict) -> dict[str, str]:
+    """Settings that a run on the rows must repeat, where they are not its defaults."""
+    settings = {name: manifests.setting(manifest, name) for name in ("detokenizer", "packing")}
+    return {name: value for name, value in settings.items() if value != getattr(DataConfig, name)}
 
 
 def verify(folder: Path) -> None:
@@ -46,9 +53,14 @@ def _dry_run(options) -> None:
     for number, name in enumerate(preparation.sources):
         print(f"source   {name}: {type(sources.parts[number]).__name__}, {sum(n == number for n, _ in cuts)} pieces")
     print(f"rows     of {preparation.length} tokens by tokenizer {preparation.tokenizer}, "
-          f"{preparation.valid_fraction:g} of the documents held out")
+          f"{_held_out(preparation)} held out")
     processes = min(options.workers, len(cuts))
     print(f"work     {len(cuts)} pieces by {processes} processes, to {options.out or '(no --out)'}")
+
+
+def _held_out(preparation) -> str:
+    last = preparation.valid_last
+    return f"the last {last:,} documents" if last else f"{preparation.valid_fraction:g} of the documents"
 
 
 def _line(split: str, account: dict) -> str:

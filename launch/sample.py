@@ -249,9 +249,13 @@ def _loading(flags: dict) -> tuple[dict[str, int] | None, dict[str, Any]]:
     """Sizes of the mesh, and keywords of `mdlm_jax.load`."""
     if flags.get("dtype") not in (None, "float32", "bfloat16"):
         raise ConfigError(f"--dtype={flags['dtype']}: choose float32 or bfloat16")
-    load = {name: flags[name] for name in ("dtype", "mask_id") if name in flags}
+    return parsed_mesh(flags), {name: flags[name] for name in ("dtype", "mask_id") if name in flags}
+
+
+def parsed_mesh(flags: dict) -> dict[str, int] | None:
+    """What ``--mesh`` says, sizes by axis; None where it is not given. ConfigError for what is no mesh."""
     try:
-        return (parse_mesh(flags["mesh"]) if "mesh" in flags else None), load
+        return parse_mesh(flags["mesh"]) if "mesh" in flags else None
     except ConfigError as error:
         raise ConfigError(str(error).replace("train.mesh", "--mesh")) from None
 

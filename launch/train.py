@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_jax.config import ConfigError, RunConfig, to_dict
+from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
+from mdlm_jax.models.flops import train_flops
 from mdlm_jax.models.shapes import parameter_count
+from mdlm_jax.planning.work import work
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
@@ -77,9 +79,14 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
-    check_data(config.data, config.train.batch_size, config.model.classes)
-    if config.train.init_from:
-        check_start(config)
+    try:
+        check_data(config.data, config.train.batch_size, config.model.classes)
+        if config.train.init_from:
+            check_start(config)
+    except ConfigError:
+        if dry_run and config.model.vocab_size:  # the text may be on another machine
+            print(_size(config, config.model.vocab_size), file=sys.stderr)
+        raise
     if config.log.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("log.wandb=True: needs the package wandb; pip install 'mdlm_jax[wandb]', or leave it out")
     if dry_run:
@@ -91,7 +98,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
 
 
 def _verdict(config: RunConfig) -> str:
-    """The last line of a dry run; how many parameters there are only where the vocabulary is known by now."""
+    """The last line of a dry run; parameters and FLOPs only where the vocabulary is known by now."""
     spec, named = config.data.tokenizer, config.train.init_from and stored_tokenizer(config.train.init_from)
     ids, about = config.model.vocab_size, ""
     if named:
@@ -100,9 +107,22 @@ def _verdict(config: RunConfig) -> str:
         ids, about = ids or int(spec.removeprefix("bpe:")), "at most "
     elif not brings_tokenizer(config):
         ids = ids or named_tokenizer(spec).vocab_size
-    size = f"{about}{parameter_count(config.model.transformer(ids)):,} parameters, " if ids else ""
-    train = config.train
-    return f"all right: {size}{train.steps * train.batch_size * config.data.length:,} tokens in {train.steps:,} steps"
+    return f"all right: {_size(config, ids, about)}"
+
+
+def _size(config: RunConfig, ids: int, about: str = "") -> str:
+    """Parameters, tokens and training FLOPs, counted as the trainer does; the tokens alone without ``ids``.
+
+    Where train.mesh leaves the number of devices open one is taken; it decides at most whether pairs fit on each.
+    """
+    train, length = config.train, config.data.length
+    tokens = f"{train.steps * train.batch_size * length:,} tokens in {train.steps:,} steps"
+    if not ids:
+        return tokens
+    network, sizes = config.model.transformer(ids), parse_mesh(train.mesh)
+    done = work(config, {axis: max(size, 1) for axis, size in sizes.items()})
+    flops = train.steps * train_flops(network, train.batch_size * length * done.runs, done.seen, done.head)
+    return f"{about}{parameter_count(network):,} parameters, {tokens}, {about}{flops:.2e} FLOPs"
 
 
 def _steps(text: str, steps: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ remedy.
 """
 
 from mdlm_jax.config.choices import (
+    DETOKENIZERS,
     LEVEL_LAWS,
     LR_SCHEDULES,
     OBJECTIVES,
@@ -31,6 +32,7 @@ __all__ = [
     "BATCH_AXES",
     "Choice",
     "ConfigError",
+    "DETOKENIZERS",
     "DataConfig",
     "EvalConfig",
     "LEVEL_LAWS",

@@ -71,6 +71,14 @@ WEIGHTINGS = _choices(
     ("power:P", "power:0.5", "level^-P; no bound"),
     ("clipped:MAX", "clipped:10", "1 / level, but at most MAX; no bound"),
 )
+DETOKENIZERS = _choices(
+    ("lm1b", "lm1b", "One Billion Words"),
+    ("wikitext", "wikitext", "WikiText-2 and -103"),
+    ("ptb", "ptb", "the Penn Treebank as Mikolov cut it"),
+    ("lambada", "lambada", "LAMBADA"),
+    ("ag_news", "ag_news", "AG News: wikitext, then lm1b"),
+    ("scientific_papers", "scientific_papers", "articles of arXiv and PubMed: wikitext, then lm1b"),
+)
 
 
 def parse_spec(field: str, spec: str, choices: Mapping[str, Choice]) -> tuple[str, tuple[float, ...]]:

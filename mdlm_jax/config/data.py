@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
-from mdlm_jax.config.choices import require_seed
+from mdlm_jax.config.choices import DETOKENIZERS, parse_spec, require_seed
 from mdlm_jax.errors import ConfigError, require
 
+PACKINGS = ("concat", "documents", "wrapped")
 _FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 DIGITS_LENGTH = 64
 
@@ -23,10 +24,12 @@ class DataConfig:
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
     prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
     answer_multiple: int = 0  # with prompt_field: end tokens fill answers to a multiple of so many; 0: to the row's end
-    tokenizer: str = "byte"  # byte | bpe:VOCAB_SIZE (at most; trained on the training split) | path of a tokenizer.json
+    detokenizer: str = ""  # rules for a corpus whose words and signs are set apart, one of DETOKENIZERS; "": none
+    tokenizer: str = "byte"  # byte | text8 | bpe:VOCAB_SIZE (at most; trained on the training split) | a tokenizer.json
     length: int = 256  # tokens a row
-    packing: str = "concat"  # concat: rows cross document ends | documents: attention stops at them
+    packing: str = "concat"  # concat: over document ends | documents: attention stops there | wrapped: in [BOS] [EOS]
     valid_fraction: float = 0.05  # share of the documents held out, by a hash of their names (tfds: its own split)
+    valid_last: int = 0  # hold out the last so many documents instead; 0: by valid_fraction
     random_length: float = 0.0  # share of the training rows cut to a random length, as LLaDA; the rest is padding
     length_warmup: str = ""  # FROM:STEPS: training rows are cut; where rises from FROM to data.length in STEPS steps
     seed: int = 0  # order of the rows
@@ -36,7 +39,12 @@ class DataConfig:
         require(self.length >= 2, "data.length", self.length, "must be at least 2")
         require_seed("data.seed", self.seed)
         require(0.0 < self.valid_fraction < 1.0, "data.valid_fraction", self.valid_fraction, "must lie in (0, 1)")
-        require(self.packing in ("concat", "documents"), "data.packing", self.packing, "choose concat or documents")
+        require(self.packing in PACKINGS, "data.packing", self.packing, f"choose one of {', '.join(PACKINGS)}")
+        require(row_tokens(self.length, self.packing) > 0, "data.length", self.length,
+                 "must be at least 3 with data.packing=wrapped")
+        if self.detokenizer:
+            parse_spec("data.detokenizer", self.detokenizer, DETOKENIZERS)
+        _check_split(self)
         if self.tokenizer == "bpe" or self.tokenizer.startswith("bpe:"):
             size = self.tokenizer.partition(":")[2]
             require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
@@ -52,6 +60,8 @@ class DataConfig:
                      "names the same field as data.text_field; name two")
             require(self.packing == "concat", "data.packing", self.packing,
                      "rows of prompts and answers are not packed; leave it out")
+            require(not self.detokenizer, "data.detokenizer", self.detokenizer,
+                     "is for running text, not for prompts and answers; leave it out")
             for name, off in (("random_length", 0.0), ("length_warmup", "")):
                 require(getattr(self, name) == off, f"data.{name}", getattr(self, name),
                          "would cut answers off; with data.prompt_field leave it out")
@@ -67,8 +77,21 @@ class DataConfig:
         require(0.0 <= self.random_length <= 1.0, "data.random_length", self.random_length, "must lie in [0, 1]")
         parse_warmup(self.length_warmup, self.length)
         if parse_prepared(self.source):
-            require(self.valid_fraction == DataConfig.valid_fraction, "data.valid_fraction", self.valid_fraction,
-                     "was settled when the rows were prepared; leave it out")
+            for name in ("valid_fraction", "valid_last"):
+                require(getattr(self, name) == getattr(DataConfig, name), f"data.{name}", getattr(self, name),
+                         "was settled when the rows were prepared; leave it out")
+
+
+def _check_split(data: DataConfig) -> None:
+    require(data.valid_last >= 0, "data.valid_last", data.valid_last, "must not be negative; 0 is by valid_fraction")
+    if data.valid_last:
+        require(data.valid_fraction == DataConfig.valid_fraction, "data.valid_fraction", data.valid_fraction,
+                 f"is not read with data.valid_last={data.valid_last}; leave one of them out")
+
+
+def row_tokens(length: int, packing: str) -> int:
+    """Tokens of the joined documents that a row of ``length`` holds: two fewer where it is wrapped."""
+    return length - 2 if packing == "wrapped" else length
 
 
 def is_images(source: str) -> bool:
@@ -86,7 +109,7 @@ def _check_images(data: DataConfig) -> None:
     require(data.source != "codes:", "data.source", data.source, "names no file; write codes:PATH")
     require(codes or data.length == DIGITS_LENGTH, "data.length", data.length,
              f"digits have 8 x 8 pixels; set it to {DIGITS_LENGTH}")
-    for name in ("tokenizer", "packing", "random_length", "length_warmup"):
+    for name in ("tokenizer", "detokenizer", "packing", "valid_last", "random_length", "length_warmup"):
         value, default = getattr(data, name), getattr(DataConfig, name)
         require(value == default, f"data.{name}", value, f"has no meaning for images, and data.source={data.source!r}; "
                  "leave it out")

@@ -48,11 +48,12 @@ class TrainConfig:
     lr_schedule: str = "cosine"  # after the warm-up; one of LR_SCHEDULES
     b1: float = 0.9  # decay of Adam's mean of the gradient
     b2: float = 0.999  # decay of Adam's mean of its square
+    adam_eps: float = 1e-8  # added to the root of that mean; adamw only
     router_bias_rate: float = 0.0  # step of the experts' selection bias against the load (DeepSeek-V3: 1e-3); 0: fixed
     weight_decay: float = 0.0  # decoupled, on matrices only
     clip_norm: float = 1.0  # largest global norm of the gradient
     max_bad_steps: int = 10  # so many losses or gradients in a row (or half of all) that are not finite end the run
-    ema_decay: float = 0.999  # 0: no moving average
+    ema_decay: float = 0.999  # of the average, at most (1 + n) / (10 + n) after n steps; 0: no moving average
     checkpoint_every: int = 500  # steps; the last step is always kept
     keep_checkpoints: int = 2  # the newest so many
     keep_every: int = 0  # also each step that is a multiple of it, for ever; 0: none
@@ -118,6 +119,9 @@ class TrainConfig:
         parse_spec("train.optimizer", self.optimizer, OPTIMIZERS)
         for name in ("b1", "b2", "ema_decay"):
             require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "must lie in [0, 1)")
+        require(self.adam_eps > 0, "train.adam_eps", self.adam_eps, "must be positive")
+        require(self.optimizer == "adamw" or self.adam_eps == TrainConfig.adam_eps, "train.adam_eps", self.adam_eps,
+                 f"is not read by train.optimizer={self.optimizer}; leave it out")
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "must not be negative")
         require(self.clip_norm > 0, "train.clip_norm", self.clip_norm, "must be positive")
         parse_mesh(self.mesh)

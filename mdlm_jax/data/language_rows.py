@@ -26,10 +26,10 @@ def open_language(config: DataConfig) -> Language | DriftStream:
     """
     from mdlm_jax.data.languages.registry import make
 
-    for field, default in (("tokenizer", "byte"), ("packing", "concat")):
+    for field, default in (("tokenizer", "byte"), ("packing", "concat"), ("detokenizer", ""), ("valid_last", 0)):
         if getattr(config, field) != default:
             raise ConfigError(f"data.{field}={getattr(config, field)!r}: has no meaning with data.source="
-                              f"{config.source!r}, whose rows are single texts of ready tokens; leave it at {default}")
+                              f"{config.source!r}, whose rows are single texts of ready tokens; leave it out")
     language = make(config.source.removeprefix("language:"))
     if isinstance(language, DriftStream):
         if config.seed != DataConfig.seed:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data.files import flush_names, sha256_of, write_whole
-from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_jax.data.tokenizers import Tokenizer, is_file, load_tokenizer
 
 NAME, TOKENIZER, SUFFIX, UNFINISHED = "manifest.json", "tokenizer.json", ".array_record", "unfinished"
 _FORMAT = "mdlm_jax prepared rows 1"
 SPLITS = ("train", "valid")
+_LATER = {"packing": "concat", "detokenizer": "", "valid_last": 0}  # settings that the first manifests do not have
 
 
 def seal(manifest: dict) -> dict:
@@ -95,6 +96,20 @@ def verify(folder: Path, manifest: dict, threads: int = 4) -> int:
     return sum(shard["bytes"] for shard in listed)
 
 
+def setting(manifest: dict, name: str):
+    """How the rows were prepared; a manifest older than the setting has its default."""
+    return manifest["settings"].get(name, _LATER.get(name))
+
+
+def check_settings(config: DataConfig, folder: Path, manifest: dict) -> None:
+    """ConfigError where a run's ``data.packing`` or ``data.detokenizer`` is not that of the rows."""
+    for name in ("packing", "detokenizer"):
+        wanted, there = getattr(config, name), setting(manifest, name)
+        if wanted != there and not (wanted, there) == ("documents", "concat"):
+            raise ConfigError(f"data.{name}={wanted!r}: the rows in {folder} were prepared with {there!r}; set it to "
+                              "that, or prepare others")
+
+
 def check_length(config: DataConfig, folder: Path, manifest: dict) -> None:
     """ConfigError where a run's ``data.length`` is not that of the rows."""
     if config.length != manifest["length"]:
@@ -107,7 +122,7 @@ def check_tokenizer(config: DataConfig, folder: Path, manifest: dict) -> None:
     spec = manifest["tokenizer"]["spec"]
     if config.tokenizer == spec:
         return
-    if config.tokenizer == "byte" or config.tokenizer.startswith("bpe:") or (
+    if not is_file(config.tokenizer) or (
             digest_of(load_tokenizer(config.tokenizer)) != manifest["tokenizer"]["sha256"]):
         raise ConfigError(f"data.tokenizer={config.tokenizer!r}: the rows in {folder} were made with {spec!r}; give "
                           f"that or {str(folder / TOKENIZER)!r}, or prepare others")

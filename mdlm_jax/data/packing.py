@@ -1,7 +1,9 @@
 """Documents to fixed-length rows of tokens, and rows to the batch that every objective takes.
 
-Documents are joined, each followed by the end-of-document token, and cut every ``length`` tokens. The rows alone are
-stored: a document ends exactly where the end token stands, so the masks and positions of a batch follow from its rows.
+Documents are joined, each followed by the end-of-document token, and cut every ``length`` tokens; or, ``wrapped``,
+every ``length`` - 2, which the token that begins a text and the end token are put around (the OpenWebText and LM1B
+rows of SEDD and MDLM). The rows alone are stored: a document ends exactly where the end token stands, so the masks and
+positions of a batch follow from its rows.
 """
 
 import dataclasses
@@ -10,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.config.data import row_tokens
 from mdlm_jax.data.sources import Document
 from mdlm_jax.data.tokenizers import Tokenizer
 
@@ -74,15 +77,23 @@ def split_rows(ids: np.ndarray, length: int) -> np.ndarray:
     return ids[: len(ids) // length * length].reshape(-1, length)
 
 
+def pack(ids: np.ndarray, length: int, packing: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The joined documents [n] as rows [R, length] for ``data.packing``; what does not fill a row is dropped."""
+    rows = split_rows(ids, row_tokens(length, packing))
+    if packing != "wrapped":
+        return rows
+    return np.pad(rows, ((0, 0), (1, 1)), constant_values=((0, 0), (tokenizer.bos_id, tokenizer.eos_id)))
+
+
 def make_batch(rows: np.ndarray, packing: str, eos_id: int, pad_id: int) -> Batch:
     """The batch of some rows.
 
     Args:
       rows: integers [B, L]; with packing ``prompts`` a token of the prompt is stored as -1 - id (`data.prompts`).
-      packing: ``concat``: attention crosses document ends and positions are 0..L-1. ``documents``: attention_mask
-        numbers the documents of a row 1, 2, ... (an end token belongs to the document it ends) and positions restart
-        at each; a document that a row's start cuts restarts there as well. ``prompts``: a row is a prompt and its
-        answer; the prompt is seen, but neither noised nor counted.
+      packing: ``concat``, ``wrapped``: attention crosses document ends, positions are 0..L-1. ``documents``:
+        attention_mask numbers the documents of a row 1, 2, ... (an end token belongs to the document it ends) and
+        positions restart at each; a document that a row's start cuts restarts there as well. ``prompts``: a row is a
+        prompt and its answer; the prompt is seen, but neither noised nor counted.
       eos_id: ends a document.
       pad_id: stands for nothing: not attended to, neither noised nor counted.
 

@@ -8,10 +8,11 @@ import json
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.config.data import is_images, parse_prepared, parse_warmup
+from mdlm_jax.config.data import is_images, parse_prepared, parse_warmup, row_tokens
 from mdlm_jax.data.cuts import Cut
+from mdlm_jax.data.detokenizers import detokenized
 from mdlm_jax.data.orders import InOrder, Mixed, Shuffled
-from mdlm_jax.data.packing import Batch, make_batch, split_rows, tokenize
+from mdlm_jax.data.packing import Batch, make_batch, pack, tokenize
 from mdlm_jax.data.sources import open_source
 from mdlm_jax.data.tokenizers import LanguageTokenizer, Tokenizer, make_tokenizer
 
@@ -153,19 +154,21 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
 
         return build_prompts(config, batch_size, tokenizer)
     source = open_source(config)
-    tokenizer = tokenizer or make_tokenizer(config.tokenizer, lambda: (d.text for d in source.documents("train")))
-    tokens = {split: tokenize(source.documents(split), tokenizer) for split in ("train", "valid")}
-    rows = {split: split_rows(tokens[split].ids, config.length) for split in tokens}
+    read = lambda split: detokenized(source.documents(split), config.detokenizer)  # noqa: E731
+    tokenizer = tokenizer or make_tokenizer(config.tokenizer, lambda: (d.text for d in read("train")))
+    tokens = {split: tokenize(read(split), tokenizer) for split in ("train", "valid")}
+    rows = {split: pack(tokens[split].ids, config.length, config.packing, tokenizer) for split in tokens}
     if len(rows["train"]) < batch_size or not len(rows["valid"]):
         raise too_small(config, batch_size, sum(tokens[split].bytes for split in tokens),
                         f"there are {len(rows['train'])} and {len(rows['valid'])}")
-    info = {split: _account(t.documents, t.bytes, len(t.ids), rows[split]) for split, t in tokens.items()}
+    each = row_tokens(config.length, config.packing)
+    info = {split: _account(t.documents, t.bytes, len(t.ids), len(rows[split]), each) for split, t in tokens.items()}
     return make_built(config, make_pipelines(rows, config, batch_size, tokenizer), tokenizer, info, len(source.skipped))
 
 
 def check_size(config: DataConfig, batch_size: int, size: int) -> None:
     """ConfigError where ``size`` bytes of text cannot even be one batch, at one token a byte."""
-    if size < batch_size * config.length:
+    if size < batch_size * row_tokens(config.length, config.packing):
         raise too_small(config, batch_size, size, "it is shorter even at one token a byte")
 
 
@@ -185,7 +188,7 @@ def _build_language(config: DataConfig, batch_size: int, tokenizer: Tokenizer | 
                           f"{type(tokenizer).__name__} of {tokenizer.vocab_size}; use the source it was made for")
     pipelines = make_pipelines(rows, config, batch_size, own, in_order=in_order(config))
     more = account(config)
-    info = {split: _account(len(rows[split]), 0, rows[split].size, rows[split]) | more[split] for split in rows}
+    info = {split: _account(len(r), 0, r.size, len(r), config.length) | more[split] for split, r in rows.items()}
     return make_built(config, pipelines, own, info, 0)
 
 
@@ -200,9 +203,9 @@ def make_pipelines(rows: dict, config: DataConfig, batch_size: int, tokenizer: T
             "valid": Pipeline(rows["valid"], **settings, labels=labels["valid"])}
 
 
-def _account(documents: int, size: int, tokens: int, rows: np.ndarray) -> dict:
+def _account(documents: int, size: int, tokens: int, rows: int, each: int) -> dict:
     return {"documents": documents, "bytes": size, "tokens": tokens, "bytes_per_token": size / tokens if size else None,
-            "rows": len(rows), "dropped_tokens": tokens - rows.size}
+            "rows": rows, "dropped_tokens": tokens - rows * each}
 
 
 def make_built(config: DataConfig, pipelines: dict, tokenizer: Tokenizer, info: dict, skipped: int) -> Built:

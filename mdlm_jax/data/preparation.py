@@ -17,10 +17,11 @@ PLAN = "plan.json"
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared. Fields as in ``DataConfig``; the rows serve either ``data.packing``.
+    """What is to be prepared. Fields as in ``DataConfig``.
 
     Attributes:
       sources: what ``data.source`` takes, text only.
+      packing: concat, which serves ``data.packing=documents`` as well, or wrapped.
       shards: of the training split; 0: as many as make about 256 MiB each.
     """
 
@@ -30,16 +31,24 @@ class Preparation:
     text_field: str = "text"
     data_dir: str = ""
     valid_fraction: float = 0.05
+    valid_last: int = 0
+    detokenizer: str = ""
+    packing: str = "concat"
     shards: int = 0
 
     def __post_init__(self):
-        DataConfig(tokenizer=self.tokenizer, length=self.length, valid_fraction=self.valid_fraction)
+        DataConfig(tokenizer=self.tokenizer, length=self.length, packing=self.packing, detokenizer=self.detokenizer,
+                   valid_fraction=self.valid_fraction, valid_last=self.valid_last)
+        if self.packing not in ("concat", "wrapped"):
+            raise ConfigError(f"data.packing={self.packing!r}: choose concat, whose rows serve for documents too, or "
+                              "wrapped")
         if self.shards < 0:
             raise ConfigError(f"--shards={self.shards}: must be positive, or left out")
 
     def open(self) -> Several:
         """The sources, opened. Raises what ``open_sources`` raises."""
-        return open_sources(self.sources, self.length, self.text_field, self.data_dir, self.valid_fraction)
+        return open_sources(self.sources, self.length, self.text_field, self.data_dir, self.valid_fraction,
+                            self.valid_last)
 
 
 def describe(preparation: Preparation, sources: Several) -> dict:
@@ -90,9 +99,10 @@ def claim(out: Path, described: dict) -> Path:
 
 def _compare(out: Path, old: dict, new: dict) -> None:
     for name, value in new["settings"].items():
-        if old["settings"].get(name) != value:
-            raise ConfigError(f"--out={out}: holds rows prepared with {name}={old['settings'].get(name)!r}, and now it "
-                              f"is {value!r}; give that, delete the folder, or choose another")
+        before = manifests.setting(old, name)
+        if before != value:
+            raise ConfigError(f"--out={out}: holds rows prepared with {name}={before!r}, and now it is {value!r}; give "
+                              "that, delete the folder, or choose another")
     for before, now in zip(old["sources"], new["sources"], strict=True):
         if before != now:
             raise ConfigError(f"--out={out}: holds rows of {now['source']!r} as it was before it changed; delete "

@@ -17,14 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.config.data import row_tokens
 from mdlm_jax.data import manifest as manifests
 from mdlm_jax.data import pieces, processes
+from mdlm_jax.data.detokenizers import detokenized
 from mdlm_jax.data.files import appearing, sha256_of, write_whole
 from mdlm_jax.data.manifest import SPLITS, TOKENIZER, UNFINISHED
-from mdlm_jax.data.packing import encode, split_rows
+from mdlm_jax.data.packing import encode, pack
 from mdlm_jax.data.preparation import Preparation, claim, describe, finished
 from mdlm_jax.data.several import Several
-from mdlm_jax.data.sources import Source, place
+from mdlm_jax.data.sources import Source
+from mdlm_jax.data.splits import HeldOut
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 
 SHARD_BYTES = 256 << 20  # of rows, before compression
@@ -39,17 +42,19 @@ class Work:
 
     Attributes:
       folder: the one for what is unfinished.
-      sources, limit: the sources; the place below which a document is held out.
+      sources, held: the sources; which documents of each are held out.
       cuts: (source, piece) of every piece.
-      length: tokens a row.
+      length, packing, detokenizer: as in ``DataConfig``.
       counts: tokens of every piece by split, once the first pass is over.
     """
 
     folder: Path
     sources: tuple[Source, ...]
-    limit: float
+    held: tuple[HeldOut, ...]
     cuts: tuple[tuple[int, pieces.Piece], ...]
     length: int
+    packing: str = "concat"
+    detokenizer: str = ""
     counts: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -59,6 +64,11 @@ class Work:
     @property
     def dtype(self) -> np.dtype:
         return np.dtype("<u2" if self.tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+    @property
+    def stream_length(self) -> int:
+        """Tokens of the joined stream in a row."""
+        return row_tokens(self.length, self.packing)
 
     def ids(self, number: int, split: str) -> Path:
         return self.folder / f"{number:06d}.{split}"
@@ -105,7 +115,8 @@ def _prepare(preparation, out: Path, workers: int, library: str, report: Report,
     report("reading the sources", 0, 1)
     cuts = survey(sources, workers)
     _settle_tokenizer(preparation, out, folder, sources)
-    work = Work(folder, sources.parts, sources.limit, cuts, preparation.length)
+    work = Work(folder, sources.parts, sources.held_of_parts, cuts, preparation.length, preparation.packing,
+                preparation.detokenizer)
     names = [f"{number:06d}" for number in range(len(cuts))]
     notes = _pass(_tokens_of_piece, work, range(len(cuts)), names, workers, report, "tokens")
     work = dataclasses.replace(work, counts={split: tuple(n[split]["tokens"] for n in notes) for split in SPLITS})
@@ -145,7 +156,8 @@ def _cut(parts: tuple[Source, ...], number: int) -> tuple[int, list[pieces.Piece
 def _settle_tokenizer(preparation: Preparation, out: Path, folder: Path, sources: Several) -> None:
     path = out / TOKENIZER
     if not path.exists():
-        tokenizer = make_tokenizer(preparation.tokenizer, lambda: (d.text for d in sources.documents("train")))
+        texts = lambda: (d.text for d in detokenized(sources.documents("train"), preparation.detokenizer))  # noqa: E731
+        tokenizer = make_tokenizer(preparation.tokenizer, texts)
         with appearing(path, folder) as temporary:
             tokenizer.save(temporary)
 
@@ -161,8 +173,9 @@ def _tokens_of_piece(work: Work, number: int) -> None:
             appearing(work.ids(number, "valid"), work.folder) as valid, \
             open(train, "wb") as train_file, open(valid, "wb") as valid_file:
         files = {"train": train_file, "valid": valid_file}
-        for document, ids in encode((d for d in pieces.read(source, piece) if d.text), work.tokenizer):
-            split = piece.split or ("valid" if place(document.name) < work.limit else "train")
+        documents = detokenized((d for d in pieces.read(source, piece) if d.text), work.detokenizer)
+        for document, ids in encode(documents, work.tokenizer):
+            split = piece.split or ("valid" if work.held[index](document.name) else "train")
             files[split].write(ids.astype(work.dtype).tobytes() + end)
             note[split]["documents"] += 1
             note[split]["bytes"] += len(document.text.encode())
@@ -179,7 +192,7 @@ def plan_shards(work: Work, wanted: int) -> list[tuple[str, str, int, int]]:
     Raises:
       ConfigError: more shards than training rows.
     """
-    rows = {split: sum(work.counts[split]) // work.length for split in SPLITS}
+    rows = {split: sum(work.counts[split]) // work.stream_length for split in SPLITS}
     if wanted > rows["train"]:
         raise ConfigError(f"--shards={wanted}: there are only {rows['train']} training rows; lower it")
     each = max(1, SHARD_BYTES // (work.length * work.dtype.itemsize))
@@ -196,7 +209,7 @@ def _check_enough(preparation: Preparation, notes: list[dict], shards: list[tupl
             documents, tokens = (sum(note[split][name] for note in notes) for name in ("documents", "tokens"))
             raise ConfigError(f"--source={','.join(preparation.sources)}: its {split} split has {documents} documents "
                               f"of {tokens} tokens, which do not fill a row of --length={preparation.length}; give "
-                              "more text, lower --length or change --valid_fraction")
+                              "more text, lower --length or hold out more or fewer documents")
 
 
 def _rows_of_shard(work: Work, shard: tuple[str, str, int, int]) -> None:
@@ -207,11 +220,11 @@ def _rows_of_shard(work: Work, shard: tuple[str, str, int, int]) -> None:
     path = work.folder.parent / name
     with appearing(path, work.folder) as temporary:
         writer = ArrayRecordWriter(str(temporary), _OPTIONS)
-        rest = np.empty(0, work.dtype)
-        for ids in _stream(work, split, first * work.length, last * work.length):
+        rest, each = np.empty(0, work.dtype), work.stream_length
+        for ids in _stream(work, split, first * each, last * each):
             joined = np.concatenate([rest, ids])
-            rows = split_rows(joined, work.length)
-            rest = joined[rows.size :]
+            rows = pack(joined, work.length, work.packing, work.tokenizer)
+            rest = joined[len(rows) * each :]
             for row in rows:
                 writer.write(row.tobytes())
         writer.close()
@@ -238,7 +251,8 @@ def _manifest(preparation: Preparation, work: Work, library: str, described: dic
         total = {name: sum(note[split][name] for note in notes) for name in ("documents", "bytes", "tokens")}
         shards = [{name: d[name] for name in ("name", "rows", "bytes", "sha256")} for d in done if d["split"] == split]
         rows = sum(shard["rows"] for shard in shards)
-        splits[split] = total | {"rows": rows, "dropped_tokens": total["tokens"] - rows * work.length, "shards": shards}
+        dropped = total["tokens"] - rows * work.stream_length
+        splits[split] = total | {"rows": rows, "dropped_tokens": dropped, "shards": shards}
     ids = {name: getattr(tokenizer, name) for name in ("vocab_size", "mask_id", "eos_id", "pad_id", "lossless")}
     return {
         "library": library,

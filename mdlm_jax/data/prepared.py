@@ -115,6 +115,7 @@ def read_manifests(config: DataConfig) -> list[tuple[float, Path, dict]]:
         folder = Path(name).expanduser()
         manifest = manifests.read(folder)
         manifests.check_length(config, folder, manifest)
+        manifests.check_settings(config, folder, manifest)
         if not found:
             manifests.check_tokenizer(config, folder, manifest)
         elif manifest["tokenizer"]["sha256"] != found[0][2]["tokenizer"]["sha256"]:

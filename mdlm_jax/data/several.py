@@ -1,11 +1,13 @@
 """Several sources as one: their documents one source after the other."""
 
+import functools
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.sources import Document, Source, Split, open_source
+from mdlm_jax.data.sources import Document, Source, open_source
+from mdlm_jax.data.splits import HeldOut, Split
 
 _FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -25,16 +27,30 @@ class Several(Source):
             self.skipped |= part.skipped
 
     def documents(self, split: str) -> Iterator[Document]:
-        if self.hashed:
+        if self.split.last:
+            yield from self._documents_by_number(split)
+        elif self.hashed:
             yield from super().documents(split)
         for part in self.parts:
             if part not in self.hashed:
                 yield from part.documents(split)
 
-    @property
-    def limit(self) -> float:
-        """The place below which a document is held out."""
-        return self._limit if self.hashed else 0.0
+    def _documents_by_number(self, split: str) -> Iterator[Document]:
+        for part, held in zip(self.parts, self.held_of_parts, strict=True):
+            if part in self.hashed:
+                yield from (d for d in part.read(lambda name, held=held: held(name) == (split == "valid")) if d.text)
+
+    @functools.cached_property
+    def held_of_parts(self) -> tuple[HeldOut, ...]:
+        """Which documents of each part are held out; of a part with splits of its own, none by name."""
+        if not self.split.last:
+            by_hash = HeldOut(limit=self._limit if self.hashed else 0.0)
+            return tuple(by_hash if part in self.hashed else HeldOut() for part in self.parts)
+        left, found = self.split.last, {}
+        for part in reversed(self.hashed):
+            found[part] = part.last_names(left) if left else frozenset()
+            left -= len(found[part])
+        return tuple(HeldOut(names=found.get(part, frozenset())) for part in self.parts)
 
 
 def _has_own_splits(source: Source) -> bool:
@@ -67,7 +83,8 @@ def names_of(spec: str) -> list[str]:
     return names
 
 
-def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: str, valid_fraction: float) -> Several:
+def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: str, valid_fraction: float,
+                 valid_last: int = 0) -> Several:
     """Opens them all; ``text_field`` and ``data_dir`` go to those that read them.
 
     Raises:
@@ -84,7 +101,7 @@ def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: s
         if name.partition(":")[0] in ("language", "prepared", "mixture"):
             raise ConfigError(f"--source={name}: holds no text to prepare; name a file, a folder, stdlib or tfds:NAME")
         parts.append(open_source(DataConfig(
-            source=name, length=length, valid_fraction=valid_fraction,
+            source=name, length=length, valid_fraction=valid_fraction, valid_last=valid_last,
             text_field=text_field if fields[name] else defaults.text_field,
             data_dir=data_dir if name.startswith("tfds:") else "")))
     return Several(",".join(names), parts[0].split, parts)

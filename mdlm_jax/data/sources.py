@@ -3,13 +3,14 @@
 ``open_source`` returns a ``Source``; its documents are read as they are iterated, so a pass costs one reading and no
 memory. A document is held out by a hash of its name, so the split neither moves with the order nor with the seed, nor
 when documents are added. Only where that would hold out next to nothing are more held out, by their hashes (``Split``).
+With ``valid_last`` the last so many are, however they are called.
 """
 
 import abc
+import collections
 import dataclasses
 import functools
 import gzip
-import hashlib
 import json
 import os
 import sys
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import TextIO
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.splits import HeldOut, Split, place
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK, _BLOCKS = 16 * 1024, 512, 32  # a text file is cut into documents of about this size
-_HELD_OUT_BYTES = 8  # for each token of a row: more than a token of ours stands for on average
 _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__",
                 "encodings", "pydoc_data"}  # the last two are generated tables and one 750 kB file of help text
 
@@ -33,41 +34,6 @@ class Document:
     name: str
     text: str
     prompt: str = ""
-
-
-def place(name: str) -> int:
-    """Where a document stands between 0 and 2^64: the first 64 bits of sha256(name)."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Which documents are held out: those whose place, as a fraction of 2^64, lies below ``valid_fraction``.
-
-    Where these are less than ``least_bytes``, and less than a fifth of the text, so are the documents that stand next,
-    until they are not; one document is always left to train on.
-    """
-
-    valid_fraction: float
-    least_bytes: int = 0
-
-    @classmethod
-    def of(cls, config: DataConfig) -> "Split":
-        return cls(config.valid_fraction, _HELD_OUT_BYTES * config.length)
-
-    @property
-    def usual_limit(self) -> float:
-        return self.valid_fraction * 2.0**64
-
-    def limit(self, sizes: dict[str, int]) -> float:
-        """Below which place a document is held out, given the bytes of all documents of a small source."""
-        target = min(self.least_bytes, sum(sizes.values()) // 5)
-        limit, taken = self.usual_limit, 0
-        for name in sorted(sizes, key=place)[:-1]:
-            if place(name) >= self.usual_limit and taken >= target:
-                break
-            limit, taken = max(limit, place(name) + 1), taken + sizes[name]
-        return limit
 
 
 class Source(abc.ABC):
@@ -93,12 +59,12 @@ class Source(abc.ABC):
           ConfigError: at the end of a pass that met none.
         """
         side = {"train": False, "valid": True}[split]
-        limit, seen, found = self._limit, 0, 0
+        held, seen, found = self.held, 0, 0
 
         def wanted(name: str) -> bool:
             nonlocal seen
             seen += 1
-            return (place(name) < limit) == side
+            return held(name) == side
 
         for document in self.read(wanted):
             if document.text:
@@ -106,6 +72,22 @@ class Source(abc.ABC):
                 yield document
         if not found:
             raise ConfigError(self._empty(split, seen))
+
+    @functools.cached_property
+    def held(self) -> HeldOut:
+        """Which documents are held out, by their names."""
+        return HeldOut(names=self.last_names(self.split.last)) if self.split.last else HeldOut(limit=self._limit)
+
+    def last_names(self, count: int) -> frozenset[str]:
+        """The names of the last ``count`` documents, or of all; costs a pass that decodes no text."""
+        names = collections.deque(maxlen=count)
+
+        def noted(name: str) -> bool:
+            names.append(name)
+            return False
+
+        collections.deque(self.read(noted), maxlen=0)
+        return frozenset(names)
 
     @functools.cached_property
     def _limit(self) -> float:
@@ -120,9 +102,10 @@ class Source(abc.ABC):
 
     def _empty(self, split: str, seen: int) -> str:
         verb = "raise" if split == "valid" else "lower"
+        how = f"last={self.split.last}" if self.split.last else f"fraction={self.split.valid_fraction}"
         skipped = f", {len(self.skipped)} of them skipped because they are not UTF-8" if self.skipped else ""
         return (f"data.source={self.label!r}: its {split} split holds no text ({seen} documents in all{skipped}); "
-                f"{verb} data.valid_fraction={self.split.valid_fraction}, or give more documents: files of a folder, "
+                f"{verb} data.valid_{how}, or give more documents: files of a folder, "
                 f"lines of a .jsonl, or more text in one file, which is cut every {_SMALLEST_BLOCK} characters or more")
 
 

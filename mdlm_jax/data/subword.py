@@ -16,6 +16,7 @@ TRAINING_BYTES = 1 << 26  # how much text the merges are counted on: the first 6
 _MASK_NAMES = (MASK, "<|mdm_mask|>", "[MASK]", "<mask>")
 _EOS_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _PAD_NAMES = (PAD, "<pad>", "[PAD]", "<|padding|>")
+_BOS_NAMES = ("<|startoftext|>", "<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "[CLS]")
 _BEFORE = ("\n", "0", ".")  # what a text may stand behind; the first that it does not merge with is taken
 _CONTEXT = 8  # tokens that are decoded before others, so that these do not begin a text
 
@@ -25,7 +26,10 @@ class SubwordTokenizer(Tokenizer):
 
     They are found by name, the first that exists of: ``<|mask|>``, ``<|mdm_mask|>``, ``[MASK]``, ``<mask>``;
     ``<|endoftext|>``, ``<|end_of_text|>``, ``</s>``, ``<eos>``, ``[EOS]``, ``[SEP]``; ``<|pad|>``, ``<pad>``,
-    ``[PAD]``, ``<|padding|>``. Where none exists, the first name of its list is added with a new id after the last.
+    ``[PAD]``, ``<|padding|>``. Where none exists, the first name of its list is added with a new id after the last;
+    for padding none is, and the mask's id serves (GPT-2: mask 50257 of 50258 ids, as in SEDD and MDLM). What begins a
+    text is a special token ``<|startoftext|>``, ``<|begin_of_text|>``, ``<s>``, ``<bos>``, ``[BOS]`` or ``[CLS]``, and
+    without one the end of a document.
 
     No special token is ever added to a text or recognised in one; truncation, padding and BPE dropout are switched off.
     ``lossless`` holds for plain byte-level tokenizers (bpe:N, GPT-2, Llama 3). Others change the text (normalisation,
@@ -39,7 +43,8 @@ class SubwordTokenizer(Tokenizer):
         if getattr(self._hf.model, "dropout", None) is not None:
             self._hf.model.dropout = None
         self._hf.encode_special_tokens = True  # special names inside a text are text
-        mask_id, eos_id, pad_id = (self._special_id(names) for names in (_MASK_NAMES, _EOS_NAMES, _PAD_NAMES))
+        mask_id, eos_id = self._special_id(_MASK_NAMES), self._special_id(_EOS_NAMES)
+        pad_id = self._special_id(_PAD_NAMES) if self._first(_PAD_NAMES) else mask_id
         spec = json.loads(self._hf.to_str())
         byte_level = '"ByteLevel"' in json.dumps(spec["decoder"])
         special = {t["id"]: t["content"] for t in spec["added_tokens"] if t["special"]}
@@ -49,7 +54,9 @@ class SubwordTokenizer(Tokenizer):
         for token, i in vocab.items():
             if i not in special:
                 pieces[i] = plain.get(i) or (_byte_level_piece(token) if byte_level else _other_piece(token))
-        super().__init__(pieces, special, mask_id, eos_id, pad_id)
+        begins = {name: i for i, name in special.items()}
+        bos_id = next((begins[name] for name in _BOS_NAMES if name in begins), None)
+        super().__init__(pieces, special, mask_id, eos_id, pad_id, bos_id)
         self.lossless = _is_lossless(spec)
         self._byte_level = byte_level
 
@@ -62,8 +69,11 @@ class SubwordTokenizer(Tokenizer):
             raise ConfigError(f"tokenizer {label!r}: cannot be read ({error}); choose another one") from error
         return cls(tokenizer)
 
+    def _first(self, names: tuple[str, ...]) -> str | None:
+        return next((name for name in names if self._hf.token_to_id(name) is not None), None)
+
     def _special_id(self, names: tuple[str, ...]) -> int:
-        name = next((name for name in names if self._hf.token_to_id(name) is not None), names[0])
+        name = self._first(names) or names[0]
         before = self._hf.get_vocab(with_added_tokens=True)
         self._hf.add_special_tokens([hf.AddedToken(name, normalized=False, special=True)])
         i = self._hf.token_to_id(name)
@@ -133,6 +143,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
     if tokenizer.get_vocab_size() == 256:
         raise ConfigError(f"data.tokenizer='bpe:{vocab_size}': the training text has no pair of bytes to merge; use "
                           "data.tokenizer=byte, or give more text")
+    tokenizer.add_special_tokens([hf.AddedToken(name, normalized=False, special=True) for name in (MASK, EOS, PAD)])
     return SubwordTokenizer(tokenizer)
 
 

@@ -16,7 +16,7 @@ class TfdsSource(Source):
     """A dataset in array_record (or parquet) format; a document is one example, named by split and index.
 
     Its own split ``validation``, ``valid`` or ``test`` is held out where it has one, and ``valid_fraction`` is then not
-    used; a dataset with ``train`` alone is split by the hash of the name.
+    used (``valid_last`` refused); a dataset with ``train`` alone is split as any other source.
     """
 
     def __init__(self, label: str, split: Split, data_dir: str, text_field: str):
@@ -33,6 +33,9 @@ class TfdsSource(Source):
         if "train" not in splits:
             raise ConfigError(f"data.source={label!r}: has no train split, only {', '.join(splits)}; choose another")
         self._own_valid = next((split for split in _VALID_SPLITS if split in splits), None)
+        if split.last and self._own_valid:
+            raise ConfigError(f"data.valid_last={split.last}: {label} has a split {self._own_valid!r} of its own, "
+                              "which is held out; leave it out")
         used = ["train"] if self._own_valid is None else ["train", self._own_valid]
         try:
             self._data = {split: builder.as_data_source(split) for split in used}

@@ -13,6 +13,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.detokenizers import detokenized
 from mdlm_jax.data.sources import Source, open_source
 
 
@@ -35,12 +36,13 @@ class PlainText(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
-        source = open_source(self.builder_config.data)
-        return {"train": self._generate_examples(source, "train"),
-                "validation": self._generate_examples(source, "valid")}
+        data = self.builder_config.data
+        source = open_source(data)
+        return {"train": self._generate_examples(source, "train", data.detokenizer),
+                "validation": self._generate_examples(source, "valid", data.detokenizer)}
 
-    def _generate_examples(self, source: Source, split: str) -> Iterator[tuple[str, dict[str, str]]]:
-        for document in source.documents(split):
+    def _generate_examples(self, source: Source, split: str, rules: str) -> Iterator[tuple[str, dict[str, str]]]:
+        for document in detokenized(source.documents(split), rules):
             yield document.name, {"name": document.name, "text": document.text}
 
 
@@ -51,7 +53,7 @@ def prepare(source: str, data_dir: str | Path, config_name: str = "text", **fiel
       source: as in ``DataConfig.source``, text only.
       data_dir: where tfds keeps datasets.
       config_name: tells several texts in one ``data_dir`` apart.
-      **fields: further fields of ``DataConfig``: ``valid_fraction``, ``text_field``.
+      **fields: further fields of ``DataConfig``: ``valid_fraction``, ``text_field``, ``detokenizer``.
 
     Raises:
       ConfigError: the source does not exist, one of its splits is empty, or the dataset is there already.

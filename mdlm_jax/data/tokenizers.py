@@ -1,7 +1,8 @@
-"""Text to token ids and back: bytes, byte-pair encoding, a given ``tokenizer.json``, or the bare ids of a language.
+"""Text to token ids and back: bytes, text8's characters, byte-pair encoding, a given ``tokenizer.json``, or the bare
+ids of a language.
 
-Every tokenizer knows three special ids, which stand for no text: ``mask_id``, ``eos_id`` (end of a document) and
-``pad_id``; codes of images have no end and no padding, and the last two are None. Text never produces them: a literal
+Every tokenizer knows its special ids, which stand for no text: ``mask_id``, ``eos_id`` (end of a document), ``pad_id``
+and ``bos_id``. Codes of images have the mask alone, and None for the others. Text never produces them: a literal
 ``<|mask|>`` in a document is encoded like any other characters.
 """
 
@@ -25,7 +26,9 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       vocab_size: number of ids, the special ones included.
-      mask_id, eos_id, pad_id: three different ids; None for what there is not.
+      mask_id, eos_id: two different ids.
+      pad_id: another, or ``mask_id`` itself in a vocabulary without padding: clean rows hold no mask.
+      bos_id: what a wrapped row begins with; ``eos_id`` in a vocabulary without one.
       lossless: whether decode(encode(text)) == text for every text, which makes ``token_bytes`` exact:
         token_bytes(encode(text)).sum() == len(text.encode()). Only then are bits per byte a true figure.
       separator: what stands between two tokens where they are shown.
@@ -35,9 +38,10 @@ class Tokenizer(abc.ABC):
     separator = ""
 
     def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int | None,
-                 pad_id: int | None):
+                 pad_id: int | None, bos_id: int | None = None):
         """``pieces``: the UTF-8 bytes of each id, b"" for special ones. ``special``: the names of those."""
         self.vocab_size, self.mask_id, self.eos_id, self.pad_id = len(pieces), mask_id, eos_id, pad_id
+        self.bos_id = eos_id if bos_id is None else bos_id
         self._pieces, self._special = list(pieces), dict(special)
         self._num_bytes = np.array([len(piece) for piece in self._pieces], np.int32)
 
@@ -122,6 +126,34 @@ class ByteTokenizer(Tokenizer):
         Path(path).write_text(json.dumps({_KIND: "byte"}))
 
 
+class Text8Tokenizer(Tokenizer):
+    """[CLS], [SEP], [BOS], [EOS], [MASK], [PAD], [RESERVED], [UNK] as ids 0..7, then a..z and the space: 35 ids.
+
+    The ids are MDLM's (arXiv 2406.07524). It makes capitals small and everything else [UNK]; here a character that
+    text8 does not have is refused, so that decode(encode(text)) == text and bits per character stay true.
+    """
+
+    _ALPHABET = "abcdefghijklmnopqrstuvwxyz "
+    _SPECIAL = ("[CLS]", "[SEP]", "[BOS]", "[EOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]")
+
+    def __init__(self):
+        pieces = [b""] * len(self._SPECIAL) + [c.encode() for c in self._ALPHABET]
+        super().__init__(pieces, dict(enumerate(self._SPECIAL)), mask_id=4, eos_id=3, pad_id=5, bos_id=2)
+        self._id_of_byte = np.full(256, -1, np.int32)
+        self._id_of_byte[[ord(c) for c in self._ALPHABET]] = np.arange(len(self._SPECIAL), self.vocab_size)
+
+    def encode(self, text):
+        ids = self._id_of_byte[np.frombuffer(text.encode(), np.uint8)]
+        if (ids < 0).any():
+            odd = next(c for c in text if c not in self._ALPHABET)
+            raise ConfigError(f"data.tokenizer='text8': knows a to z and the space, and a text holds {odd!r}; clean "
+                              "the text as text8 is, or choose another tokenizer")
+        return ids
+
+    def save(self, path):
+        Path(path).write_text(json.dumps({_KIND: "text8"}))
+
+
 class LanguageTokenizer(Tokenizer):
     """The ids of an oracle language, written as numbers ("3 1 4"), then mask, end of document and padding.
 
@@ -177,7 +209,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     path = Path(path).expanduser() if isinstance(path, str) else path
     if not path.is_file():
-        hint = "name the tokenizer.json in it" if path.is_dir() else "choose byte, bpe:VOCAB_SIZE or a tokenizer.json"
+        others = "choose byte, text8, bpe:VOCAB_SIZE or a tokenizer.json"
+        hint = "name the tokenizer.json in it" if path.is_dir() else others
         raise ConfigError(f"tokenizer {str(path)!r}: is not a file; {hint}")
     try:
         text = path.read_text(encoding="utf-8")
@@ -191,6 +224,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             return SubwordTokenizer.from_json(text, str(path))
         case {"mdlm_jax_tokenizer": "byte"}:
             return ByteTokenizer()
+        case {"mdlm_jax_tokenizer": "text8"}:
+            return Text8Tokenizer()
         case {"mdlm_jax_tokenizer": "language", "size": int(size)} if size > 0:
             return LanguageTokenizer(size)
         case {"mdlm_jax_tokenizer": "codes", "size": int(size)} if size > 0:
@@ -199,14 +234,22 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
                       "choose another file")
 
 
+_BUILT_IN = {"byte": ByteTokenizer, "text8": Text8Tokenizer}
+
+
+def is_file(spec: str) -> bool:
+    """Whether ``data.tokenizer`` names a file, neither built in nor trained on the text."""
+    return spec not in _BUILT_IN and not spec.startswith("bpe:")
+
+
 def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer that ``data.tokenizer`` names; ``texts`` gives the training split, read only to train one.
 
     Raises:
       ConfigError: there is no such file, or the text is too small for that vocabulary.
     """
-    if spec == "byte":
-        return ByteTokenizer()
+    if spec in _BUILT_IN:
+        return _BUILT_IN[spec]()
     if spec.startswith("bpe:"):
         from mdlm_jax.data.subword import train_bpe
 

@@ -131,6 +131,12 @@ def check(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def decoder_class(name: str) -> type:
+    """The class behind a name that `require` knows."""
+    module, cls, _ = DECODERS[name]
+    return getattr(importlib.import_module(f"{__package__}.{module}"), cls)
+
+
 def make(name: str, *, process, numbers: dict[str, Any]):
     """The decoder ``name`` for a model's noise, with the numbers given and the others as they are.
 
@@ -140,8 +146,7 @@ def make(name: str, *, process, numbers: dict[str, Any]):
       ValueError: as `check`, or a value that the decoder refuses.
     """
     numbers = check(name, numbers)
-    module, cls, preset = DECODERS[name]
-    cls = getattr(importlib.import_module(f"{__package__}.{module}"), cls)
+    cls, preset = decoder_class(name), DECODERS[name][2]
     fields = {field.name for field in dataclasses.fields(cls)}
     given = {"process": process, "mask_id": process.mask_id}
     return cls(**{key: value for key, value in given.items() if key in fields}, **(preset | numbers))

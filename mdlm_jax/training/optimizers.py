@@ -34,7 +34,8 @@ def optimizer(train: TrainConfig) -> optax.GradientTransformation:
             adam_weight_decay=decay, muon_weight_dimension_numbers=_matrix_axes, consistent_rms=_MUON_RMS,
         )
     else:
-        rule = optax.adamw(rate, b1=train.b1, b2=train.b2, weight_decay=decay, mask=decay_mask)
+        rule = optax.adamw(
+            rate, b1=train.b1, b2=train.b2, eps=train.adam_eps, weight_decay=decay, mask=decay_mask)
     chain = optax.chain(optax.clip_by_global_norm(train.clip_norm), rule)
     if not train.freeze:
         return chain

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data import subword
+from mdlm_jax.data.packing import pack
 from mdlm_jax.data.tokenizers import load_tokenizer, make_tokenizer
 
 TEXTS = ["the cat sat on the mat, the cat sat on the hat\n" * 3, "def f(x):\n    return x + 1\n" * 4,
@@ -133,9 +134,53 @@ def test_given_file_has_its_specials_found_by_name(names, found, tmp_path):
 
 def test_given_file_without_specials_gets_new_ids_at_the_end(tmp_path):
     tokenizer = load_tokenizer(byte_level_file(tmp_path, special=["</s>"]))
-    assert (tokenizer.eos_id, tokenizer.mask_id, tokenizer.pad_id, tokenizer.vocab_size) == (0, 300, 301, 302)
+    assert (tokenizer.eos_id, tokenizer.mask_id, tokenizer.pad_id, tokenizer.vocab_size) == (0, 300, 300, 301)
     tokenizer.save(tmp_path / "saved.json")
     assert load_tokenizer(tmp_path / "saved.json").mask_id == 300
+
+
+def test_gpt2_has_one_id_more_the_mask_which_is_padding_too_and_begins_with_its_end(tmp_path):
+    """GPT-2's file: byte-level BPE, one special token, the last id."""
+    spec = json.loads(byte_level_file(tmp_path).read_text())
+    size = len(spec["model"]["vocab"])
+    token = {"id": size, "content": "<|endoftext|>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": True, "special": True}
+    (tmp_path / "gpt2.json").write_text(json.dumps(spec | {"added_tokens": [token]}))
+    tokenizer = load_tokenizer(tmp_path / "gpt2.json")
+    ids = (tokenizer.vocab_size, tokenizer.mask_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    assert ids == (size + 2, size + 1, size, size, size + 1)  # of GPT-2's 50257: 50258 ids, mask 50257, ends 50256
+    assert tokenizer.lossless and tokenizer.token_bytes([size, size + 1]).tolist() == [0, 0]
+    assert tokenizer.token_text(size + 1) == "<|mask|>"
+    assert size not in tokenizer.encode("the <|endoftext|>")
+
+
+def bert_file(path):
+    """A stand-in for bert-base-uncased: its special ids, its steps, few words."""
+    special = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
+    unused = {f"[unused{i}]": i for i in range(1, 100)}
+    words = ["the", "cat", "sat", "##s", "on", "mat", ",", ".", *"abcdefghijklmnopqrstuvwxyz"]
+    vocab = special | unused | {word: 104 + i for i, word in enumerate(words)}
+    tokenizer = hf.Tokenizer(hf.models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = hf.normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = hf.decoders.WordPiece()
+    tokenizer.post_processor = hf.processors.BertProcessing(("[SEP]", 102), ("[CLS]", 101))
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.save(str(path))
+    return len(vocab)
+
+
+def test_bert_brings_all_its_special_tokens(tmp_path):
+    size = bert_file(tmp_path / "bert.json")
+    tokenizer = load_tokenizer(tmp_path / "bert.json")
+    ids = (tokenizer.vocab_size, tokenizer.mask_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    assert ids == (size, 103, 101, 102, 0)
+    assert not tokenizer.lossless
+    encoded = tokenizer.encode("The cats sat on the mat.")
+    assert not np.isin(encoded, [0, 100, 101, 102, 103]).any()  # the post-processor's [CLS] and [SEP] stay away
+    assert tokenizer.decode(encoded) == "the cats sat on the mat."
+    rows = pack(np.concatenate([encoded, [tokenizer.eos_id]] * 5), 8, "wrapped", tokenizer)
+    assert (rows[:, 0] == 101).all() and (rows[:, -1] == 102).all() and rows.shape == (7, 8)
 
 
 def test_given_file_with_gaps_in_its_ids_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer, load_tokenizer, make_tokenizer
+from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer, Text8Tokenizer, load_tokenizer, make_tokenizer
 
 
 @given(st.text())
@@ -84,7 +84,23 @@ def test_language_text_that_names_no_token(text, message):
         LanguageTokenizer(5).encode(text)
 
 
-@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), LanguageTokenizer(5)])
+def test_text8_has_35_ids():
+    tokenizer = make_tokenizer("text8", lambda: pytest.fail("the text is not needed"))
+    ids = (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id, tokenizer.pad_id)
+    assert ids == (35, 2, 3, 4, 5) and tokenizer.lossless
+    assert tokenizer.encode("az b").tolist() == [8, 33, 34, 9]
+    assert tokenizer.decode([2, 8, 33, 4, 34, 9, 3]) == "az b" and tokenizer.token_text(4) == "[MASK]"
+    assert tokenizer.token_bytes(np.arange(35)).tolist() == [0] * 8 + [1] * 27
+    assert tokenizer.encode_special("a[MASK]b").tolist() == [8, 4, 9] and tokenizer.encode("").shape == (0,)
+
+
+@pytest.mark.parametrize("text", ["A", "a.b", "one\ntwo", "caf\u00e9", "[MASK]"])
+def test_text8_refuses_other_characters(text):
+    with pytest.raises(ConfigError, match="data.tokenizer='text8': knows a to z and the space"):
+        make_tokenizer("text8", lambda: ()).encode(text)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), Text8Tokenizer(), LanguageTokenizer(5)])
 def test_saved_and_loaded(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
@@ -112,7 +128,7 @@ def test_binary_file_is_no_tokenizer(tmp_path):
 
 
 def test_missing_tokenizer_file(tmp_path):
-    with pytest.raises(ConfigError, match="'btye': is not a file; choose byte, bpe:VOCAB_SIZE"):
+    with pytest.raises(ConfigError, match="'btye': is not a file; choose byte, text8, bpe:VOCAB_SIZE"):
         make_tokenizer("btye", lambda: pytest.fail("the text is not needed"))
     with pytest.raises(ConfigError, match="name the tokenizer.json in it"):
         load_tokenizer(tmp_path)

@@ -48,7 +48,8 @@ def test_dry_run_prints_what_would_run(tmp_path):
         cwd=tmp_path,
     )
     assert result.status == 0 and snapshot(tmp_path) == {}
-    assert re.fullmatch(r"all right: at most [23],\d{3},\d{3} parameters, 1,433,600 tokens in 700 steps", result.err)
+    assert re.fullmatch(r"all right: at most [23],\d{3},\d{3} parameters, 1,433,600 tokens in 700 steps, "
+                        r"at most \d\.\d\de\+13 FLOPs", result.err)
     printed = json.loads(result.out)
     assert printed["train"]["steps"] == 700 and printed["process"]["mixing"] == 0.1
     assert {name: set(section) for name, section in printed.items()} == {

@@ -1,10 +1,11 @@
 """Every optimiser on a mesh: what trains, what does not, and a state saved in the background while the run goes on."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.config import TrainConfig
+from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.core.process import Process
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
@@ -23,9 +24,29 @@ def paths(tree) -> dict:
             for path, leaf in jax.tree.leaves_with_path(jax.device_get(tree))}
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-4])
+def test_adam_eps_is_what_small_gradients_meet(eps):
+    """One step of Adam on a gradient g: g / (|g| + eps) times the rate, whatever the moments' decays."""
+    train = TrainConfig(steps=2, warmup_steps=0, lr_schedule="constant", learning_rate=0.5, adam_eps=eps)
+    rule, grads = optimizers.optimizer(train), {"w": jnp.asarray([1e-6, -1e-8, 3e-4])}
+    weights = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = rule.update(grads, rule.init(weights), weights)
+    g = np.asarray(grads["w"])
+    np.testing.assert_allclose(updates["w"], -0.5 * g / (np.abs(g) + eps), rtol=1e-4)
+
+
+def test_adam_eps_is_refused_where_nothing_reads_it():
+    with pytest.raises(ConfigError, match="train.adam_eps=1e-09: is not read by train.optimizer=lion"):
+        TrainConfig(optimizer="lion", adam_eps=1e-9)
+    with pytest.raises(ConfigError, match="train.adam_eps=0.0: must be positive"):
+        TrainConfig(adam_eps=0.0)
+
+
 @pytest.mark.parametrize("settings", [
-    {"optimizer": "muon"}, {"optimizer": "lion"}, {"freeze": "network/embedding,network/layers/mlp/*"},
-    {"optimizer": "muon", "freeze": "network/layers/attention/*"}], ids=["muon", "lion", "frozen", "both"])
+    {"optimizer": "muon"}, pytest.param({"optimizer": "lion"}, marks=pytest.mark.slow),
+    {"freeze": "network/embedding,network/layers/mlp/*"},
+    pytest.param({"optimizer": "muon", "freeze": "network/layers/attention/*"}, marks=pytest.mark.slow),
+], ids=["muon", "lion", "frozen", "both"])
 def test_on_a_mesh_and_saved_while_it_goes_on(settings, tmp_path):
     mesh, objective = make_mesh({"fsdp": 4, "tensor": 2}), CountObjective(NETWORK, Process(259, 256), data_shards=4)
     train = TrainConfig(steps=5, batch_size=8, warmup_steps=1, **settings)

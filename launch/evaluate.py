@@ -1,0 +1,221 @@
+"""Measures a trained model: ``python -m launch.evaluate --checkpoint=DIR [--text=FILE,...] [--judge=...]``.
+
+Likelihood of held-out and of other texts, as a true bound and by the published convention; samples at several step
+counts with their cross-entropy under judges and their entropy. Flags and files are checked here, before jax is
+imported; launch/run_evaluate.py does the work.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
+from mdlm_jax.models.hf import families
+from mdlm_jax.training import checkpoints, places
+
+from . import _cli, _decoders, _help
+from ._evaluation import NAME
+from ._workdir import read_config
+from .sample import find_checkpoint, parsed_mesh
+
+STEPS = (4, 8, 16, 32, 64, 128)  # unless told otherwise
+_OWN = (
+    _cli.Flag("checkpoint", "DIR", "a run's workdir, its checkpoints folder (the newest whole step is taken), or one "
+              "step in it. Required."),
+    _cli.Flag("output", "FILE.json", f"the record, continued if it is there; default: {NAME} in the run's workdir"),
+    _cli.Flag("rows", "N", "held-out rows, and rows of each --text, spread evenly over them; 0: no likelihood; "
+              "default: the run's eval.final_rows", int),
+    _cli.Flag("draws", "N", "noise draws a row; default: the run's eval.draws", int),
+    _cli.Flag("text", "FILE,...", "measure the likelihood of these texts too (zero-shot): files, folders, .jsonl, "
+              ".parquet"),
+    _cli.Flag("detokenizer", "NAME", f"for the texts of this command; one of {', '.join(DETOKENIZERS)}; none unless "
+              "given"),
+    _cli.Flag("steps", "N,...", "step counts of the samples; default " + ",".join(map(str, STEPS))),
+    _cli.Flag("samples", "N", "samples at each step count; 0: none; 64 unless given", int),
+    _cli.Flag("judge", "NAME,...", "who scores the samples: oracle (the exact law of a run's language), a run trained "
+              "with train.objective=autoregressive, a Hugging Face directory of a causal model; default: oracle where "
+              "there is one"),
+    _cli.Flag("decoder", "NAME", "how samples are drawn (launch.sample --help lists them); default ancestral"),
+    _cli.Flag("temperature", "T", "below 1 sharper, 0 greedy; default: the decoder's", float),
+    _cli.Flag("top_p", "P", "draw from the likeliest tokens that hold this much probability", float),
+    _cli.Flag("top_k", "K", "draw from the K likeliest tokens, 0 from all", int),
+    _cli.Flag("seed", "N", "of noise and samples; 0 unless given", int),
+    _cli.Flag("batch_size", "N", "samples at a time; 64 unless given", int),
+    _cli.Flag("mesh", "SPEC", "share weights and rows among the devices here, as in fsdp:-1; default: one device"),
+)
+FLAGS = (*_OWN, *_decoders.flags())
+
+_HELP = """\
+Measures a trained model and writes {name}: the likelihood of held-out text, and of texts it was not trained on, as a
+true bound and by the published convention; and samples at several step counts, always with both their cross-entropy
+under judges and their entropy.
+
+usage: {program} --checkpoint=DIR [--text=FILE,...] [--judge=NAME,...] [--steps=N,...] [--samples=N] ...
+
+{flags}
+The numbers of decoders are flags too; launch.sample --help lists them.
+
+The bound covers prior and reconstruction; exp of it bounds the perplexity from above. The published convention is the
+mean of the continuous-time integrand over [1e-3, 1], without them. The cross-entropy of samples is that of the judge's
+tokens (a text in other tokens is encoded again); its exponential is the papers' generative perplexity.
+
+A command that was stopped goes on where it was; parts that are there with the same settings are not made again.
+launch.tradeoff draws the records of several checkpoints.
+
+examples
+  {program} --checkpoint=runs/first --samples=0
+  {program} --checkpoint=runs/hmm --steps=4,16,64
+  {program} --checkpoint=runs/first --judge=runs/ar --text=other.txt,more/
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """A checked command line.
+
+    Attributes:
+      folder: a whole step of a run; config: the run's.
+      output: the record.
+      rows, draws, texts, detokenizer: of the likelihood.
+      steps, samples, judges, generate: of the samples; () of steps: the usual ones; the last are keywords of
+        `LanguageModel.generate`.
+      seed: of both. mesh: sizes by axis, or None.
+    """
+
+    folder: Path
+    config: RunConfig
+    output: Path
+    rows: int
+    draws: int
+    texts: tuple[str, ...]
+    steps: tuple[int, ...]
+    samples: int
+    judges: tuple[str, ...]
+    generate: dict[str, Any]
+    seed: int
+    mesh: dict[str, int] | None = None
+    detokenizer: str = ""
+
+
+def read_options(flags: dict) -> EvaluateOptions:
+    """Checks what can be checked without the weights.
+
+    Raises:
+      ConfigError: no run there, a number out of range, a text or a judge that is not there.
+    """
+    text = _cli.require(flags, "checkpoint", "runs/first", "the trained model")
+    if not places.in_bucket(text) and families.is_hf(places.place(text)):
+        raise ConfigError(f"--checkpoint={text}: is a Hugging Face directory, and what it was trained on is not known "
+                          "here; turn it into a run with train.init_from, or use launch.sample")
+    folder = find_checkpoint(text)
+    config = read_config(folder / "config.json")
+    if (folder / checkpoints.META).exists() and checkpoints.read_meta(folder).get("family"):
+        raise ConfigError(f"--checkpoint={text}: is a converted checkpoint, without the data of a run; start a run "
+                          "from it with train.init_from")
+    for name, least in (("rows", 0), ("draws", 1), ("samples", 0), ("batch_size", 1), ("seed", 0)):
+        if flags.get(name, least) < least:
+            raise ConfigError(f"--{name}={flags[name]}: must be at least {least}")
+    judges = _judges(flags, config)
+    return EvaluateOptions(
+        folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
+        flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
+        _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
+        _detokenizer(flags),
+    )
+
+
+def _output(flags: dict, text: str, folder: Path) -> Path:
+    if "output" not in flags and places.in_bucket(text):
+        raise ConfigError(f"--output is missing: the record of a run in a bucket, as in --output={NAME}")
+    path = Path(flags["output"]).expanduser() if "output" in flags else folder.parent.parent / NAME
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--output={path}: give a file in a folder that exists")
+    return path
+
+
+def _samples(flags: dict, config: RunConfig) -> int:
+    if config.data.prompt_field and flags.get("samples"):
+        raise ConfigError(f"--samples={flags['samples']}: the run answers prompts, which samples here lack; leave it "
+                          "at 0, and use launch.sample --prompts")
+    return 0 if config.data.prompt_field else flags.get("samples", 64)
+
+
+def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
+    texts = _listed(flags, "text")
+    if texts and config.data.source.startswith("language:"):
+        raise ConfigError(f"--text={texts[0]}: the run's tokens are those of {config.data.source}, which stand for no "
+                          "text; leave it out")
+    for text in texts:
+        if not text.startswith("tfds:") and not Path(text).expanduser().exists():
+            raise ConfigError(f"--text={text}: there is no such file or folder")
+    return texts
+
+
+def _detokenizer(flags: dict) -> str:
+    name = flags.get("detokenizer", "")
+    if name and name not in DETOKENIZERS:
+        raise ConfigError(f"--detokenizer={name}: choose one of {', '.join(DETOKENIZERS)}")
+    if name and not flags.get("text"):
+        raise ConfigError(f"--detokenizer={name}: is for --text, and there is none; leave it out")
+    return name
+
+
+def _steps(flags: dict, config: RunConfig) -> tuple[int, ...]:
+    found = _listed(flags, "steps")
+    if not all(one.isdigit() and int(one) > 0 for one in found):
+        raise ConfigError(f"--steps={flags['steps']}: must be whole numbers of at least 1, as in 4,8,16")
+    if found and config.model.attention in ("causal", "permutation"):
+        raise ConfigError(f"--steps={flags['steps']}: a {config.model.attention} network writes one token after "
+                          "another; leave them out")
+    return tuple(sorted(set(map(int, found))))
+
+
+def _judges(flags: dict, config: RunConfig) -> tuple[str, ...]:
+    language = config.data.source.startswith("language:")
+    judges = _listed(flags, "judge") or (("oracle",) if language else ())
+    for judge in judges:
+        if judge == "oracle" and not language:
+            raise ConfigError(f"--judge=oracle: knows oracle languages alone, and the run's text is "
+                              f"{config.data.source}; give a causal model's folder")
+        if judge == "oracle" and config.data.source.startswith("language:drift"):
+            raise ConfigError("--judge=oracle: the law of language:drift moves with time, and samples have none; give "
+                              "a causal model's folder")
+        if judge != "oracle" and not families.is_hf(places.place(judge)):
+            find_checkpoint(judge)
+    return judges
+
+
+def _generate(flags: dict) -> dict[str, Any]:
+    decoder = flags.get("decoder", "ancestral")
+    found = _decoders.numbers(flags, decoder) | {"batch_size": flags.get("batch_size", 64)}
+    return found | ({"decoder": decoder} if "decoder" in flags else {})
+
+
+def _listed(flags: dict, name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in flags.get(name, "").split(",") if part.strip())
+
+
+def _prepare(argv: list[str]) -> Callable[[], None] | None:
+    arguments = _cli.parse(argv, FLAGS)
+    if arguments.help:
+        print(_HELP.format(program=_help.program("evaluate"), flags=_help.flag_lines(_OWN), name=NAME), end="")
+        return None
+    options = read_options(arguments.flags)
+    return lambda: _evaluate(options)
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    from . import run_evaluate
+
+    run_evaluate.main(options)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script ``mdlm-evaluate``; returns the exit status."""
+    return _cli.run(_prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
