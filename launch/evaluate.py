@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
+from mdlm_jax.config.data import is_images
 from mdlm_jax.models.hf import families
 from mdlm_jax.training import checkpoints, places
 
@@ -144,7 +145,7 @@ def _samples(flags: dict, config: RunConfig) -> int:
 
 def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
     texts = _listed(flags, "text")
-    if texts and config.data.source.startswith("language:"):
+    if texts and (config.data.source.startswith("language:") or is_images(config.data.source)):
         raise ConfigError(f"--text={texts[0]}: the run's tokens are those of {config.data.source}, which stand for no "
                           "text; leave it out")
     for text in texts:

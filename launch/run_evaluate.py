@@ -193,7 +193,8 @@ def _step_counts(options) -> tuple[int | None, ...]:
 
 
 def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray, float]:
-    """Rows [N, L], and the mean of their forwards. Ids that the run's language does not have are never drawn."""
+    """Rows [N, L], every class in turn, and the mean of their forwards. Ids that the run's language does not have are
+    never drawn."""
     length, vocabulary = options.config.data.length, model.process.vocab_size
     language = options.config.data.source.startswith("language:")
     known = open_language(options.config.data).vocab_size if language else vocabulary
@@ -203,9 +204,11 @@ def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray,
     size = options.generate["batch_size"]
     with Progress(options.samples, desc=f"{steps or 'own'} steps", unit="sample") as shown:
         for batch in _row_ids(options.samples, size):
+            label = [i % model.config.classes for i in batch] if model.config.classes else None
             found = model.generate(
                 [np.zeros(0, np.int32)] * len(batch), new_tokens=length, row_ids=batch, stop_id=None, max_length=length,
-                suppress=suppress, seed=options.seed, steps=None if steps is None else -(-steps // blocks) * blocks,
+                label=label, suppress=suppress, seed=options.seed,
+                steps=None if steps is None else -(-steps // blocks) * blocks,
                 **options.generate)
             rows += [one.row for one in found]
             forwards += [one.forwards for one in found]
