@@ -193,7 +193,10 @@ def _step_counts(options) -> tuple[int | None, ...]:
 
 
 def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray, float]:
-    """Rows [N, L], and the mean of their forwards. Ids that the run's language does not have are never drawn."""
+    """Rows [N, L], of all classes in turn where there are some, and the mean of their forwards.
+
+    Ids that the run's language does not have are never drawn.
+    """
     length, vocabulary = options.config.data.length, model.process.vocab_size
     language = options.config.data.source.startswith("language:")
     known = open_language(options.config.data).vocab_size if language else vocabulary
@@ -205,12 +208,17 @@ def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray,
         for batch in _row_ids(options.samples, size):
             found = model.generate(
                 [np.zeros(0, np.int32)] * len(batch), new_tokens=length, row_ids=batch, stop_id=None, max_length=length,
-                suppress=suppress, seed=options.seed, steps=None if steps is None else -(-steps // blocks) * blocks,
+                suppress=suppress, seed=options.seed, label=_labels(model, batch),
+                steps=None if steps is None else -(-steps // blocks) * blocks,
                 **options.generate)
             rows += [one.row for one in found]
             forwards += [one.forwards for one in found]
             shown.update(len(rows))
     return np.stack(rows), float(np.mean(forwards))
+
+
+def _labels(model: LanguageModel, rows: list[int]) -> list[int] | None:
+    return [row % model.config.classes for row in rows] if model.config.classes else None
 
 
 def _row_ids(num: int, size: int) -> Iterator[list[int]]:

@@ -10,7 +10,6 @@ from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.linear import outer
 from mdlm_jax.core.prediction import Head
 
-
 _LARGE = 80.0  # softplus(s) = log(1 + e^s) by one exponential that its slope shares; beyond, it is s itself
 
 
