@@ -79,7 +79,8 @@ def measure(workdir: Path, language, options) -> dict:
 
 def table(found: dict[str, list[dict]], figure: str) -> None:
     """One line a model and decoder; ``found``: by model, the figures of every seed."""
-    print(f"\n| {figure.replace('_', '-')} | decoder | " + " | ".join(map(str, STEPS)) + " |\n" + "|---" * (2 + len(STEPS)) + "|")
+    heads = [figure.replace("_", "-"), "decoder", *map(str, STEPS)]
+    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for model, seeds in found.items():
         for decoder in DECODERS:
             cells = []
