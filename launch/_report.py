@@ -76,7 +76,7 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         rows = zip(tokens, first, itertools.cycle(held_out["tokens"]), strict=False)
         texts = [_samples.pair_text(built.tokenizer, *row) for row in rows]
         print(texts[0])
-    title = f"{config.data.source}, {config.sample.steps} steps, mixing {config.process.mixing:g}"
+    title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
     _samples.write_texts(workdir / "samples.txt", texts)
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]
     _samples.write_pictures(Trace(trace), built.tokenizer, pictures, title, written)
@@ -87,7 +87,7 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         bytes_per_token=built.info["train"]["bytes_per_token"] if bound.text_bytes else None,
         own_scale=_own_scale(config),
         final=_figure(bound)[:2],
-        title=f"{config.data.source}, mixing {config.process.mixing:g}",
+        title=f"{config.data.source}, {config.process.title}",
     )
     return tokens
 
