@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
+from mdlm_jax.config.data import is_images
 from mdlm_jax.models.hf import families
 from mdlm_jax.training import checkpoints, places
 
@@ -58,8 +59,9 @@ usage: {program} --checkpoint=DIR [--text=FILE,...] [--judge=NAME,...] [--steps=
 The numbers of decoders are flags too; launch.sample --help lists them.
 
 The bound covers prior and reconstruction; exp of it bounds the perplexity from above. The published convention is the
-mean of the continuous-time integrand over [1e-3, 1], without them. The cross-entropy of samples is that of the judge's
-tokens (a text in other tokens is encoded again); its exponential is the papers' generative perplexity.
+mean of the continuous-time integrand over [1e-3, 1] (GIDD: [1e-4, 1 - 1e-4]), without them. The cross-entropy of samples
+is that of the judge's tokens (a text in other tokens is encoded again); its exponential is the papers' generative
+perplexity.
 
 A command that was stopped goes on where it was; parts that are there with the same settings are not made again.
 launch.tradeoff draws the records of several checkpoints.
@@ -144,7 +146,7 @@ def _samples(flags: dict, config: RunConfig) -> int:
 
 def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
     texts = _listed(flags, "text")
-    if texts and config.data.source.startswith("language:"):
+    if texts and (config.data.source.startswith("language:") or is_images(config.data.source)):
         raise ConfigError(f"--text={texts[0]}: the run's tokens are those of {config.data.source}, which stand for no "
                           "text; leave it out")
     for text in texts:
