@@ -79,7 +79,7 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         written = np.arange(config.data.length) < first[0]
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
                                   objective=config.train.objective, canvas=canvas, labels=labels)
-    title = f"{config.data.source}, {config.sample.steps} steps, mixing {config.process.mixing:g}"
+    title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
     if is_images(config.data.source):
         unknown = np.full(len(tokens), -1) if labels is None else labels
         _images.write_run(workdir, config.data.source, tokens, unknown, title)
@@ -99,7 +99,7 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         bytes_per_token=built.info["train"]["bytes_per_token"] if bound.text_bytes else None,
         own_scale=_own_scale(config),
         final=_figure(bound)[:2],
-        title=f"{config.data.source}, mixing {config.process.mixing:g}",
+        title=f"{config.data.source}, {config.process.title}",
     )
     return tokens
 

@@ -59,8 +59,9 @@ usage: {program} --checkpoint=DIR [--text=FILE,...] [--judge=NAME,...] [--steps=
 The numbers of decoders are flags too; launch.sample --help lists them.
 
 The bound covers prior and reconstruction; exp of it bounds the perplexity from above. The published convention is the
-mean of the continuous-time integrand over [1e-3, 1], without them. The cross-entropy of samples is that of the judge's
-tokens (a text in other tokens is encoded again); its exponential is the papers' generative perplexity.
+mean of the continuous-time integrand over [1e-3, 1] (GIDD: [1e-4, 1 - 1e-4]), without them. The cross-entropy of
+samples is that of the judge's tokens (a text in other tokens is encoded again); its exponential is the papers'
+generative perplexity.
 
 A command that was stopped goes on where it was; parts that are there with the same settings are not made again.
 launch.tradeoff draws the records of several checkpoints.

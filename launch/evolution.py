@@ -53,7 +53,7 @@ def read_options(flags: dict) -> EvolutionOptions:
         if config.model.attention != "bidirectional":
             raise ConfigError(f"--checkpoints={text}: its network is {config.model.attention}, and what is drawn is a "
                               "canvas that is written all at once; leave it out")
-        title = f"mixing {config.process.mixing:g}"
+        title = config.process.title
         models[title if title not in models else f"{title}, {Path(text).name}"] = folder, config
     figure = Path(_cli.require(flags, "figure", "evolution.png", "the picture")).expanduser()
     if figure.suffix != ".png" or not figure.parent.is_dir():

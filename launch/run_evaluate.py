@@ -11,6 +11,7 @@ import numpy as np
 
 import mdlm_jax
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec, to_dict
+from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.data import pipeline
 from mdlm_jax.data.language_rows import open_language
 from mdlm_jax.data.whole import whole_text
@@ -23,6 +24,7 @@ from mdlm_jax.sampling import registry
 from mdlm_jax.training import manifest
 from mdlm_jax.training.build import bound_draws, build_bound
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
+from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.progress import Progress
 
 from . import _evaluation, evaluate
@@ -132,10 +134,11 @@ class Measure:
                 "terms": found.terms}
         if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
             return told
-        integrand = ContinuousObjective(bound.network, self.model.process, head_budget=bound.head_budget,
-                                        data_shards=bound.data_shards)
+        kind = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
+        integrand = kind(bound.network, self.model.process, head_budget=bound.head_budget,
+                         data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)
-        scale = 1 / (1 - integrand.time_min)  # a mean over [time_min, 1], not an integral
+        scale = 1 / (integrand.time_max - integrand.time_min)  # a mean over these times, not an integral
         return told | {"published": _figures(dataclasses.replace(
             mean, nats_per_token=mean.nats_per_token * scale, nats_stderr=mean.nats_stderr * scale))}
 

@@ -91,6 +91,5 @@ def _of(keywords: dict, part: slice) -> dict:
 
 def _title(options, model, first) -> str:
     name = options.generate.get("decoder")
-    mixing = 0.0 if model.process is None else model.process.mixing
-    return f"{len(first.row)} tokens, {first.forwards} forwards" + (
-        f", {name}" if name else f", mixing {mixing:g}" if options.config is not None else "")
+    own = "" if options.config is None else f", {options.config.process.title}"
+    return f"{len(first.row)} tokens, {first.forwards} forwards" + (f", {name}" if name else own)

@@ -27,10 +27,10 @@ SCHEDULES = _choices(
     ("geometric:SIGMA_MIN,SIGMA_MAX", "geometric:1e-3,20", "-log alpha = SIGMA_MIN^(1-t) SIGMA_MAX^t (SEDD), no eps"),
 )
 OBJECTIVES = _choices(
-    ("nelbo", "nelbo", "the bound: count if process.mixing=0, else continuous"),
+    ("nelbo", "nelbo", "the bound: count for masks alone (process.mixing=0), else continuous"),
     ("count", "count", "the masked bound by the number of masks, exact at both ends"),
-    ("continuous", "continuous", "the continuous-time bound, for any mixing"),
-    ("discrete:T", "discrete:100", "the bound of a process of T steps, for any mixing"),
+    ("continuous", "continuous", "the continuous-time bound, for any process"),
+    ("discrete:T", "discrete:100", "the bound of a process of T steps, for any process"),
     ("genmd4:W", "genmd4:1", "the masked bound with a learned schedule a token, alpha = 1 - t^w with w = W at first"),
     ("autoregressive", "autoregressive", "next-token cross-entropy, exact; with model.attention=causal"),
     ("block", "block", "masked blocks of model.block_length, each given the clean ones before it; with "
@@ -69,7 +69,9 @@ WEIGHTINGS = _choices(
     ("elbo", "elbo", "the bound's own weight"),
     ("constant", "constant", "every corrupted token counts alike; no bound"),
     ("power:P", "power:0.5", "level^-P; no bound"),
-    ("clipped:MAX", "clipped:10", "1 / level, but at most MAX; no bound"),
+    ("clipped:MAX", "clipped:10", "1 / level, but at most MAX; with process.family=gidd the bound's own weight of each "
+     "token, but at most MAX; no bound"),
+    ("dynamic", "dynamic", "GIDD's, with process.family=gidd: masks 2, wrong tokens 1, right ones little; no bound"),
 )
 DETOKENIZERS = _choices(
     ("lm1b", "lm1b", "One Billion Words"),

@@ -25,8 +25,8 @@ def check_objective(run, objective: str) -> None:
     """
     _check_attention(run, objective)
     if objective in _MASKED:
-        require(run.process.mixing == 0.0, "process.mixing", run.process.mixing,
-                 f"train.objective={run.train.objective} knows no noise but the mask; leave it at 0")
+        require(run.process.masked_only, *_noise(run.process),
+                 f"train.objective={run.train.objective} knows no noise but the mask; leave it out")
     _refuse_unread(run, objective, _UNREAD.get(objective, ()))
     if objective in _BLOCKS:
         _check_blocks(run, objective)
@@ -42,7 +42,23 @@ def check_objective(run, objective: str) -> None:
     if objective in ("autoregressive", "any_order", *_BLOCKS):
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  f"a row has one noise level with it, and none with train.objective={objective}; choose none")
+    _check_weighting(run, objective)
     _check_options(run, objective)
+
+
+def _check_weighting(run, objective: str) -> None:
+    """Raises ConfigError where ``train.weighting`` and ``process.family`` do not go together."""
+    weighting, gidd = run.train.weighting, run.process.family == "gidd"
+    if weighting == "dynamic":
+        require(gidd, "train.weighting", weighting, "is of GIDD's noise; set process.family=gidd, or choose another")
+    if gidd and objective in ("nelbo", "continuous"):
+        require(weighting in ("elbo", "dynamic") or weighting.startswith("clipped:"), "train.weighting", weighting,
+                 "process.family=gidd has elbo, clipped:MAX and dynamic; choose one of them")
+
+
+def _noise(process) -> tuple[str, object]:
+    """The field, with its value, that makes noise other than the mask."""
+    return ("process.mixing", process.mixing) if process.family == "stationary" else ("process.family", process.family)
 
 
 def _check_attention(run, objective: str) -> None:
@@ -90,7 +106,7 @@ def _check_options(run, objective: str) -> None:
                  "is about rows of prompts and answers; set data.prompt_field, or leave it out")
         require(objective != "genmd4", "train.per_answer", True,
                  f"the gradient of train.objective={run.train.objective} is that of whole rows; leave it out")
-    counts = run.process.mixing == 0.0 and objective in ("nelbo", "count", "block")
+    counts = run.process.masked_only and objective in ("nelbo", "count", "block")
     for name, off in (("each_twice", False), ("confidence", 0.0)):
         value = getattr(run.train, name)
         require(value == off or counts, f"train.{name}", value,

@@ -37,9 +37,9 @@ class RunConfig:
                      f"train.checkpoint_every={self.train.checkpoint_every}")
         objective, _ = parse_spec("train.objective", self.train.objective, OBJECTIVES)
         if objective in ("count", "genmd4"):
-            require(self.process.mixing == 0.0, "train.objective", self.train.objective,
-                     f"is defined for the masked process only, and process.mixing={self.process.mixing}; "
-                     "use continuous or discrete:T")
+            noise = "family=gidd" if self.process.family == "gidd" else f"mixing={self.process.mixing}"
+            require(self.process.masked_only, "train.objective", self.train.objective,
+                     f"is defined for the masked process only, and process.{noise}; use continuous or discrete:T")
         if objective == "discrete":
             require(not self.process.schedule.startswith("geometric"), "process.schedule", self.process.schedule,
                      f"leaves noise at t=0, which train.objective={self.train.objective} cannot measure")
@@ -53,7 +53,7 @@ class RunConfig:
             require(self.train.weighting == "elbo", "train.weighting", self.train.weighting,
                      f"train.objective={self.train.objective} has only its own weight; use elbo")
         if self.train.complementary:
-            require(self.process.mixing == 0.0 and objective in ("nelbo", "count"), "train.complementary", True,
+            require(self.process.masked_only and objective in ("nelbo", "count"), "train.complementary", True,
                      "needs process.mixing=0 and train.objective=count")
             require(self.train.time_sampling in ("auto", "antithetic"), "train.complementary", True,
                      "needs train.time_sampling=antithetic")

@@ -137,14 +137,14 @@ def _open_unit(key: jax.Array) -> jax.Array:
     return (bits.astype(jnp.float32) + 0.5) * 2.0**-23
 
 
-def times(law: Law, u: jax.Array, time_min: float) -> tuple[jax.Array, jax.Array]:
-    """Times t in [time_min, 1) and the weight 1 / density that makes their mean an integral over t.
+def times(law: Law, u: jax.Array, time_min: float, time_max: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Times t in [time_min, time_max] and the weight 1 / density that makes their mean an integral over t.
 
     The largest t is the float32 below 1, where no schedule's rate is zero yet. For `Fixed` there is no density; the
     weight is 1 and the result is no bound.
     """
     level = law.quantile(u)
-    t = jnp.minimum(time_min + (1.0 - time_min) * level, _BELOW_ONE)
+    t = jnp.minimum(time_min + (time_max - time_min) * level, min(time_max, _BELOW_ONE))
     if isinstance(law, Fixed):
         return t, jnp.ones_like(t)
-    return t, (1.0 - time_min) / law.density(level)
+    return t, (time_max - time_min) / law.density(level)

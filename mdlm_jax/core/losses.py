@@ -45,9 +45,33 @@ def nelbo_rate(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax
       [B, L] nats, >= 0 up to rounding; 0 at clean positions where mixing is 0.
     """
     masses, inflow = process.masses(t), process.inflow(t)
-    at_mask = process.is_mask(noisy)
     if process.masked_only:
-        return jnp.where(at_mask, -safe_ratio(inflow.mask, masses.mask) * reduced.target, 0.0)
+        return jnp.where(process.is_mask(noisy), -safe_ratio(inflow.mask, masses.mask) * reduced.target, 0.0)
+    clean = noisy == tokens
+    weight = safe_ratio(process.noise_mass(inflow, noisy), process.noise_mass(masses, noisy) + masses.keep * clean)
+    return weight * _divergence(process, reduced, tokens, noisy, masses)
+
+
+def divergence(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax.Array, t: jax.Array) -> jax.Array:
+    """KL(f(x,.) || f(theta,.)) + R - log R - 1, what `elbo_weight` times it is `nelbo_rate`. Not for mixing 0. [B, L].
+
+    Args:
+      as for `nelbo_rate`.
+    """
+    masses = process.masses(t)
+    return masses.keep * _divergence(process, reduced, tokens, noisy, masses)
+
+
+def elbo_weight(process: Process, tokens: jax.Array, noisy: jax.Array, t: jax.Array) -> jax.Array:
+    """h(z) / (a f(x, z)), the weight of `divergence` in the bound, [B, L]; infinite where nothing is kept."""
+    masses, clean = process.masses(t), noisy == tokens
+    seen = process.noise_mass(masses, noisy) + masses.keep * clean
+    return process.noise_mass(process.inflow(t), noisy) / (masses.keep * seen)
+
+
+def _divergence(process: Process, reduced: Reduced, tokens, noisy, masses: Masses) -> jax.Array:
+    """`divergence` / a."""
+    at_mask = process.is_mask(noisy)
     c, v = _offset(process, masses), masses.uniform / process.uniform_size
     keep = jnp.maximum(masses.keep, _SMALLEST_KEEP)  # all three parts below are of order a: nothing is lost
     clean = noisy == tokens
@@ -55,9 +79,7 @@ def nelbo_rate(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax
     kl = clean_gap + v / keep * (jax.nn.softplus(c) - reduced.softplus_sum)  # KL / a
     at_clean = _excess(clean_gap) / keep
     at_other = _excess_of_log_odds(jnp.where(at_mask, -jnp.inf, reduced.current) + c) / keep
-    surprise = jnp.where(at_mask, 0.0, jnp.where(clean, at_clean, at_other))
-    weight = safe_ratio(process.noise_mass(inflow, noisy), process.noise_mass(masses, noisy) + masses.keep * clean)
-    return weight * (kl + surprise)
+    return kl + jnp.where(at_mask, 0.0, jnp.where(clean, at_clean, at_other))
 
 
 def kl_step(

@@ -78,6 +78,13 @@ class Clipped(_Multiplier):
         return jnp.minimum(1.0 / level, self.maximum)
 
 
+@dataclasses.dataclass(frozen=True)
+class Dynamic:
+    """GIDD's dynamic weight (arXiv 2503.04482), no function of the level alone: `gidd.dynamic_weight`."""
+
+    is_bound = False
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Custom(_Multiplier):
     """Any function from levels to weights, of any shape and elementwise; compiled once for each function object.
@@ -114,7 +121,7 @@ class Custom(_Multiplier):
         return self.function(level)
 
 
-Weighting = Elbo | Power | Clipped | Custom
+Weighting = Elbo | Power | Clipped | Dynamic | Custom
 
 
 def check(weighting: Weighting, law: levels.Law) -> None:
@@ -126,6 +133,6 @@ def check(weighting: Weighting, law: levels.Law) -> None:
 
 def from_spec(spec: str) -> Weighting:
     """The weighting of ``TrainConfig.weighting``: ``"elbo"``, ``"constant"``, ``"power:0.5"``, ``"clipped:10"``."""
-    name, numbers = specs.parse("weighting", spec, {"elbo": 0, "constant": 0, "power": 1, "clipped": 1})
-    makers = {"elbo": Elbo, "constant": lambda: Power(0.0), "power": Power, "clipped": Clipped}
+    name, numbers = specs.parse("weighting", spec, {"elbo": 0, "constant": 0, "power": 1, "clipped": 1, "dynamic": 0})
+    makers = {"elbo": Elbo, "constant": lambda: Power(0.0), "power": Power, "clipped": Clipped, "dynamic": Dynamic}
     return makers[name](*numbers)

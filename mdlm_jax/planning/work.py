@@ -28,7 +28,7 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
     """The head of half the positions is known for uniform levels; for other laws all count, which is never too few."""
     train, rows, length = config.train, config.train.batch_size, config.data.length
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
-    if kind == "nelbo" and config.process.mixing == 0:
+    if kind == "nelbo" and config.process.masked_only:
         kind = "count"
     if kind == "autoregressive":
         return Work(1, (length + 1) // 2, rows * length)

@@ -12,6 +12,7 @@ from mdlm_jax.config import (
     parse_spec,
 )
 from mdlm_jax.core import levels, schedules, weights
+from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
@@ -24,13 +25,16 @@ from mdlm_jax.training.objectives.continuous import ContinuousObjective, Discret
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
+from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
-    """The noise of a run over a tokenizer's ids."""
+    """The noise of a run over a tokenizer's ids, the mask always one of them (also at mixing 1)."""
+    if config.process.family == "gidd":
+        return GiddProcess(vocab_size, mask_id, p_uniform=config.process.p_uniform, gamma=config.process.gamma)
     schedule = schedules.from_spec(config.process.schedule, config.process.eps)
     return Process(vocab_size, mask_id, config.process.mixing, schedule)
 
@@ -88,7 +92,7 @@ def build_objective(
     if train.half_head:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
     if kind == "continuous":
-        return ContinuousObjective(**shared), notes
+        return (GiddObjective if isinstance(process, GiddProcess) else ContinuousObjective)(**shared), notes
     if kind == "discrete":
         return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
     if kind == "draft_edit":
@@ -152,6 +156,8 @@ def build_bound(
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
     if process.masked_only:
         return CountObjective(**shared, half_head=paired)
+    if isinstance(process, GiddProcess):
+        return GiddObjective(**shared, time_max=1.0)
     return ContinuousObjective(**shared)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mdlm_jax.core import losses
 from tests.core.support import reduced
-from tests.core.toy import MASKED, MIXED, Toy
+from tests.core.toy import GIDD, MASKED, MIXED, Toy
 
 
 class Pairs:
@@ -59,7 +59,7 @@ def _loss(loss, process, logits, x0, xt, offset_time, *times):
     return loss(process, values, x0, xt, *(jnp.full(rows, time) for time in times))
 
 
-both = pytest.mark.parametrize("process", [MASKED, MIXED], ids=["masked", "mixed"])
+both = pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
 
 
 @both

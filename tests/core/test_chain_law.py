@@ -8,7 +8,7 @@ import pytest
 from mdlm_jax.core import draws
 from mdlm_jax.core.prediction import Prediction
 from tests.core.support import assert_law, row_keys
-from tests.core.toy import MASK, MASKED, MIXED, SIZE, Toy
+from tests.core.toy import GIDD, MASK, MASKED, MIXED, SIZE, Toy
 
 
 def sample(toy, steps, rows, seed):
@@ -39,7 +39,7 @@ def distance(law, truth):
     return 0.5 * np.abs(law - truth).sum()
 
 
-@pytest.mark.parametrize("process", [MASKED, MIXED], ids=["masked", "mixed"])
+@pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
 def test_draws_follow_the_enumerated_chain(process):
     """Four steps, 40 000 rows of two tokens: chi-square against the chain, and not against the data."""
     toy = Toy(process, 2)
@@ -52,7 +52,7 @@ def test_draws_follow_the_enumerated_chain(process):
         assert_law(ids, toy.joint)
 
 
-@pytest.mark.parametrize("process", [MASKED, MIXED], ids=["masked", "mixed"])
+@pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_chain_converges_to_the_data(process, length):
     """Its error is of order 1 / steps: 8 times the steps, at least 6 times closer."""

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.core import losses, posterior
-from mdlm_jax.core.gidd import FLOOR, GiddProcess, GiddSchedule
+from mdlm_jax.core import gidd, losses, posterior
+from mdlm_jax.core.gidd import FLOOR, GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
 from tests.core.support import Reference, assert_close, one_hot, reduced
@@ -78,6 +78,44 @@ def test_elbo_and_its_factors(case):
     case.compare("is", ratio - jnp.log(ratio) - 1.0)
 
 
+def test_clipped_weight(case):
+    process, t, arrays = case.process, case.t, case.reference.arrays
+    most = float(arrays["max_loss_weight"])
+    assert (arrays["min_loss_weight"], most) == (0.0, 2.0)
+    case.compare("w_clip", jnp.minimum(losses.elbo_weight(process, case.x0, case.zt, t), most))
+    case.compare("loss_clip", gidd.clipped_loss(process, case.reduced(), case.x0, case.zt, t, most))
+
+
+def test_dynamic_weight_is_the_reference_s_but_at_clean_tokens(case):
+    """There the reference has exp(gamma / 2 sigmoid(-t)) in place of exp(-gamma / 2 logit(1 - t))."""
+    process, t, arrays = case.process, case.t, case.reference.arrays
+    theirs = arrays["w_dynamic"][case.index].reshape(case.zt.shape)
+    ours, loss = (np.asarray(f(process, *more, case.x0, case.zt, t)) for f, more in (
+        (gidd.dynamic_weight, ()), (gidd.dynamic_loss, (case.reduced(),))))
+    clean, time = case.zt == case.x0, np.asarray(t, np.float64)[:, None]
+    tolerance = {"rtol": case.reference.tolerance}
+    np.testing.assert_allclose(ours[~clean], theirs[~clean], **tolerance)
+    their_loss = arrays["loss_dynamic"][case.index].reshape(case.zt.shape)
+    np.testing.assert_allclose(loss[~clean], their_loss[~clean], **tolerance)
+    scale = np.exp(arrays["log_B"][case.index]) / SIZE
+    named = np.minimum(scale * np.exp(1.0 / (1.0 + np.exp(time)) / 2), 2.0)
+    np.testing.assert_allclose(theirs[clean], np.broadcast_to(named, clean.shape)[clean], rtol=1e-6)
+    right = np.minimum(scale * np.exp(-np.log((1 - time) / time) / 2), 2.0)
+    np.testing.assert_allclose(ours[clean], np.broadcast_to(right, clean.shape)[clean], **tolerance)
+    kept = their_loss[clean] * ours[clean] / theirs[clean]
+    np.testing.assert_allclose(loss[clean], kept, rtol=10 * case.reference.tolerance, atol=1e-8)
+
+
+def test_dynamic_weight_is_that_of_the_bound_without_its_rise_at_both_ends():
+    """2 t (1 - t) times the bound's own, for a large vocabulary and little noise, which is why lambda stands there."""
+    process = gidd.GiddProcess(5000, 0, p_uniform=1e-3)
+    with jax.enable_x64(True):
+        t = jnp.asarray([1e-4, 0.03, 0.5, 0.99])
+        tokens, noisy = np.full((4, 3), 7), np.tile([0, 9, 7], (4, 1))
+        ratio = 2 * (t * (1 - t))[:, None] * losses.elbo_weight(process, tokens, noisy, t)
+        np.testing.assert_allclose(gidd.dynamic_weight(process, tokens, noisy, t) / ratio, 1.0, rtol=3e-3)
+
+
 def test_posterior(case):
     probs = posterior.clean_probs(case.process, case.logits)
     case.compare("posterior_theta", posterior.posterior(case.process, case.zt, probs, case.s, case.t))
@@ -135,6 +173,21 @@ def test_small_steps_in_float32():
         np.testing.assert_allclose(ours, truth, rtol=1e-3)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_the_ends_of_time(gamma):
+    """At t = 1 there are masks alone, at s = 0 nothing but the token, and what lies between is finite."""
+    process = GiddProcess(5, 2, p_uniform=0.3, gamma=gamma)
+    zero, one, half = (jnp.asarray([x]) for x in (0.0, 1.0, 0.5))
+    assert [float(m[0, 0]) for m in process.masses(one)] == [0, 0, 1]
+    assert [float(m[0, 0]) for m in process.masses(zero)] == [1, 0, 0]
+    for s in (zero, half):
+        assert [float(m[0, 0]) for m in process.transition(s, one)] == [0, 0, 1]
+    for ours, whole in zip(process.transition(zero, half), process.masses(half), strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-6)
+    assert [float(m[0, 0]) for m in process.transition(one, one)][1:] == [0, 0]
+    np.testing.assert_array_equal(losses.prior(process, np.array([[0, 1, 3]])), 0.0)
+
+
 def test_prior_is_all_masks():
     process = GiddProcess(5, 2, p_uniform=0.2)
     assert (np.asarray(process.prior(jax.random.split(jax.random.key(0), 3), 50)) == 2).all()
@@ -154,6 +207,12 @@ def test_impossible_processes_are_refused(arguments, message):
         GiddProcess(5, **arguments)
 
 
-def test_no_inverse_is_said():
-    with pytest.raises(NotImplementedError, match="inverse"):
-        GiddSchedule().inverse(jnp.asarray(0.5))
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("p_uniform", [0.0, 0.3])
+def test_inverses(p_uniform, gamma):
+    process = GiddProcess(5, 2, p_uniform=p_uniform, gamma=gamma)
+    t = jnp.asarray([0.0, 1e-4, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0], jnp.float32)
+    found = process.schedule.inverse_complement(process.schedule.complement(t))
+    np.testing.assert_allclose(found, t, rtol=1e-5, atol=1e-11)
+    np.testing.assert_allclose(process.schedule.inverse(process.schedule.alpha(t)), t, atol=1e-6)
+    np.testing.assert_allclose(process.masked_time(process.masses(t).mask[:, 0]), t, rtol=1e-5, atol=1e-11)

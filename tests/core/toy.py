@@ -9,12 +9,14 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import CosineMask, Linear
 
 SIZE, MASK = 4, 1
 MASKED = Process(SIZE, MASK, 0.0, Linear(eps_noise=0.0))
 MIXED = Process(SIZE, MASK, 0.5, CosineMask(eps_noise=0.0))
+GIDD = GiddProcess(SIZE, MASK, p_uniform=0.4)
 
 
 class Toy:
@@ -33,7 +35,8 @@ class Toy:
             keep, uniform, mask = self.process.masses(jnp.asarray([t]))
         else:
             keep, uniform, mask = self.process.transition(jnp.asarray([s]), jnp.asarray([t]))
-        rows = np.full((SIZE, SIZE), float(uniform[0, 0]) / SIZE) + float(keep[0, 0]) * np.eye(SIZE)
+        hit = np.arange(SIZE) != (None if self.process.uniform_hits_mask else MASK)
+        rows = float(uniform[0, 0]) * hit / hit.sum() + float(keep[0, 0]) * np.eye(SIZE)
         rows[:, MASK] += float(mask[0, 0])
         return rows
 

@@ -18,8 +18,8 @@ from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.loop import decode
 from tests.core.support import assert_law
+from tests.core.toy import GIDD, MASKED, MIXED, Toy
 from tests.core.toy import MASK as TOY_MASK
-from tests.core.toy import MASKED, MIXED, Toy
 from tests.sampling import tabulated
 
 VOCAB, MASK, LENGTH = 11, 10, 12
@@ -137,7 +137,7 @@ class Tabulated:
         return Prediction.from_logits(tables[step, tokens @ jnp.asarray([4, 1])])
 
 
-@pytest.mark.parametrize("process", [MASKED, MIXED], ids=["masked", "mixed"])
+@pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
 def test_samples_follow_the_enumerated_law_of_the_chain(process):
     """Three steps on rows of two tokens: chi-square of 30 000 rows against products of transition matrices."""
     toy = Toy(process, 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core import levels, losses
@@ -12,21 +13,30 @@ from mdlm_jax.training.objectives.base import Objective, require_elbo, scored
 
 @dataclasses.dataclass(frozen=True)
 class ContinuousObjective(Objective):
-    """The continuous-time NELBO for any mixing: the integrand at one time a row, over [time_min, 1]."""
+    """The continuous-time NELBO for any mixing: the integrand at one time a row, over [time_min, time_max].
+
+    Up to time_max = 1 it is whole but for `end_terms`.
+    """
 
     time_min: float = 1e-3
+    time_max: float = 1.0
 
     def loss_at(self, trainable, batch, key, rows, u):
         tokens = batch["tokens"]
-        t, weight = levels.times(self.law, u, self.time_min)
-        weight = weight[:, None] if self.weighting.is_bound else losses.level_weight(self.process, t, self.weighting)
+        t, weight = levels.times(self.law, u, self.time_min, self.time_max)
         noisy = self.process.corrupt(self.noise_keys(key, rows), tokens, t, batch["noise_mask"])
         prediction, routers = self.run(trainable, batch, noisy, t, key, rows)
         reduced = self.reduce(
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, t, tokens.shape)
         )
-        rate = losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
-        return LossParts.of(scored(batch), *routers, diffusion=weight * rate)
+        loss = self.weighed(reduced, tokens, noisy, t, weight[:, None])
+        return LossParts.of(scored(batch), *routers, diffusion=loss)
+
+    def weighed(self, reduced, tokens, noisy, t, weight) -> jax.Array:
+        """[B, L]: the integrand times ``weight`` [B, 1], or by another weighting."""
+        if not self.weighting.is_bound:
+            weight = losses.level_weight(self.process, t, self.weighting)
+        return weight * losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
 
     def end_terms(self, trainable, batch, key, rows) -> LossParts:
         """What the diffusion term leaves out: reconstruction from time_min and the prior at t = 1."""
