@@ -88,7 +88,17 @@ class Judge:
         apart = np.concatenate([rng.permuted(x, axis=0)[:EACH] for x in self.train])
         held_out = np.repeat(np.arange(CLASSES), list(map(len, self.held_out)))
         accuracy = float(self.classifier.score(np.concatenate(self.held_out), held_out))
-        return {"real": self.measure(real, labels) | {"accuracy": accuracy}, "independent": self.measure(apart, labels)}
+        return {"real": self.measure(real, labels) | {"accuracy": accuracy},
+                "independent": self.measure(apart, labels) | {"bits": self.independent_bits()}}
+
+    def independent_bits(self) -> float:
+        """Bits a pixel of the held-out images by how often a grey stood there in its class, each 0.3 times more."""
+        bits = 0.0
+        for train, held_out in zip(self.train, self.held_out, strict=True):
+            counts = (train[..., None] == np.arange(17)).sum(0) + 0.3
+            found = np.log2(counts / counts.sum(-1, keepdims=True))
+            bits -= found[np.arange(64), held_out.astype(int)].sum()
+        return float(bits / sum(x.size for x in self.held_out))
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

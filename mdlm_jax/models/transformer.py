@@ -145,7 +145,7 @@ class Transformer(nn.Module):
             x = inputs.embeddings.astype(dtype)
         if c.learned_positions:
             shape, axes = (c.learned_positions, c.d_model), (None, "embed")
-            learned = weight(self, "positions", shape, axes, nn.initializers.normal(0.02))
+            learned = weight(self, "positions", shape, axes, init)  # as visible as the token
             x = x + lookup(learned.astype(dtype), inputs.positions, axes)
         return constrain_tokens(x), table
 
@@ -155,7 +155,7 @@ class Transformer(nn.Module):
         if not c.classes:
             return None
         table = weight(self, "classes", (c.classes + 1, c.condition_dim), (None, "condition"),
-                       nn.initializers.normal(0.02))
+                       nn.initializers.normal(1.0))
         return table[-1:] if condition is None else table[jnp.where(condition == NO_CLASS, c.classes, condition)]
 
     def _surroundings(self, inputs: Inputs, shape) -> tuple[Surroundings, Cache | None]:
