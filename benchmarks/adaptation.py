@@ -21,8 +21,8 @@ import mdlm_jax
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.evaluation.judges import OracleJudge, quality
 
-SOURCE, LENGTH = "language:copy", 64
-STEPS = (2, 4, 8, 16, 32, 64)
+SOURCE, LENGTH = "language:copy", 32
+STEPS = (2, 4, 8, 16, 32)
 MODELS = ("masked", "masked, trained on", "adapted")
 DECODERS = {"reverse process": {"decoder": "ancestral"},
             "draft and edit": {"decoder": "draft_edit", "mixing": 0.1, "temperature": 1.0}}
@@ -79,7 +79,8 @@ def measure(workdir: Path, language, options) -> dict:
 
 def table(found: dict[str, list[dict]], figure: str) -> None:
     """One line a model and decoder; ``found``: by model, the figures of every seed."""
-    print(f"\n| {figure.replace('_', '-')} | decoder | " + " | ".join(map(str, STEPS)) + " |\n" + "|---" * 8 + "|")
+    heads = [figure.replace("_", "-"), "decoder", *map(str, STEPS)]
+    print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for model, seeds in found.items():
         for decoder in DECODERS:
             cells = []

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from mdlm_jax.config import DataConfig
-from mdlm_jax.config.data import parse_prepared
+from mdlm_jax.config.data import is_images, parse_prepared
+from mdlm_jax.data.images import check_images
 from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
 from mdlm_jax.data.prepared import check_prepared
@@ -12,11 +13,14 @@ from mdlm_jax.data.sources import open_source
 from mdlm_jax.data.tokenizers import is_file, load_tokenizer
 
 
-def check_data(config: DataConfig, batch_size: int) -> None:
-    """ConfigError for a source, data_dir, field, language or tokenizer file that does not exist or cannot be used, and
-    for a file that is too small."""
+def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
+    """ConfigError for a source, data_dir, field, language or tokenizer file that does not exist or cannot be used, for
+    a file that is too small, and for images of more classes than the network's ``classes``, unless it has none."""
     if config.source.startswith("language:"):
         check_rows(config)
+        return
+    if is_images(config.source):
+        check_images(config, classes)
         return
     if parse_prepared(config.source):
         check_prepared(config, batch_size)

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mdlm_jax.config import RunConfig
+from mdlm_jax.config.data import is_images
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -18,7 +20,7 @@ from mdlm_jax.sampling.canvas import Trace
 from mdlm_jax.training.curves import loss_curve_png
 from mdlm_jax.training.manifest import write_atomically
 
-from . import _samples
+from . import _images, _samples
 
 _COUNTED = 1 << 25  # training tokens that the baselines count; prepared rows may be more than memory holds
 
@@ -26,7 +28,8 @@ def finish(
     config: RunConfig, workdir: Path, built: Built, held_out: Mapping, network, process, params, bound: Bound,
     parameters: dict[str, int],
 ) -> None:
-    """Writes samples.txt, the pictures and summary.json, and prints the closing lines; the last is the bound.
+    """Writes samples.txt (of images samples.png or .npz), the pictures and summary.json, and prints the closing lines;
+    the last is the bound.
 
     ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
     """
@@ -37,7 +40,8 @@ def finish(
     entropy, natural = (_samples.entropy(rows, process.vocab_size) for rows in (tokens, held_out["tokens"]))
     summary = {
         "held_out": dataclasses.asdict(bound)
-        | ({"bits_per_byte": value, "bits_stderr": error} if bound.text_bytes else {}),
+        | ({"bits_per_byte": value, "bits_stderr": error} if bound.text_bytes else {})
+        | ({"bits_per_dimension": value / math.log(2)} if is_images(config.data.source) else {}),
         "references": {"unit": unit, **references},
         "samples": dataclasses.asdict(config.sample)
         | {"unigram_entropy": entropy, "unigram_entropy_of_held_out_rows": natural},
@@ -52,6 +56,8 @@ def finish(
     given = ", given the document ends" if config.data.packing == "documents" else ""
     spread = f" +- {error:.3f}" if bound.rows > 1 else ""
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
+    if is_images(config.data.source):
+        print(f"bits per dimension: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
     print(f"held-out bound{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
@@ -63,21 +69,27 @@ def _figure(bound: Bound) -> tuple[float, float, str]:
 
 
 def _draw(config, workdir, built, held_out, network, process, params, references, bound) -> np.ndarray:
-    """Samples and pictures; gives the samples' tokens [num, L]. Runs on prompts answer those of held-out rows."""
-    canvas = first = written = None
+    """Samples and pictures; gives the samples' tokens [num, L]. Runs on prompts answer those of held-out rows, those on
+    images draw every class in turn."""
+    canvas = first = written = labels = None
+    if config.model.classes:
+        labels = np.arange(config.sample.num) % config.model.classes
     if config.data.prompt_field:
         canvas, first = _samples.prompted(held_out, process.mask_id, config.sample.num)
         written = np.arange(config.data.length) < first[0]
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
-                                  objective=config.train.objective, canvas=canvas)
-    if canvas is None:
-        texts = [built.tokenizer.decode(row, show_special=True) for row in tokens]
+                                  objective=config.train.objective, canvas=canvas, labels=labels)
+    title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
+    if is_images(config.data.source):
+        unknown = np.full(len(tokens), -1) if labels is None else labels
+        _images.write_run(workdir, config.data.source, tokens, unknown, title)
+    elif canvas is None:
+        _samples.write_texts(workdir / "samples.txt", [built.tokenizer.decode(x, show_special=True) for x in tokens])
     else:
         rows = zip(tokens, first, itertools.cycle(held_out["tokens"]), strict=False)
         texts = [_samples.pair_text(built.tokenizer, *row) for row in rows]
         print(texts[0])
-    title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
-    _samples.write_texts(workdir / "samples.txt", texts)
+        _samples.write_texts(workdir / "samples.txt", texts)
     pictures = [workdir / "denoising.html", workdir / "denoising.png"]
     _samples.write_pictures(Trace(trace), built.tokenizer, pictures, title, written)
     loss_curve_png(

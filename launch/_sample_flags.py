@@ -14,13 +14,17 @@ FLAGS = (
               "--decoder's", float),
     _cli.Flag("top_p", "P", "draw from the likeliest tokens that hold this much probability; default: likewise", float),
     _cli.Flag("top_k", "K", "draw from the K likeliest tokens, 0 from all; default: likewise", int),
-    _cli.Flag("guidance", "W", "unsupervised guidance towards the prompt: each token follows p(x|prompt)^(1+W) / "
-              "p(x|masks)^W, for twice the work; default 0, none", float),
+    _cli.Flag("label", "K", "the class of all samples, for networks with classes; -1: none; default: every class in "
+              "turn", int),
+    _cli.Flag("labels", "K,K,...", "their classes in turn; as many samples unless --num says otherwise"),
+    _cli.Flag("guidance", "W", "towards the class, p(x|class)^(1+W) / p(x)^W, or unsupervised, towards the prompt: "
+              "each token follows p(x|prompt)^(1+W) / p(x|masks)^W; for twice the work; default 0, none", float),
     _cli.Flag("seed", "N", "the same seed gives the same samples; default: the run's sample.seed", int),
     _cli.Flag("length", "N", "tokens a sample, prompt included; default: the run's data.length", int),
     _cli.Flag("new_tokens", "N", "tokens a sample, prompt not included, in place of --length; default 128, or what "
               "fits behind the longest prompt", int),
-    _cli.Flag("output", "FILE", "write the samples there too; with --prompts a .jsonl file, required"),
+    _cli.Flag("output", "FILE", "write the samples there too; with --prompts a .jsonl file, required; of images .png "
+              "(digits) or .npz (tokens and labels)"),
     _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
     _cli.Flag("live", "", "show the denoising in this terminal as it happens", bool),
     _cli.Flag("prompts", "FILE", "answer every prompt of a file, each once: text, one a line, or .jsonl. The same "
@@ -68,6 +72,7 @@ examples
   {program} --checkpoint=runs/first
   {program} --checkpoint=runs/first --prompt="def main(" --num=2 --steps=128 --temperature=0.8 --live
   {program} --checkpoint=runs/first/checkpoints/00000500 --num=1 --picture=denoising.html
+  {program} --checkpoint=runs/digits --labels=0,1,2,3,4,5,6,7,8,9 --guidance=1 --output=digits.png
   {program} --checkpoint=LLaDA-8B-Instruct --prompts=questions.jsonl --output=answers.jsonl --mesh=fsdp:-1
 
 exit status: 0 done, 2 something in the command or its files is wrong, 130 interrupted

@@ -22,15 +22,15 @@ LEFT_TO_RIGHT = (*BLOCKS, "autoregressive", "any_order")
 
 
 def draw(process, network, weights: dict, options: SampleConfig, length: int, prompt=None, trace: bool = False,
-         objective: str = "nelbo", canvas: Canvas | None = None):
+         objective: str = "nelbo", canvas: Canvas | None = None, labels: np.ndarray | None = None):
     """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None.
 
     ``weights``: what the objective trained: the network, and where it learned one, the schedule. ``objective`` says
     whether the network is used block after block, token after token, or on the whole canvas. ``canvas``: what to write
-    on, in place of masks behind the one ``prompt`` [P].
+    on, in place of masks behind the one ``prompt`` [P]; then without ``labels`` [num], the classes.
     """
     weights = jax.device_put(weights, jax.local_devices()[0])  # samples are few; one device draws them
-    canvas = blank(process.mask_id, options.num, length, prompt) if canvas is None else canvas
+    canvas = blank(process.mask_id, options.num, length, prompt, condition=labels) if canvas is None else canvas
     chain = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
     kind, size, steps = objective.partition(":")[0], None, options.steps
     params, decoder = weights["network"], Ancestral(process, **chain)

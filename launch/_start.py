@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config.data import is_images
 from mdlm_jax.config.model import ModelConfig, from_transformer
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
@@ -70,7 +71,8 @@ def stored_tokenizer(text: str) -> Tokenizer | None:
 
 def brings_tokenizer(config: RunConfig) -> bool:
     """Whether the source has a tokenizer of its own."""
-    return config.data.source.startswith(("language:", "prepared:", "mixture:"))
+    source = config.data.source
+    return source.startswith(("language:", "prepared:", "mixture:")) or is_images(source)
 
 
 def named_tokenizer(spec: str) -> Tokenizer:

@@ -10,7 +10,7 @@ from mdlm_jax.training import places
 from mdlm_jax.training.checkpoints import Checkpoints
 
 _OURS = ("metrics.jsonl", "checkpoints", "tensorboard", "wandb-id", "wandb", "samples.txt", "summary.json", "loss.png",
-         "denoising.html", "denoising.png")
+         "denoising.html", "denoising.png", "samples.png", "samples.npz")
 _FREE_SECTIONS = ("eval", "sample", "log")  # they change what is reported, never the weights
 _FREE_FIELDS = ("train.mesh", "train.microbatches", "train.head_budget", "train.log_every", "train.checkpoint_every",
                 "train.keep_checkpoints", "train.keep_every", "train.keep_best", "train.max_bad_steps", "model.remat",

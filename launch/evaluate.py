@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
+from mdlm_jax.config.data import is_images
 from mdlm_jax.models.hf import families
 from mdlm_jax.training import checkpoints, places
 
@@ -30,6 +31,8 @@ _OWN = (
     _cli.Flag("draws", "N", "noise draws a row; default: the run's eval.draws", int),
     _cli.Flag("text", "FILE,...", "measure the likelihood of these texts too (zero-shot): files, folders, .jsonl, "
               ".parquet"),
+    _cli.Flag("detokenizer", "NAME", f"for the texts of this command; one of {', '.join(DETOKENIZERS)}; none unless "
+              "given"),
     _cli.Flag("steps", "N,...", "step counts of the samples; default " + ",".join(map(str, STEPS))),
     _cli.Flag("samples", "N", "samples at each step count; 0: none; 64 unless given", int),
     _cli.Flag("judge", "NAME,...", "who scores the samples: oracle (the exact law of a run's language), a run trained "
@@ -56,8 +59,9 @@ usage: {program} --checkpoint=DIR [--text=FILE,...] [--judge=NAME,...] [--steps=
 The numbers of decoders are flags too; launch.sample --help lists them.
 
 The bound covers prior and reconstruction; exp of it bounds the perplexity from above. The published convention is the
-mean of the continuous-time integrand over [1e-3, 1], without them. The cross-entropy of samples is that of the judge's
-tokens (a text in other tokens is encoded again); its exponential is the papers' generative perplexity.
+mean of the continuous-time integrand over [1e-3, 1] (GIDD: [1e-4, 1 - 1e-4]), without them. The cross-entropy of
+samples is that of the judge's tokens (a text in other tokens is encoded again); its exponential is the papers'
+generative perplexity.
 
 A command that was stopped goes on where it was; parts that are there with the same settings are not made again.
 launch.tradeoff draws the records of several checkpoints.
@@ -76,7 +80,7 @@ class EvaluateOptions:
     Attributes:
       folder: a whole step of a run; config: the run's.
       output: the record.
-      rows, draws, texts: of the likelihood.
+      rows, draws, texts, detokenizer: of the likelihood.
       steps, samples, judges, generate: of the samples; () of steps: the usual ones; the last are keywords of
         `LanguageModel.generate`.
       seed: of both. mesh: sizes by axis, or None.
@@ -94,6 +98,7 @@ class EvaluateOptions:
     generate: dict[str, Any]
     seed: int
     mesh: dict[str, int] | None = None
+    detokenizer: str = ""
 
 
 def read_options(flags: dict) -> EvaluateOptions:
@@ -119,6 +124,7 @@ def read_options(flags: dict) -> EvaluateOptions:
         folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
         flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
         _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
+        _detokenizer(flags),
     )
 
 
@@ -140,13 +146,22 @@ def _samples(flags: dict, config: RunConfig) -> int:
 
 def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
     texts = _listed(flags, "text")
-    if texts and config.data.source.startswith("language:"):
+    if texts and (config.data.source.startswith("language:") or is_images(config.data.source)):
         raise ConfigError(f"--text={texts[0]}: the run's tokens are those of {config.data.source}, which stand for no "
                           "text; leave it out")
     for text in texts:
         if not text.startswith("tfds:") and not Path(text).expanduser().exists():
             raise ConfigError(f"--text={text}: there is no such file or folder")
     return texts
+
+
+def _detokenizer(flags: dict) -> str:
+    name = flags.get("detokenizer", "")
+    if name and name not in DETOKENIZERS:
+        raise ConfigError(f"--detokenizer={name}: choose one of {', '.join(DETOKENIZERS)}")
+    if name and not flags.get("text"):
+        raise ConfigError(f"--detokenizer={name}: is for --text, and there is none; leave it out")
+    return name
 
 
 def _steps(flags: dict, config: RunConfig) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 import mdlm_jax
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec, to_dict
+from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.data import pipeline
 from mdlm_jax.data.language_rows import open_language
 from mdlm_jax.data.whole import whole_text
@@ -23,6 +24,7 @@ from mdlm_jax.sampling import registry
 from mdlm_jax.training import manifest
 from mdlm_jax.training.build import bound_draws, build_bound
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
+from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.progress import Progress
 
 from . import _evaluation, evaluate
@@ -86,7 +88,7 @@ def identity(options: evaluate.EvaluateOptions) -> dict[str, Any]:
 def _likelihood(options, record: Record, loaded: _Loaded) -> None:
     settings = {"rows": options.rows, "draws": options.draws, "seed": options.seed}
 
-    def part(name: str, rows: Callable[[], dict]) -> None:
+    def part(name: str, rows: Callable[[], dict], settings=settings) -> None:
         def make():
             print(f"measuring {name} ...", flush=True)
             return Measure.of(options, loaded.model, loaded.mesh)(rows())
@@ -95,8 +97,11 @@ def _likelihood(options, record: Record, loaded: _Loaded) -> None:
 
     part("held-out", lambda: held_out_rows(loaded.built.valid, options.rows))
     for text in options.texts:
-        part(text, lambda text=text: _spread(whole_text(options.config.data, text, loaded.model.tokenizer),
-                                             options.rows))
+        def rows(text=text):
+            whole = whole_text(options.config.data, text, loaded.model.tokenizer, options.detokenizer)
+            return _spread(whole, options.rows)
+
+        part(text, rows, settings | {"detokenizer": options.detokenizer})
 
 
 def _spread(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -129,10 +134,11 @@ class Measure:
                 "terms": found.terms}
         if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
             return told
-        integrand = ContinuousObjective(bound.network, self.model.process, head_budget=bound.head_budget,
-                                        data_shards=bound.data_shards)
+        kind = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
+        integrand = kind(bound.network, self.model.process, head_budget=bound.head_budget,
+                         data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)
-        scale = 1 / (1 - integrand.time_min)  # a mean over [time_min, 1], not an integral
+        scale = 1 / (integrand.time_max - integrand.time_min)  # a mean over these times, not an integral
         return told | {"published": _figures(dataclasses.replace(
             mean, nats_per_token=mean.nats_per_token * scale, nats_stderr=mean.nats_stderr * scale))}
 
@@ -190,7 +196,8 @@ def _step_counts(options) -> tuple[int | None, ...]:
 
 
 def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray, float]:
-    """Rows [N, L], and the mean of their forwards. Ids that the run's language does not have are never drawn."""
+    """Rows [N, L], every class in turn, and the mean of their forwards. Ids that the run's language does not have are
+    never drawn."""
     length, vocabulary = options.config.data.length, model.process.vocab_size
     language = options.config.data.source.startswith("language:")
     known = open_language(options.config.data).vocab_size if language else vocabulary
@@ -200,9 +207,11 @@ def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray,
     size = options.generate["batch_size"]
     with Progress(options.samples, desc=f"{steps or 'own'} steps", unit="sample") as shown:
         for batch in _row_ids(options.samples, size):
+            label = [i % model.config.classes for i in batch] if model.config.classes else None
             found = model.generate(
                 [np.zeros(0, np.int32)] * len(batch), new_tokens=length, row_ids=batch, stop_id=None, max_length=length,
-                suppress=suppress, seed=options.seed, steps=None if steps is None else -(-steps // blocks) * blocks,
+                label=label, suppress=suppress, seed=options.seed,
+                steps=None if steps is None else -(-steps // blocks) * blocks,
                 **options.generate)
             rows += [one.row for one in found]
             forwards += [one.forwards for one in found]

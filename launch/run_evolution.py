@@ -23,6 +23,8 @@ def main(options: EvolutionOptions) -> None:
 
 def _evolution(model, length: int, options: EvolutionOptions) -> Evolution:
     empty = [np.zeros(0, np.int32)] * options.samples
+    classes = model.config.classes
+    labels = [i % classes for i in range(options.samples)] if classes else None
     rows = model.generate(empty, new_tokens=length, steps=options.steps, decoder="ancestral", stop_id=None, trace=True,
-                          max_length=length, batch_size=options.samples, seed=options.seed)
+                          max_length=length, batch_size=options.samples, seed=options.seed, label=labels)
     return evolution(np.stack([row.trace for row in rows], axis=1), model.process.mask_id)

@@ -14,7 +14,7 @@ from mdlm_jax.language_model import LanguageModel, without_weights
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling.canvas import Trace
 
-from . import _samples
+from . import _images, _samples
 from ._memory import enough_memory
 from ._prompts import encoded
 
@@ -32,7 +32,10 @@ def main(options) -> None:
     print(_samples.joined(texts), end="", flush=True)
     entropy = np.mean([_samples.entropy(one.tokens[None], model.config.vocab_size) for one in found if len(one.tokens)])
     print(f"unigram entropy: {entropy:.3f} nats a sample", file=sys.stderr)
-    if options.output:
+    if options.output and options.output.suffix in (".png", ".npz"):
+        labels = options.generate.get("label", [-1] * len(rows))
+        _images.write(options.output, np.stack(rows), np.array(labels), _title(options, model, found[0]))
+    elif options.output:
         _samples.write_texts(options.output, texts)
     if options.picture:
         _samples.write_pictures(Trace(frames), tokenizer, [options.picture], _title(options, model, found[0]),
@@ -43,7 +46,8 @@ def check(options, prompts: Callable[[LanguageModel], list]) -> None:
     """What `LanguageModel.generate` would refuse of the prompts, all of them, before the weights are read."""
     model = without_weights(options.folder, mask_id=options.load.get("mask_id"))
     try:
-        answer_job(model, prompts(model), options.new_tokens, **options.generate)
+        found = prompts(model)
+        answer_job(model, found, options.new_tokens, **_of(options.generate, slice(len(found))))
     except ConfigError as error:
         name = "--prompt" if options.prompts is None else r"--prompts, prompt \1"
         raise ConfigError(re.sub(r"^prompts\[(\d+)\]", name, str(error))) from None
@@ -66,8 +70,9 @@ def _drawn(options, model, tokenizer, prompt: np.ndarray):
     if not options.live:
         if options.picture is None:
             return model.generate(prompts, **keywords), None
-        first = model.generate(prompts[:1], trace=True, **keywords)  # alone: the others need not go step by step
-        others = model.generate(prompts[1:], row_ids=range(1, len(prompts)), **keywords) if prompts[1:] else []
+        first = model.generate(prompts[:1], trace=True, **_of(keywords, slice(1)))  # alone: others need no steps
+        rest = _of(keywords, slice(1, None))
+        others = model.generate(prompts[1:], row_ids=range(1, len(prompts)), **rest) if prompts[1:] else []
         return first + others, first[0].trace
     from mdlm_jax.sampling.trace_terminal import Live
 
@@ -77,6 +82,11 @@ def _drawn(options, model, tokenizer, prompt: np.ndarray):
             frames.append(found[0].row)
             live.show([(one.row, one.given) for one in found])
     return found, np.stack(frames)
+
+
+def _of(keywords: dict, part: slice) -> dict:
+    """The keywords for some of the samples: each has a class of its own."""
+    return keywords | ({"label": keywords["label"][part]} if "label" in keywords else {})
 
 
 def _title(options, model, first) -> str:

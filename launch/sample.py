@@ -21,7 +21,7 @@ from mdlm_jax.sampling import registry
 from mdlm_jax.training import checkpoints, places
 from mdlm_jax.training.checkpoints import find
 
-from . import _cli, _decoders, _distributed, _sample_flags
+from . import _cli, _decoders, _distributed, _images, _sample_flags
 from ._answers import Answers
 from ._prompts import Prompt, encoded, read_prompts
 from ._workdir import read_config
@@ -30,7 +30,7 @@ FLAGS = (*_sample_flags.FLAGS, *_decoders.flags())
 _RUN_NUMBERS = ("num", "steps", "temperature", "top_p", "top_k", "guidance", "seed")
 _PASSED_ON = ("block_length", "cache", "grid", "special", "max_length", "batch_size")  # to LanguageModel.generate
 _WITH_PROMPTS = ("prompt_field", "batch_size", "distributed")
-_WITHOUT_PROMPTS = ("prompt", "length", "picture", "live")
+_WITHOUT_PROMPTS = ("prompt", "length", "picture", "live", "label", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +94,15 @@ def read_options(flags: dict) -> SampleOptions:
     if "length" in flags and "new_tokens" in flags:
         raise ConfigError("--length, --new_tokens: say the same with and without the prompt; give one of them")
     model = _model(_cli.require(flags, "checkpoint", "runs/first", "the trained model"))
-    sample = _sample_config(flags, model)
+    labels = _images.asked(flags, model.config)
+    sample = _sample_config(flags, model, labels)
     prompts = tuple(read_prompts(flags["prompts"], flags.get("prompt_field", "prompt"))) if several else None
     counts = _token_counts(flags, model, prompts)
     new_tokens, length = _lengths(flags, model, counts)
-    _check_guidance(sample.guidance, min(counts), model.config)
+    if labels is None:
+        _check_guidance(sample.guidance, min(counts), model.config)
+    else:
+        _images.check_guidance(sample.guidance, model.config)
     picture = _writable("picture", flags.get("picture"))
     if picture and picture.suffix not in (".html", ".png"):
         raise ConfigError(f"--picture={picture}: the name must end in .html or .png")
@@ -108,14 +112,18 @@ def read_options(flags: dict) -> SampleOptions:
         raise ConfigError("--live: the output is not a terminal; leave it out, or use --picture")
     mesh, load = _loading(flags)
     generate = _generate(flags, model, sample, new_tokens)
+    if labels is not None:
+        generate["label"] = [labels[i % len(labels)] for i in range(sample.num)]
     if length:
         generate.setdefault("max_length", max(length, model.made_for))
         if length > model.made_for > 0:
             print(f"note     {length} tokens are more than the {model.made_for} that the model was made for",
                   file=sys.stderr, flush=True)
+    output = _writable("output", flags.get("output"))
+    _images.check_output(output, model.config)
     return SampleOptions(
-        model.folder, model.config, sample, length, flags.get("prompt", ""), _writable("output", flags.get("output")),
-        picture, new_tokens, prompts, generate, load, mesh, flags.get("live", False),
+        model.folder, model.config, sample, length, flags.get("prompt", ""), output, picture, new_tokens,
+        prompts, generate, load, mesh, flags.get("live", False),
         _distributed.asked(flags) if several else None,
     )
 
@@ -147,8 +155,10 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
     return load_tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
 
 
-def _sample_config(flags: dict, model: _Model) -> SampleConfig:
+def _sample_config(flags: dict, model: _Model, labels: list[int] | None) -> SampleConfig:
     own = SampleConfig() if model.config is None else model.config.sample
+    if "labels" in flags:
+        own = dataclasses.replace(own, num=len(labels))
     given = {name: flags[name] for name in _RUN_NUMBERS if name in flags}
     try:
         return dataclasses.replace(own, **({"num": 1} if "prompts" in flags else {}) | given)

@@ -80,7 +80,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     try:
-        check_data(config.data, config.train.batch_size)
+        check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)
     except ConfigError:

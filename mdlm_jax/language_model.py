@@ -19,6 +19,7 @@ from mdlm_jax.evaluation.answers import Likelihood
 from mdlm_jax.generation import generate, likelihood
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
+from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.config import DTYPES, TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
@@ -61,13 +62,14 @@ class LanguageModel:
         """The network."""
         return self.description.config
 
-    def logits(self, tokens, attention_mask=None, *, time=None, raw: bool = False) -> jax.Array:
+    def logits(self, tokens, attention_mask=None, *, time=None, condition=None, raw: bool = False) -> jax.Array:
         """Scores of every id at every position, [B, L, head_size] float32, on the mesh of the parameters.
 
         Args:
           tokens: [B, L] integers.
           attention_mask: [B, L], 1 where there is a token and 0 where there is padding; None: no padding.
           time: [B] noise levels, for networks conditioned on them.
+          condition: [B] classes, -1 for none, for networks that have them; None: none for all rows.
           raw: the network's own rows. Otherwise row i scores token i, whatever the network was trained with.
         Raises:
           ValueError: another shape, or ids that the embedding has no row for.
@@ -77,8 +79,9 @@ class LanguageModel:
             raise ValueError(f"attention_mask has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
         mask = None if attention_mask is None else np.asarray(attention_mask, np.int32)
         rows, length = tokens.shape
-        tokens, mask, time = _filled_up(self.config, self.mesh, tokens, mask, time)
-        logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, time)
+        condition = None if condition is None else checked_classes(condition, self.config.classes, rows)
+        tokens, mask, *of_rows = _filled_up(self.config, self.mesh, tokens, mask, time, condition)
+        logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, *of_rows)
         return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
 
     def generate(self, prompts, *, new_tokens: int | None = None, **options):
@@ -145,16 +148,17 @@ def _answered(job, prompts):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _logits(config, raw, mesh, params, tokens, attention_mask, time):
+def _logits(config, raw, mesh, params, tokens, attention_mask, time, condition):
     """On a mesh it must be set: without one the partitioner gathers weights, and kernels do not compile at all."""
     with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
-        return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, raw=raw).logits()
+        return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, condition=condition,
+                         raw=raw).logits()
 
 
-def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.ndarray, mask, time):
+def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.ndarray, mask, *of_rows):
     """Rows and positions that every shard has equally many of; nothing of what is added is seen by what was there."""
     if mesh is None:
-        return tokens, mask, time
+        return tokens, mask, *of_rows
     rows, length = tokens.shape
     more, longer = -rows % data_shards(mesh), -length % mesh.shape[LENGTH_AXIS]
     if longer and config.attention == "two_stream":
@@ -164,8 +168,8 @@ def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.
         mask = np.ones(tokens.shape, np.int32) if mask is None else mask
         mask = np.pad(mask, ((0, 0), (0, longer)))
     mask = None if mask is None else np.pad(mask, ((0, more), (0, 0)), mode="edge")
-    time = None if time is None or np.ndim(time) == 0 else jnp.pad(jnp.asarray(time), (0, more), mode="edge")
-    return np.pad(tokens, ((0, more), (0, longer))), mask, time
+    of_rows = [None if np.ndim(x) == 0 else jnp.pad(jnp.asarray(x), (0, more), mode="edge") for x in of_rows]
+    return np.pad(tokens, ((0, more), (0, longer))), mask, *of_rows
 
 
 def _checked(tokens, vocab_size: int) -> np.ndarray:

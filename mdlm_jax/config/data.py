@@ -8,14 +8,18 @@ from mdlm_jax.errors import ConfigError, require
 
 PACKINGS = ("concat", "documents", "wrapped")
 _FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+DIGITS_LENGTH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them. A path
-    is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare made."""
+    is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare
+    made, mixture:0.7*DIR,0.3*DIR mixes several; digits and codes:PATH are images as rows of codes with their classes,
+    PATH an .npz or a folder with tokens and labels."""
 
-    source: str = "stdlib"  # stdlib | a path | tfds:NAME[/CONFIG] | language:NAME | prepared:DIR | mixture:0.7*DIR,...
+    source: str = "stdlib"  # stdlib | a path | tfds:NAME | language:NAME | prepared:DIR | mixture: | digits | codes:DIR
+    codes: int = 0  # codes:PATH only: size of the codebook; 0: one more than the largest code
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
     prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
@@ -69,6 +73,7 @@ class DataConfig:
         if self.data_dir:
             require(self.source.startswith("tfds:"), "data.data_dir", self.data_dir,
                      f"is read only with data.source=tfds:NAME, not with {self.source!r}; leave it out")
+        _check_images(self)
         require(0.0 <= self.random_length <= 1.0, "data.random_length", self.random_length, "must lie in [0, 1]")
         parse_warmup(self.length_warmup, self.length)
         if parse_prepared(self.source):
@@ -87,6 +92,27 @@ def _check_split(data: DataConfig) -> None:
 def row_tokens(length: int, packing: str) -> int:
     """Tokens of the joined documents that a row of ``length`` holds: two fewer where it is wrapped."""
     return length - 2 if packing == "wrapped" else length
+
+
+def is_images(source: str) -> bool:
+    """Whether the rows are images, with a class each."""
+    return source == "digits" or source.startswith("codes:")
+
+
+def _check_images(data: DataConfig) -> None:
+    codes = data.source.startswith("codes:")
+    require(data.codes >= 0, "data.codes", data.codes, "must not be negative; 0 goes by the largest code")
+    require(codes or not data.codes, "data.codes", data.codes, f"is read only with data.source=codes:PATH, not with "
+             f"{data.source!r}; leave it out")
+    if not is_images(data.source):
+        return
+    require(data.source != "codes:", "data.source", data.source, "names no file; write codes:PATH")
+    require(codes or data.length == DIGITS_LENGTH, "data.length", data.length,
+             f"digits have 8 x 8 pixels; set it to {DIGITS_LENGTH}")
+    for name in ("tokenizer", "detokenizer", "packing", "valid_last", "random_length", "length_warmup"):
+        value, default = getattr(data, name), getattr(DataConfig, name)
+        require(value == default, f"data.{name}", value, f"has no meaning for images, and data.source={data.source!r}; "
+                 "leave it out")
 
 
 def parse_warmup(text: str, length: int) -> tuple[int, int]:

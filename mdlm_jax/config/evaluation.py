@@ -31,7 +31,7 @@ class SampleConfig:
     temperature: float = 1.0  # below 1 sharper, 0 greedy
     top_p: float = 1.0  # draw from the likeliest tokens that hold this much probability
     top_k: int = 0  # draw from the so many likeliest tokens; 0: from all
-    guidance: float = 0.0  # launch.sample only: strength w of unsupervised guidance towards the prompt; 0: none
+    guidance: float = 0.0  # strength w of guidance towards the class, or the prompt (launch.sample only); 0: none
     seed: int = 0  # the same seed gives the same samples
 
     def __post_init__(self):

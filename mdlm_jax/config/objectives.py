@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
@@ -93,7 +94,13 @@ def _check_blocks(run, objective: str) -> None:
 
 
 def _check_options(run, objective: str) -> None:
-    """Masks in twos, CAP, answers weighed alike, and the routers' bias."""
+    """Classes, masks in twos, CAP, answers weighed alike, and the routers' bias."""
+    if run.model.classes:
+        require(is_images(run.data.source), "model.classes", run.model.classes,
+                 f"needs rows with classes, and data.source={run.data.source!r} has none; use digits or codes:PATH")
+    else:
+        require(not run.train.class_dropout, "train.class_dropout", run.train.class_dropout,
+                 "has no meaning without model.classes; leave it out")
     if run.train.per_answer:
         require(bool(run.data.prompt_field), "train.per_answer", True,
                  "is about rows of prompts and answers; set data.prompt_field, or leave it out")

@@ -28,8 +28,9 @@ class RunConfig:
     log: LogConfig = LogConfig()
 
     def __post_init__(self):
-        require(self.sample.guidance == 0, "sample.guidance", self.sample.guidance,
-                 "guides towards a prompt, which a run's own samples do not have; leave it to launch.sample")
+        require(self.sample.guidance == 0 or self.train.class_dropout > 0, "sample.guidance", self.sample.guidance,
+                 "guides towards a prompt, which a run's own samples do not have, or towards a class, with "
+                 "train.class_dropout; leave it to launch.sample")
         if self.train.keep_best:
             require(self.train.checkpoint_every % self.eval.every == 0, "train.keep_best", self.train.keep_best,
                      f"needs the bound at every checkpoint: eval.every={self.eval.every} must divide "

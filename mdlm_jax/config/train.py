@@ -33,6 +33,7 @@ class TrainConfig:
     complementary: bool = False  # antithetic pairs also share the positions: one masks what the other shows
     each_twice: bool = False  # each row under a mask and under its complement (LLaDA2's fine-tuning), count and block
     per_answer: bool = False  # rows weigh alike, however long their answers (LLaDA's fine-tuning); data.prompt_field
+    class_dropout: float = 0.0  # share of rows whose class is hidden, which guidance needs; with model.classes
     confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
@@ -89,6 +90,7 @@ class TrainConfig:
             weight, turns = numbers
             require(weight >= 0 and turns >= 1 and turns == int(turns), "train.objective", self.objective,
                      "WEIGHT must not be negative, TURNS a positive integer")
+        require(0.0 <= self.class_dropout < 1.0, "train.class_dropout", self.class_dropout, "must lie in [0, 1)")
         require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
         require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")
         parse_block_schedule(self.block_schedule)

@@ -10,6 +10,8 @@ from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.linear import outer
 from mdlm_jax.core.prediction import Head
 
+_LARGE = 80.0  # softplus(s) = log(1 + e^s) by one exponential that its slope shares; beyond, it is s itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
@@ -67,8 +69,9 @@ def chunk_forward(wanted: Wanted, logits, given: Given, values, log_teacher):
     softplus_sum = slope = entropy = kl = mean_value = None
     if given.offset is not None:
         shifted = log_probs + given.offset[..., None]
-        softplus_sum = columns.sum(jax.nn.softplus(shifted))
-        slope = columns.sum(jax.nn.sigmoid(shifted))
+        ratio = jnp.exp(jnp.minimum(shifted, _LARGE))
+        softplus_sum = columns.sum(jnp.log1p(ratio) + jnp.maximum(shifted - _LARGE, 0.0))
+        slope = columns.sum(ratio / (1.0 + ratio))
     if wanted.entropy:
         entropy = -_expectation(columns, log_probs, log_probs)
     if log_teacher is not None:
@@ -110,8 +113,8 @@ def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: R
             grad = grad + jnp.where(ids[..., None] == ids_here, weight[..., None], 0.0)
             on_probs = on_probs - weight
     if given.offset is not None:
-        gate = jax.nn.sigmoid(log_probs + given.offset[..., None])
-        grad = grad + cotangent.softplus_sum[..., None] * gate
+        ratio = probs * jnp.exp(jnp.minimum(given.offset, _LARGE))[..., None]
+        grad = grad + cotangent.softplus_sum[..., None] * (ratio / (1.0 + ratio))
         on_probs = on_probs - cotangent.softplus_sum * slope
     if wanted.entropy:
         surprise = jnp.where(possible, log_probs + reduced.entropy[..., None], 0.0)

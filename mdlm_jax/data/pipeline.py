@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.config.data import parse_prepared, parse_warmup, row_tokens
+from mdlm_jax.config.data import is_images, parse_prepared, parse_warmup, row_tokens
 from mdlm_jax.data.cuts import Cut
 from mdlm_jax.data.detokenizers import detokenized
 from mdlm_jax.data.orders import InOrder, Mixed, Shuffled
@@ -31,9 +31,12 @@ class Pipeline:
     """
 
     def __init__(self, rows, *, batch_size: int, seed: int, packing: str, tokenizer: Tokenizer, in_order: bool = False,
-                 mixed: Mixed | None = None, cut: Cut | None = None):
-        """``rows``: integers [R, L], R >= 1: an array, or what can be indexed like one (``prepared.Rows``)."""
-        self._rows, self._seed, self._packing = rows, seed, packing
+                 mixed: Mixed | None = None, cut: Cut | None = None, labels: np.ndarray | None = None):
+        """``rows``: integers [R, L], R >= 1: an array, or what can be indexed like one (``prepared.Rows``).
+
+        ``labels``: int32 [R], the class of each row; None: they have none.
+        """
+        self._rows, self._seed, self._packing, self._labels = rows, seed, packing, labels
         self._eos_id, self._pad_id = tokenizer.eos_id, tokenizer.pad_id
         self._vocab_size = tokenizer.vocab_size
         self.num_rows, self.length = rows.shape
@@ -57,6 +60,8 @@ class Pipeline:
                 digest.update(self._rows[start : start + 4096].astype("<i4").tobytes())
         else:
             digest.update(self._rows.digest.encode())
+        if self._labels is not None:
+            digest.update(self._labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
     def _positions(self, step: int, rows: slice | None) -> np.ndarray:
@@ -79,17 +84,19 @@ class Pipeline:
           rows: a slice of the global batch; the slices of all hosts, put together, are ``batch(step)``.
 
         Returns:
-          tokens, attention_mask, positions int32 [b, L]; noise_mask, loss_mask bool [b, L]; see ``make_batch``.
+          tokens, attention_mask, positions int32 [b, L]; noise_mask, loss_mask bool [b, L]; see ``make_batch``. Where
+          rows have classes, also label int32 [b].
 
         Raises:
           ValueError: a negative step or rows outside the batch.
         """
         positions = self._positions(step, rows)
-        found = self._rows[self._order(positions)]
+        index = self._order(positions)
+        found = self._rows[index]
         if self._cut:
             behind = np.arange(self.length) >= self._cut.lengths(step, positions)[:, None]
             found = np.where(behind, self._pad_id, found)
-        return self._batch(found)
+        return self._batch(found, index)
 
     def sequential(self, start: int, count: int) -> Batch:
         """Rows start..start+count-1 in stored order, once each and never cut, for evaluation.
@@ -98,10 +105,12 @@ class Pipeline:
         """
         if not 0 <= start < start + count <= self.num_rows:
             raise ValueError(f"start={start}, count={count}: must name rows among the {self.num_rows} there are")
-        return self._batch(self._rows[start : start + count])
+        index = slice(start, start + count)
+        return self._batch(self._rows[index], index)
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        return make_batch(rows, self._packing, self._eos_id, self._pad_id)
+    def _batch(self, rows: np.ndarray, index) -> Batch:
+        batch = make_batch(rows, self._packing, self._eos_id, self._pad_id)
+        return batch if self._labels is None else batch | {"label": self._labels[index]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +141,10 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
     """
     if config.source.startswith("language:"):
         return _build_language(config, batch_size, tokenizer)
+    if is_images(config.source):
+        from mdlm_jax.data.images import build_images
+
+        return build_images(config, batch_size, tokenizer)
     if parse_prepared(config.source):
         from mdlm_jax.data.prepared import build_prepared
 
@@ -180,13 +193,14 @@ def _build_language(config: DataConfig, batch_size: int, tokenizer: Tokenizer | 
 
 
 def make_pipelines(rows: dict, config: DataConfig, batch_size: int, tokenizer: Tokenizer, *, in_order: bool = False,
-                   mixed: Mixed | None = None) -> dict[str, Pipeline]:
-    """A pipeline for the rows of each split; only those of ``train`` are mixed and cut."""
+                   mixed: Mixed | None = None, labels: dict | None = None) -> dict[str, Pipeline]:
+    """A pipeline for the rows of each split, with their ``labels``; only those of ``train`` are mixed and cut."""
     settings = {"batch_size": batch_size, "seed": config.seed, "packing": config.packing, "tokenizer": tokenizer,
                 "in_order": in_order}
     cut = Cut(config.length, config.random_length, *parse_warmup(config.length_warmup, config.length), config.seed)
-    return {"train": Pipeline(rows["train"], **settings, mixed=mixed, cut=cut),
-            "valid": Pipeline(rows["valid"], **settings)}
+    labels = labels or dict.fromkeys(rows)
+    return {"train": Pipeline(rows["train"], **settings, mixed=mixed, cut=cut, labels=labels["train"]),
+            "valid": Pipeline(rows["valid"], **settings, labels=labels["valid"])}
 
 
 def _account(documents: int, size: int, tokens: int, rows: int, each: int) -> dict:

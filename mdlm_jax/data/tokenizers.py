@@ -2,7 +2,8 @@
 ids of a language.
 
 Every tokenizer knows its special ids, which stand for no text: ``mask_id``, ``eos_id`` (end of a document), ``pad_id``
-and ``bos_id``. Text never produces them: a literal ``<|mask|>`` in a document is encoded like any other characters.
+and ``bos_id``. Codes of images have the mask alone, and None for the others. Text never produces them: a literal
+``<|mask|>`` in a document is encoded like any other characters.
 """
 
 import abc
@@ -36,8 +37,8 @@ class Tokenizer(abc.ABC):
     lossless = True
     separator = ""
 
-    def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int, pad_id: int,
-                 bos_id: int | None = None):
+    def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int | None,
+                 pad_id: int | None, bos_id: int | None = None):
         """``pieces``: the UTF-8 bytes of each id, b"" for special ones. ``special``: the names of those."""
         self.vocab_size, self.mask_id, self.eos_id, self.pad_id = len(pieces), mask_id, eos_id, pad_id
         self.bos_id = eos_id if bos_id is None else bos_id
@@ -161,6 +162,7 @@ class LanguageTokenizer(Tokenizer):
 
     lossless = False
     separator = " "
+    _what = "a language's tokens"
 
     def __init__(self, size: int):
         names = {size: MASK, size + 1: EOS, size + 2: PAD}
@@ -170,9 +172,9 @@ class LanguageTokenizer(Tokenizer):
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
-            raise ValueError(f"a language's tokens are written as numbers, as in '3 1 4', not {text!r}") from None
+            raise ValueError(f"{self._what} are written as numbers, as in '3 1 4', not {text!r}") from None
         if not all(0 <= i < self.mask_id for i in ids):
-            raise ValueError(f"{text!r}: the tokens of this language are 0..{self.mask_id - 1}")
+            raise ValueError(f"{text!r}: these tokens are 0..{self.mask_id - 1}")
         return np.array(ids, np.int32)
 
     def decode(self, ids, show_special=False):
@@ -185,6 +187,18 @@ class LanguageTokenizer(Tokenizer):
 
     def save(self, path):
         Path(path).write_text(json.dumps({_KIND: "language", "size": self.mask_id}))
+
+
+class CodeTokenizer(LanguageTokenizer):
+    """The codes of images, written as numbers, then the mask and nothing else: images neither end nor are padded."""
+
+    _what = "codes"
+
+    def __init__(self, size: int):
+        Tokenizer.__init__(self, [b""] * (size + 1), {size: MASK}, size, None, None)
+
+    def save(self, path):
+        Path(path).write_text(json.dumps({_KIND: "codes", "size": self.mask_id}))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -214,6 +228,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             return Text8Tokenizer()
         case {"mdlm_jax_tokenizer": "language", "size": int(size)} if size > 0:
             return LanguageTokenizer(size)
+        case {"mdlm_jax_tokenizer": "codes", "size": int(size)} if size > 0:
+            return CodeTokenizer(size)
     raise ConfigError(f"tokenizer {str(path)!r}: is neither a Hugging Face tokenizer.json nor one of ours; "
                       "choose another file")
 

@@ -30,7 +30,9 @@ class Options:
       block_length: tokens that are written together, block after block; 0: everything at once; None: the family's way.
       cache: one of `sampling.windows.CACHES`; None: block for block-causal networks, else none.
       grid: of a block's times, `sampling.grid`; None: the decoder's own.
-      guidance: strength w of unsupervised guidance towards the prompt, p(x | prompt)^(1 + w) / p(x | masks)^w.
+      label: the class of every row, or one for each, for networks with classes; -1: none. None: none for all.
+      guidance: strength w: with ``label`` towards the class, p(x | class)^(1 + w) / p(x)^w, else unsupervised, towards
+        the prompt, p(x | prompt)^(1 + w) / p(x | masks)^w.
       stop: strings that end an answer; looked for after each block. The text is cut before them. The name of a special
         token stands for that token as well.
       stop_id: a token that ends an answer, or several; "eos": the model's end of text; None: none does.
@@ -49,6 +51,7 @@ class Options:
     block_length: int | None = None
     cache: str | None = None
     grid: str | np.ndarray | None = None
+    label: int | Sequence[int] | None = None
     guidance: float = 0.0
     stop: Sequence[str] = ()
     stop_id: int | str | Sequence[int | str] | None = "eos"

@@ -7,6 +7,7 @@ import numpy as np
 from mdlm_jax.config.evaluation import NEW_TOKENS
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation.options import Options, Sampler, is_whole
+from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.sampling.rows import Row
 
 
@@ -34,14 +35,14 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,
     learned = model.config.learned_positions // whole * whole
     most = min(filter(None, (learned, options.max_length or model.description.max_length)), default=0)
     rows, wanted = [], []
-    for name, ids, row_id in found:
+    for name, ids, row_id, condition in found:
         room = max(1, min(NEW_TOKENS, most - len(ids))) if most else NEW_TOKENS
         wanted.append(room if new_tokens is None else new_tokens)
         check_ids(name, ids, model, sampler.mask_id)
         if sampler.blind and not len(ids):
             raise ConfigError(f"{name}: is empty, and this network scores a token from the one before it; begin with a "
                               "token (its beginning of text, say)")
-        if options.guidance and not len(ids):
+        if options.guidance and condition is None and not len(ids):
             raise ConfigError(f"{name}: is empty, and guidance={options.guidance} guides towards a prompt; leave it 0")
         length = len(ids) + wanted[-1]
         check_length(name, f"{len(ids)} tokens and {wanted[-1]} new ones", length, model, options)
@@ -52,7 +53,7 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,
                               "them")
         tokens = np.full(length, sampler.mask_id, np.int32)
         tokens[: len(ids)] = ids
-        rows.append(Row(tokens, np.arange(length) >= len(ids), row_id))
+        rows.append(Row(tokens, np.arange(length) >= len(ids), row_id, condition))
     return rows, wanted
 
 
@@ -65,22 +66,22 @@ def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> 
     if not hole or not isinstance(hole, str):
         raise ConfigError(f"hole={hole!r}: must be a string that stands for one token to be written")
     rows = []
-    for name, ids, row_id in _encoded(model, "texts", texts, options, hole, sampler.mask_id):
+    for name, ids, row_id, condition in _encoded(model, "texts", texts, options, hole, sampler.mask_id):
         editable = ids == sampler.mask_id
         if not editable.any():
             raise ConfigError(f"{name}: has no hole; write {hole} for each token wanted, or the mask's id among tokens")
         if sampler.blind and editable[0]:
             raise ConfigError(f"{name}: begins with a hole, and this network scores a token from the one before it")
-        if options.guidance and editable.all():
+        if options.guidance and condition is None and editable.all():
             raise ConfigError(f"{name}: is all holes, and guidance={options.guidance} guides towards what is given")
         check_ids(name, ids[~editable], model, sampler.mask_id)
         check_length(name, f"{len(ids)} tokens", len(ids), model, options)
-        rows.append(Row(ids, editable, row_id))
+        rows.append(Row(ids, editable, row_id, condition))
     return rows
 
 
 def _encoded(model, what: str, given, options: Options, hole: str = "", mask_id: int | None = None):
-    """(name, ids [n] int32, row id) of each."""
+    """(name, ids [n] int32, row id, class or None) of each."""
     single = is_single(given)
     several = [given] if single else listed(what, given)
     if not several:
@@ -89,8 +90,11 @@ def _encoded(model, what: str, given, options: Options, hole: str = "", mask_id:
     row_ids = range(len(several)) if options.row_ids is None else list(options.row_ids)
     if len(row_ids) != len(several) or not all(is_whole(i) and 0 <= i < 2**32 for i in row_ids):
         raise ConfigError(f"row_ids: must be {len(several)} whole numbers in [0, 2^32), one for each of {what}")
-    return [(name, encode(name, one, model.tokenizer, options.special, hole, mask_id), int(row_id))
-            for name, one, row_id in zip(names, several, row_ids, strict=True)]
+    conditions = [None] * len(several)
+    if options.label is not None:
+        conditions = checked_classes(options.label, model.config.classes, len(several)).tolist()
+    return [(name, encode(name, one, model.tokenizer, options.special, hole, mask_id), int(row_id), condition)
+            for name, one, row_id, condition in zip(names, several, row_ids, conditions, strict=True)]
 
 
 def listed(what: str, given) -> list:

@@ -59,6 +59,7 @@ def forward(
     tokens: jax.Array | None,
     *,
     time: jax.Array | None = None,
+    condition: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     order: jax.Array | None = None,
@@ -74,6 +75,8 @@ def forward(
     Args:
       tokens: [B, L] int32, noisy ids; [noisy; clean] for the two-stream contract.
       time: [B] noise level in [0, 1]; required if, and only if, the network is conditioned on it.
+      condition: [B] int32, the class of each row, `conditioning.NO_CLASS` for none; None: none for all. For networks
+        with classes. One beyond them cannot be seen here.
       attention_mask: [B, L] int32 or bool segments; positions see those with the same non-zero number. None: all one.
       positions: [B, L] int32 rotary positions; None: 0..L-1 (twice in the two-stream contract), from ``start`` on.
       order: [B, L] int32, what contracts other than bidirectional compare; None: the index in the row, from ``start``
@@ -88,12 +91,12 @@ def forward(
     Returns:
       `Output`, hidden states in the compute dtype.
     Raises:
-      ValueError: ``time`` or ``order`` missing or superfluous, a cache without ``start`` or too small for it, two
-        streams of odd length, more positions than were learned, rows or positions that the mesh cannot split, aligned
-        rows of a shifted network beside a cache.
+      ValueError: ``time`` or ``order`` missing or superfluous, classes for a network without, a cache without ``start``
+        or too small for it, two streams of odd length, more positions than were learned, rows or positions that the
+        mesh cannot split, aligned rows of a shifted network beside a cache.
     """
     source = tokens if embeddings is None else embeddings
-    _check(config, source.shape, time, order)
+    _check(config, source.shape, time, condition, order)
     _check_cache(config, source.shape[1], cache, start, raw)
     check_split(*source.shape[:2])
     rows, length = source.shape[:2]
@@ -104,7 +107,8 @@ def forward(
         segment = jnp.ones((rows, length), jnp.int32) if segment is None else segment
         order = index if order is None else order
     inputs = Inputs(
-        tokens, index if positions is None else positions, Places(segment, order), time, embeddings, cache, offset
+        tokens, index if positions is None else positions, Places(segment, order), time, condition, embeddings, cache,
+        offset,
     )
     deterministic = dropout_key is None or config.dropout == 0.0
     output = Transformer(config, deterministic, keep_layers).apply(
@@ -130,10 +134,14 @@ def _index(config, rows, length, offset) -> jax.Array:
     return jnp.broadcast_to(index, (rows, length))
 
 
-def _check(config, shape, time, order) -> None:
+def _check(config, shape, time, condition, order) -> None:
     if config.time_conditioning != (time is not None):
         state = "is conditioned on time and got none" if config.time_conditioning else "takes no time and got one"
         raise ValueError(f"time: the network {state}")
+    if condition is not None and not config.classes:
+        raise ValueError("condition: the network has no classes; leave it out")
+    if condition is not None and condition.shape != shape[:1]:
+        raise ValueError(f"condition: has shape {list(condition.shape)}; it must be {list(shape[:1])}, a class a row")
     if config.attention == "permutation" and order is None:
         raise ValueError("order: the permutation contract needs one; give order=[B, L]")
     if config.attention == "bidirectional" and order is not None:

@@ -156,6 +156,7 @@ class TransformerConfig:
       conditioning: AdaLN on the noise level: none; time: `api.apply` takes a time; constant: the weights are there and
         see zero (MDLM's published models).
       condition_dim, time_features, time_scale: width of the condition, number of sinusoids, factor of the time.
+      classes: AdaLN also sees the class of the row, one of so many or none; 0: it does not.
       moe: a mixture of experts, or None.
       dtype: of activations and matmuls. Parameters have the dtype they are given in, float32 from `api.init`.
       remat: what the backward pass recomputes: none; full: all but each layer's input; matmuls: keeps the results of
@@ -192,6 +193,7 @@ class TransformerConfig:
     condition_dim: int = 0
     time_features: int = 0
     time_scale: float = 1000.0
+    classes: int = 0
     moe: MoEConfig | None = None
     dtype: str = "float32"
     remat: str = "none"
@@ -200,7 +202,7 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("vocab_size", "head_size", "layers", "d_model", "heads", "kv_heads", "d_ff", "block_length"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("head_dim", "learned_positions", "condition_dim", "time_features"):
+        for name in ("head_dim", "learned_positions", "condition_dim", "time_features", "classes"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         _require(self.head_dim > 0 or self.d_model % self.heads == 0, "d_model", self.d_model,
                  f"must be a multiple of heads={self.heads}; or set head_dim")
@@ -208,6 +210,8 @@ class TransformerConfig:
         if self.conditioning != "none":
             self._fill("condition_dim", min(128, self.d_model))
             self._fill("time_features", self.condition_dim)
+        _require(self.conditioning != "none" or not self.classes, "classes", self.classes,
+                 "AdaLN tells the network its class; set conditioning to time or constant")
         for name, allowed in (("attention", ATTENTIONS), ("norm", NORMS), ("activation", ACTIVATIONS),
                               ("conditioning", CONDITIONINGS), ("dtype", DTYPES), ("remat", REMATS),
                               ("backend", BACKENDS)):

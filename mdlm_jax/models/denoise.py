@@ -26,6 +26,7 @@ class Call:
 
     ``start``: [B] int32, where in the canvas the window begins; None: the whole canvas, without a cache.
     ``order``: [B, L] int32, what a block-causal network compares in place of the index; None: the index.
+    ``condition``: [B] int32, classes, for models that have them (their attribute ``classes`` says how many).
     """
 
     tokens: jax.Array
@@ -35,6 +36,7 @@ class Call:
     embeddings: jax.Array | None = None
     start: jax.Array | None = None
     order: jax.Array | None = None
+    condition: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Denoiser:
     def timed(self) -> bool:
         return self.network.time_conditioning
 
+    @property
+    def classes(self) -> int:
+        return self.network.classes
+
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
         """Row i of the prediction scores token i."""
         return self.run(params, Call(tokens, time))[0]
@@ -83,6 +89,7 @@ class Denoiser:
             params,
             tokens,
             time=call.time if self.network.time_conditioning else None,
+            condition=call.condition,
             attention_mask=call.segment,
             positions=call.positions,
             order=order,
@@ -120,11 +127,17 @@ class _OnWholeCanvas:
     timed = True
     learned = False
     process = None
+    classes = 0
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
+        self._check(call)
+        if call.condition is not None:
+            raise ValueError(f"{type(self).__name__}: takes no classes")
+        return self(params, call.tokens, call.time), None
+
+    def _check(self, call: Call) -> None:
         if call.segment is not None or call.embeddings is not None:
             raise ValueError(f"{type(self).__name__}: takes tokens and times alone, neither padding nor embeddings")
-        return self(params, call.tokens, call.time), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +154,17 @@ class CausalDenoiser(_OnWholeCanvas):
     timed = False
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
-        del time
-        before = one_before(tokens, None, self.start_id)
-        return api.apply(self.network, params, before, raw=True).narrowed(self.columns)
+        return self.run(params, Call(tokens, time))[0]
+
+    @property
+    def classes(self) -> int:
+        return self.network.classes
+
+    def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
+        self._check(call)
+        before = one_before(call.tokens, None, self.start_id)
+        found = api.apply(self.network, params, before, condition=call.condition, raw=True)
+        return found.narrowed(self.columns), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +178,10 @@ class ScheduledDenoiser(_OnWholeCanvas):
     @property
     def timed(self) -> bool:
         return self.network.time_conditioning
+
+    @property
+    def classes(self) -> int:
+        return self.network.classes
 
     def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> ScheduledPrediction:
         return self.run(params, Call(tokens, time))[0]

@@ -19,6 +19,8 @@ def shapes(config: TransformerConfig) -> Shapes:
         tree["positions"] = (c.learned_positions, c.d_model)
     if c.conditioning != "none":
         tree |= _time(c)
+    if c.classes:
+        tree["classes"] = (c.classes + 1, c.condition_dim)
     for name, expert, first, last in stacks(c):
         of_layer = _layer(c) | _under("moe", _experts(c)) if expert else _layer(c) | _under("mlp", _feed_forward(c))
         tree |= {f"{name}/{path}": (last - first, *shape) for path, shape in of_layer.items()}

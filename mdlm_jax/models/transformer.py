@@ -15,7 +15,7 @@ from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.visibility import Places, Visibility
 from mdlm_jax.models.attention_layer import Attention, KeyValue, Surroundings
 from mdlm_jax.models.cache import Cache, write
-from mdlm_jax.models.conditioning import Modulation, TimeEmbedding, gated, modulate
+from mdlm_jax.models.conditioning import NO_CLASS, Modulation, TimeEmbedding, gated, modulate
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
 from mdlm_jax.models.moe.experts import MixtureOfExperts
@@ -35,6 +35,7 @@ class Inputs:
       positions: [B, L] int32 rotary or learned positions.
       places: segments and orders of these tokens.
       time: [B].
+      condition: [B] int32, the class of each row.
       embeddings: [B, L, D], in place of the table's rows.
       cache, start: slots to read and where the window goes.
     """
@@ -43,6 +44,7 @@ class Inputs:
     positions: jax.Array
     places: Places
     time: jax.Array | None = None
+    condition: jax.Array | None = None
     embeddings: jax.Array | None = None
     cache: Cache | None = None
     start: jax.Array | None = None
@@ -113,7 +115,9 @@ class Transformer(nn.Module):
         c = self.config
         x, table = self._embed(inputs)
         around, cache = self._surroundings(inputs, x.shape)
-        condition = TimeEmbedding(c, name="time")(inputs.time) if c.conditioning != "none" else None
+        condition = None
+        if c.conditioning != "none":
+            condition = TimeEmbedding(c, name="time")(inputs.time, self._class(inputs.condition))
         keys_values = None if cache is None else (cache.key, cache.value)
         outputs, stats = [], None
         for name, expert, first, last in _stacks(c):
@@ -144,6 +148,15 @@ class Transformer(nn.Module):
             learned = weight(self, "positions", shape, axes, nn.initializers.normal(0.02))
             x = x + lookup(learned.astype(dtype), inputs.positions, axes)
         return constrain_tokens(x), table
+
+    def _class(self, condition: jax.Array | None) -> jax.Array | None:
+        """[B, C]: the row of each class, the last one for none; [1, C] where nothing is said of any."""
+        c = self.config
+        if not c.classes:
+            return None
+        table = weight(self, "classes", (c.classes + 1, c.condition_dim), (None, "condition"),
+                       nn.initializers.normal(0.02))
+        return table[-1:] if condition is None else table[jnp.where(condition == NO_CLASS, c.classes, condition)]
 
     def _surroundings(self, inputs: Inputs, shape) -> tuple[Surroundings, Cache | None]:
         c, cache, places = self.config, inputs.cache, inputs.places

@@ -38,6 +38,8 @@ def lower(config: RunConfig, objective: Objective, mesh):
     state = abstract_state(objective, optimizer, config.train.ema_decay > 0, mesh, adapters.of(config.train))
     shape, layout = (config.train.batch_size, config.data.length), batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=layout) for name, kind in BATCH.items()}
+    if objective.network.classes:
+        batch["label"] = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=layout)
     return make_train_step(objective, optimizer, config.train, mesh).lower(state, batch)
 
 

@@ -20,6 +20,8 @@ class Canvas:
       segment: [B, L] int32 or None, 0 where there is padding, which nothing sees; None: no padding.
       positions: [B, L] int32 or None, each token's place in its row, which its noise and its rotation belong to; None:
         its index.
+      condition: [B] int32 or None, the class that a row is to have, `conditioning.NO_CLASS` for none; None: none for
+        all. For networks with classes; guidance is then towards it.
     """
 
     tokens: jax.Array
@@ -28,6 +30,7 @@ class Canvas:
     start: jax.Array
     segment: jax.Array | None = None
     positions: jax.Array | None = None
+    condition: jax.Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,8 +48,9 @@ class Trace:
     tokens: np.ndarray
 
 
-def blank(mask_id: int, rows: int, length: int, prompt: np.ndarray | None = None, first_row: int = 0) -> Canvas:
-    """``rows`` canvases of masks, each beginning with ``prompt`` [P] int32.
+def blank(mask_id: int, rows: int, length: int, prompt: np.ndarray | None = None, first_row: int = 0,
+          condition=None) -> Canvas:
+    """``rows`` canvases of masks, each beginning with ``prompt`` [P] int32; ``condition``: a class for each, or None.
 
     Raises:
       ValueError: a prompt that leaves nothing to write.
@@ -58,22 +62,25 @@ def blank(mask_id: int, rows: int, length: int, prompt: np.ndarray | None = None
     tokens[:, : len(prompt)] = prompt
     editable = np.ones((rows, length), bool)
     editable[:, : len(prompt)] = False
-    return canvas(tokens, editable, first_row=first_row)
+    return canvas(tokens, editable, first_row=first_row, condition=condition)
 
 
-def canvas(tokens, editable, *, segment=None, start=None, first_row: int = 0) -> Canvas:
+def canvas(tokens, editable, *, segment=None, start=None, first_row: int = 0, condition=None) -> Canvas:
     """A canvas from arrays [B, L] on the host; blocks begin at the first editable position, or at ``start`` [B].
 
     With ``segment`` the places of a row are counted without its padding, so that padding changes nothing.
 
     Raises:
-      ValueError: no rows, shapes that differ, or nothing editable in a row.
+      ValueError: no rows, shapes that differ, nothing editable in a row, or not a class [B] for each row.
     """
     tokens, editable = np.asarray(tokens, np.int32), np.asarray(editable, bool)
     if tokens.ndim != 2 or not tokens.size or tokens.shape != editable.shape:
         raise ValueError(f"tokens {list(tokens.shape)} and editable {list(editable.shape)}: must be the same [B, L]")
     if not editable.any(1).all():
         raise ValueError(f"row {int((~editable.any(1)).argmax())}: has nothing to write; leave it out")
+    if condition is not None and np.shape(condition) != tokens.shape[:1]:
+        raise ValueError(f"condition: has shape {list(np.shape(condition))}; it must be {list(tokens.shape[:1])}, a "
+                         "class for each row")
     start = editable.argmax(1) if start is None else np.broadcast_to(start, tokens.shape[:1])
     positions = None
     if segment is not None:
@@ -88,4 +95,5 @@ def canvas(tokens, editable, *, segment=None, start=None, first_row: int = 0) ->
         jnp.asarray(start, jnp.int32),
         None if segment is None else jnp.asarray(segment),
         positions,
+        None if condition is None else jnp.asarray(condition, jnp.int32),
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core.guidance import unconditional_tokens
 from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.models.conditioning import NO_CLASS
 from mdlm_jax.models.denoise import Call
 from mdlm_jax.sampling import clock
 from mdlm_jax.sampling.canvas import Canvas
@@ -120,7 +121,8 @@ def _call(program: Program, decoder, now: Progress, look: Look, window: Window) 
     index = start[:, None] + jnp.arange(window.length)
     order, time = _together(program, now, index), clock.told(program.model, decoder, look)
     if not program.cached:
-        return start, Call(canvas.tokens, time, canvas.segment, canvas.positions, order=order)
+        return start, Call(canvas.tokens, time, canvas.segment, canvas.positions, order=order,
+                           condition=canvas.condition)
     real = index < canvas.shape[1]
     take = functools.partial(take_at, index=index, real=real)
     segment = jnp.ones(canvas.shape, jnp.int32) if canvas.segment is None else canvas.segment
@@ -131,6 +133,7 @@ def _call(program: Program, decoder, now: Progress, look: Look, window: Window) 
         take(canvas.place(), fill=0),
         start=start,
         order=order,
+        condition=canvas.condition,
     )
 
 
@@ -147,8 +150,12 @@ def _together(program: Program, now: Progress, index: jax.Array) -> jax.Array | 
     return jnp.where(inside, now.low[:, None], index)
 
 
-def _doubled(call: Call, canvas: Canvas, start: jax.Array, mask_id: int) -> Call:
-    """The rows again with everything masked that is not to be written."""
+def _doubled(call: Call, canvas: Canvas, start: jax.Array, mask_id: int | None) -> Call:
+    """The rows again without their class; where they have none, with everything masked that is not to be written."""
+    if canvas.condition is not None:
+        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), call)
+        none = jnp.full_like(canvas.condition, NO_CLASS)
+        return dataclasses.replace(twice, condition=jnp.concatenate([canvas.condition, none]))
     index = start[:, None] + jnp.arange(call.tokens.shape[1])
     fixed = ~take_at(canvas.editable, index=index, real=index < canvas.shape[1], fill=True)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), call)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.denoise import as_model
 from mdlm_jax.sampling import clock, memory, placement
 from mdlm_jax.sampling import grid as grids
@@ -139,9 +140,11 @@ def begin(
       block_length: semi-autoregressive decoding, block after block from ``canvas.start`` on; None: all at once.
       grid: times of a block's steps, `sampling.grid`, for decoders that go by times; None: the decoder's own.
       cache: one of `sampling.windows.CACHES`.
-      guidance: strength w of unsupervised guidance: the law is p(x | prompt)^(1 + w) / p(x | masks)^w, the second from
-        the same canvas with its prompt masked (SMDM, arXiv 2410.18514); every forward is then made twice. For
-        bidirectional networks: the others read what stands before as clean text, where training put no masks.
+      guidance: strength w; every forward is then made twice. Of a canvas with classes the law is
+        p(x | class)^(1 + w) / p(x)^w (classifier-free guidance, arXiv 2207.12598). Otherwise guidance is unsupervised:
+        p(x | prompt)^(1 + w) / p(x | masks)^w, the second from the same canvas with its prompt masked (SMDM, arXiv
+        2410.18514), for bidirectional networks: the others read what stands before as clean text, where training put
+        no masks.
       stop_id: a row that has written it is finished at the end of the block; what is left of it is filled with it.
       forced: [B, L] tokens to be written in place of draws: exact scoring.
       bias: [V] float32 added to logits; -inf for tokens that must not appear.
@@ -150,7 +153,8 @@ def begin(
       memory_budget: bytes of a device that parameters, cache and logits may take; None: what the device has.
     Raises:
       ValueError: steps below 1 or not divided by the blocks, a cache that the model's contract does not allow, guidance
-        without a prompt or of another contract, a decoder that does not fit, options that it would not read.
+        without a class or a prompt or of another contract, classes that the model does not have, a decoder that does
+        not fit, options that it would not read.
       ConfigError: what cannot fit into memory (`sampling.memory`).
     """
     model = as_model(denoise)
@@ -208,13 +212,10 @@ def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
 def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, grid: bool, guidance, forced) -> None:
     cache = layout.cache
     prompted = bool((~canvas.editable & (True if canvas.segment is None else canvas.segment > 0)).any())
-    if guidance and not prompted:
-        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none")
-    if guidance and model.contract != "bidirectional":
-        raise ValueError(f"guidance={guidance}: masks the prompt, which a {model.contract} network reads as text; "
-                         "leave it at 0")
-    if guidance and decoder.mask_id is None:
-        raise ValueError(f"guidance={guidance}: masks the prompt, and the process has no masks; leave it at 0")
+    if canvas.condition is not None:
+        checked_classes(np.asarray(canvas.condition), getattr(model, "classes", 0), canvas.shape[0])
+    elif guidance:
+        _check_unsupervised(model, decoder, prompted, guidance)
     if forced is not None:
         check_scorable(decoder)
     if decoder.reuses and model.timed:
@@ -233,6 +234,16 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
         cache=cache, prompted=prompted, guidance=guidance, forced=forced is not None, grid=grid,
     ))
     clock.check(model, decoder, layout.blocks)
+
+
+def _check_unsupervised(model, decoder: Decoder, prompted: bool, guidance: float) -> None:
+    if not prompted:
+        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none")
+    if model.contract != "bidirectional":
+        raise ValueError(f"guidance={guidance}: masks the prompt, which a {model.contract} network reads as text; "
+                         "leave it at 0")
+    if decoder.mask_id is None:
+        raise ValueError(f"guidance={guidance}: masks the prompt, and the process has no masks; leave it at 0")
 
 
 def _first(model, layout, decoder, params, numbers: Numbers, canvas: Canvas, guidance, devices) -> Progress:

@@ -24,11 +24,13 @@ class Row:
       tokens: [n] int32, masks where ``editable``; where they are to be scored, what is to be scored.
       editable: [n] bool, what is to be written.
       row_id: what its randomness belongs to, with the seed.
+      condition: the class it is to have; None: nothing is said, of all rows alike.
     """
 
     tokens: np.ndarray
     editable: np.ndarray
     row_id: int
+    condition: int | None = None
 
     @property
     def start(self) -> int:
@@ -73,7 +75,8 @@ def _canvas(rows: list[Row], length: int, fill_id: int, shards: int, segments: b
         tokens[i, : len(row)] = row.tokens
         editable[i, : len(row)] = row.editable
         segment[i, : len(row)] = 1
-    made = canvas(tokens, editable, start=np.array([row.start for row in rows]))
+    condition = None if rows[0].condition is None else [row.condition for row in rows]
+    made = canvas(tokens, editable, start=np.array([row.start for row in rows]), condition=condition)
     return dataclasses.replace(
         made,
         row_ids=jnp.asarray([row.row_id for row in rows], jnp.uint32).astype(jnp.int32),

@@ -79,6 +79,7 @@ def build_objective(
         "weighting": weights.from_spec(train.weighting),
         "head_budget": train.head_budget,
         "data_shards": data_shards,
+        "class_dropout": train.class_dropout,
     }
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared), notes
@@ -135,8 +136,8 @@ def build_bound(
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
     autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous
-    time. Dropout is off, and the levels are uniform, whatever the training used. `bound_draws` decides about half-size
-    heads: an odd number of draws a row makes no pairs.
+    time; given the class where the network has classes. Dropout is off, and the levels are uniform, whatever the
+    training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no pairs.
     """
     kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
     shared = {

@@ -196,6 +196,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probs", "draws"), FAULTS, ids=["flat", "zipf"])
 def test_the_fault_is_real(probs, draws):
     """First of N = 1024 steps, float32: the default joint draw lifts too few masks, as the grid law says; ours the

@@ -12,6 +12,7 @@ from tests.launch.test_init_from import SETTINGS
 LORA = ["--config.train.lora_rank=2", "--config.train.lora_targets=*/attention/*"]
 
 
+@pytest.mark.slow
 def test_adapters_from_end_to_end(tmp_path):
     base, run = tmp_path / "base", tmp_path / "run"
     done = commands.run("launch.train", *SETTINGS, f"--workdir={base}")

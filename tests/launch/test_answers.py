@@ -147,6 +147,7 @@ def arguments(folder, output, **flags):
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_by_more_processes_each_prompt_is_answered_once(folder, tmp_path):
     output = tmp_path / "killed.jsonl"
     command = [sys.executable, "-m", "launch.sample", *arguments(folder, output)]

@@ -29,7 +29,7 @@ def pairs(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "count")) for kind in KINDS])
 def test_a_run_ends_with_answers_to_held_out_prompts(kind, pairs, tmp_path, capsys):
     run = tmp_path / "run"
     command = [*SETTINGS, *KINDS[kind], f"--config.data.source={pairs}", f"--workdir={run}"]

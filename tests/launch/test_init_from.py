@@ -22,6 +22,7 @@ def first_loss(workdir):
         return json.loads(file.readline())["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_s_weights(tmp_path):
     long = [*SETTINGS, "--config.train.steps=150", "--config.train.learning_rate=0.01", "--config.train.ema_decay=0"]
     first = commands.run("launch.train", *long, f"--workdir={tmp_path / 'one'}")

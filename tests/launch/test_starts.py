@@ -50,6 +50,7 @@ def assert_one_line(result, *fragments):
         assert fragment in error
 
 
+@pytest.mark.slow
 def test_the_life_of_a_workdir(text, tmp_path):
     """The loss is not finite at step 2; the same workdir then takes another learning rate, and refuses a third.
 

@@ -41,7 +41,9 @@ def gradients(config, params, sizes):
     return jax.grad(loss)(params)
 
 
-@pytest.mark.parametrize("config", [BASE, BIASED, MODULATED], ids=["tables", "biases", "modulations"])
+@pytest.mark.parametrize("config", [
+    BASE, pytest.param(BIASED, marks=pytest.mark.slow), pytest.param(MODULATED, marks=pytest.mark.slow),
+], ids=["tables", "biases", "modulations"])
 def test_no_gradient_is_lost_among_many_tokens(config):
     params = jax.tree.map(lambda w: w + 0.02 * jax.random.normal(jax.random.key(w.size), w.shape),
                           api.init(config, jax.random.key(0)))

@@ -71,6 +71,7 @@ def test_first_hitting_in_blocks_is_the_same_with_the_cache():
     assert_prompts_stay(np.asarray(cached.tokens))
 
 
+@pytest.mark.slow
 def test_eight_devices_write_what_one_does():
     """Three rows on four shards: filled up, and spread as the cache is; and no block compiles again for it."""
     mesh = make_mesh({"fsdp": 4, "tensor": 2})

@@ -157,7 +157,7 @@ def make(workdir, **more):
                    {"config.json": "{}"}, 4, start_from=lambda: jax.tree.map(jnp.copy, base)), base
 
 
-@pytest.mark.parametrize("ema_decay", [0.5, 0.0])
+@pytest.mark.parametrize("ema_decay", [pytest.param(0.5, marks=pytest.mark.slow), 0.0])
 def test_a_run_goes_on_bit_for_bit_and_its_checkpoint_gives_the_merged_network(ema_decay, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "matmul_ceiling", lambda dtype: 1e9)
     measured = []

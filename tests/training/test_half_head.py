@@ -16,7 +16,7 @@ def costs(devices, half, **changed):
     return half_head.step_costs(devices, half, types.SimpleNamespace(**vars(OPTIONS) | changed))
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_half_the_head_s_flops_and_less_memory(devices):
     full, half = costs(devices, False), costs(devices, True)
     assert half["head_flops"] / full["head_flops"] == pytest.approx((OPTIONS.length + 1) / (2 * OPTIONS.length))

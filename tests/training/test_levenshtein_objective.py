@@ -44,7 +44,7 @@ def test_one_turn_without_edits_is_block_diffusion():
     assert objective(turns=3).train_flops(4, 8) == 3 * objective(kind=BlockObjective).train_flops(4, 8)
 
 
-@pytest.mark.parametrize("prompts", [False, True])
+@pytest.mark.parametrize("prompts", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_every_turn_is_that_of_the_plain_twins(prompts):
     """Canvas and labels of each turn from those before, block by block, and -log p of the labels from the logits."""
     made, batch = objective(turns=3), tiny.batch(4, prompts=prompts)

@@ -43,8 +43,10 @@ def test_adam_eps_is_refused_where_nothing_reads_it():
 
 
 @pytest.mark.parametrize("settings", [
-    {"optimizer": "muon"}, {"optimizer": "lion"}, {"freeze": "network/embedding,network/layers/mlp/*"},
-    {"optimizer": "muon", "freeze": "network/layers/attention/*"}], ids=["muon", "lion", "frozen", "both"])
+    {"optimizer": "muon"}, pytest.param({"optimizer": "lion"}, marks=pytest.mark.slow),
+    {"freeze": "network/embedding,network/layers/mlp/*"},
+    pytest.param({"optimizer": "muon", "freeze": "network/layers/attention/*"}, marks=pytest.mark.slow),
+], ids=["muon", "lion", "frozen", "both"])
 def test_on_a_mesh_and_saved_while_it_goes_on(settings, tmp_path):
     mesh, objective = make_mesh({"fsdp": 4, "tensor": 2}), CountObjective(NETWORK, Process(259, 256), data_shards=4)
     train = TrainConfig(steps=5, batch_size=8, warmup_steps=1, **settings)

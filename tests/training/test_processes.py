@@ -52,6 +52,7 @@ def fed(tmp_path, processes: int, first: int, last: int) -> dict:
     return found["steps"]
 
 
+@pytest.mark.slow
 def test_batches_and_noise_are_the_same_bit_for_bit(tmp_path):
     one, two = (fed(tmp_path, processes, 0, 3) for processes in (1, 2))
     assert one == two

@@ -169,6 +169,7 @@ def test_other_data_is_refused(uninterrupted):
         make(uninterrupted[0], seed=1).run(evaluate)
 
 
+@pytest.mark.slow
 def test_block_lengths_change_on_the_way_and_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Lengths 1, 8, 1 and 4: three compilations, whole or stopped inside the second stage."""
     compiled = []

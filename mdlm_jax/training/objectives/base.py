@@ -14,10 +14,11 @@ from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import Reduced, chunk_length
 from mdlm_jax.models import api, flops, vocabulary
+from mdlm_jax.models.conditioning import NO_CLASS
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.moe.routing import RouterStats, balance_loss, z_loss
 
-LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT, TURNS = range(8)  # streams folded into the step's key
+LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT, TURNS, CLASS = range(9)  # streams folded into the step's key
 
 
 class Routers(NamedTuple):
@@ -44,6 +45,7 @@ class Objective(abc.ABC):
       weighting: how much a corrupted token's loss counts, see `core.weights`; a bound with `weights.Elbo` only.
       head_budget: logits alive at once on one device.
       data_shards: devices that share a batch's rows.
+      class_dropout: share of rows whose class the network is not told, where it has classes.
     """
 
     network: TransformerConfig
@@ -53,6 +55,7 @@ class Objective(abc.ABC):
     weighting: weights.Weighting = weights.Elbo()  # noqa: RUF009 (frozen)
     head_budget: int = 1 << 22
     data_shards: int = 1
+    class_dropout: float = 0.0
 
     one_level = True  # whether a row has one noise level
     exact = False  # whether the loss is the same whatever the noise, so that one draw measures it
@@ -87,7 +90,8 @@ class Objective(abc.ABC):
 
         Args:
           trainable: what `init` gave.
-          batch: tokens, attention_mask, positions, noise_mask, loss_mask, each [B, L].
+          batch: tokens, attention_mask, positions, noise_mask, loss_mask, each [B, L]; label [B] for networks with
+            classes.
           key: the step's key.
           rows: [B] indices of these rows in the step's batch of ``total_rows``.
         """
@@ -125,6 +129,7 @@ class Objective(abc.ABC):
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), rows[0])
         inputs = {
             "time": time if self.network.time_conditioning else None,
+            "condition": self.condition(batch, key, rows),
             "attention_mask": batch["attention_mask"],
             "positions": batch["positions"],
             "dropout_key": dropout_key,
@@ -134,6 +139,14 @@ class Objective(abc.ABC):
         output, moe = api.forward(self.network, trainable["network"], noisy, **inputs), self.network.moe
         per_token = moe.balance_loss * balance_loss(output.router) + moe.z_loss * z_loss(output.router)
         return output.prediction, Routers(per_token.sum() * scored(batch).sum(), output.router)
+
+    def condition(self, batch: dict, key: jax.Array, rows: jax.Array) -> jax.Array | None:
+        """[B] int32: what the network is told of each row's class; None for networks without classes."""
+        if not self.network.classes or not self.class_dropout:
+            return batch["label"] if self.network.classes else None
+        keys = self.noise_keys(key, rows, CLASS)
+        hidden = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
+        return jnp.where(hidden, NO_CLASS, batch["label"])
 
     def reduce(self, prediction: Prediction, **wanted) -> Reduced:
         return vocabulary.reduce(prediction, suppress=self.process.mask_id, chunk=self._chunk(prediction), **wanted)

@@ -88,4 +88,5 @@ class BlockObjective(CountObjective):
 
 
 def _plain(objective: BlockObjective, network) -> CountObjective:
-    return CountObjective(network, objective.process, data_shards=objective.data_shards)
+    return CountObjective(network, objective.process, data_shards=objective.data_shards,
+                          class_dropout=objective.class_dropout)
