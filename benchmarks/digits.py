@@ -5,18 +5,24 @@ class given) and by its samples, as many of every class, at several numbers of s
 
     accuracy    share that a classifier of real digits (an SVC on the training images) takes for the class asked for
     diversity   mean distance of two samples of a class over that of two held-out images of it, mean over the classes
+    nearest     mean distance to the nearest training image of that class over that of held-out images: above 1 noise
+                that no image has, below 1 copies
     Frechet     |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)) to the held-out images, in the first components of the
                 training images: the FID (arXiv 1706.08500) with PCA in place of Inception
 
-Training images, as many as samples, are measured in the same way: the reference. A seed is that of the weights, of the
-order of the images and of the samples; the noise of a step and row is the same for all, so that one compilation serves
-them. Killed and started again, the command goes on where it was: DIR/results.json has every measured run, DIR/mM_sS the
-checkpoints of one under way. The table is made of what there is.
+Two references are measured in the same way: as many training images (none is its own nearest), and images of
+independent pixels, each drawn from those of its class, which is what one step could do at best.
+
+A seed is that of the weights, of the order of the images and of the samples; the noise of a step and row is the same
+for all, so that one compilation serves them. Killed and started again, the command goes on where it was:
+DIR/results.json has the bound of every run that is done, DIR/mM_sS its checkpoints and samples. With --report the table
+is made of what there is.
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from pathlib import Path
@@ -43,43 +49,53 @@ from mdlm_jax.training.trainer import Trainer, averaged
 MIXINGS, SEEDS = (0.0, 0.01, 0.1, 0.5, 1.0), (0, 1, 2)
 CLASSES, EACH = 10, 20
 SETTINGS = [(steps, 0.0) for steps in (4, 8, 16, 32, 64)] + [(steps, 1.0) for steps in (4, 16)]
-_COMPONENTS, _ROWS = 16, 64
+_COMPONENTS, _ROWS = 32, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """What real digits say of others: a classifier, the held-out images, and the training images' components."""
+    """What real digits say of others: images [N, 64] of each class, a classifier, components [K, 64]."""
 
+    train: list[np.ndarray]
+    held_out: list[np.ndarray]
     classifier: object
-    mean: np.ndarray
     components: np.ndarray
-    held_out: np.ndarray
-    labels: np.ndarray
+
+    @classmethod
+    def of(cls, built: Built) -> "Judge":
+        from sklearn.svm import SVC
+
+        parts = [part.sequential(0, part.num_rows) for part in (built.train, built.valid)]
+        images = [part["tokens"].astype(np.float64) for part in parts]
+        components = np.linalg.svd(images[0] - images[0].mean(0), full_matrices=False)[2][:_COMPONENTS]
+        split = [[x[part["label"] == k] for k in range(CLASSES)] for x, part in zip(images, parts, strict=True)]
+        return cls(*split, SVC(gamma=1e-3).fit(images[0], parts[0]["label"]), components)
 
     def measure(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Of images [N, 64] of the classes [N]; a mask that is left counts as black."""
         images = np.where(images > 16, 0, images).astype(np.float64)
-        real, made = ((x - self.mean) @ self.components.T for x in (self.held_out, images))
-        spread = [_spread(images[labels == k]) / _spread(self.held_out[self.labels == k]) for k in range(CLASSES)]
+        made = [images[labels == k] for k in range(CLASSES)]
+        spread = [distances(x, x)[1] / distances(y, y)[1] for x, y in zip(made, self.held_out, strict=True)]
+        nearest = [[distances(x, z)[0] for x, z in zip(of, self.train, strict=True)] for of in (made, self.held_out)]
         return {"accuracy": float((self.classifier.predict(images) == labels).mean()),
-                "diversity": float(np.mean(spread)), "frechet": frechet(real, made)}
+                "diversity": float(np.mean(spread)), "nearest": float(np.mean(nearest[0]) / np.mean(nearest[1])),
+                "frechet": frechet(np.concatenate(self.held_out) @ self.components.T, images @ self.components.T)}
+
+    def references(self) -> dict[str, dict[str, float]]:
+        """Real images, the classifier's accuracy that on held-out ones; and independent pixels."""
+        rng, labels = np.random.default_rng(0), np.repeat(np.arange(CLASSES), EACH)
+        real = np.concatenate([rng.permutation(x)[:EACH] for x in self.train])
+        apart = np.concatenate([rng.permuted(x, axis=0)[:EACH] for x in self.train])
+        held_out = np.repeat(np.arange(CLASSES), list(map(len, self.held_out)))
+        accuracy = float(self.classifier.score(np.concatenate(self.held_out), held_out))
+        return {"real": self.measure(real, labels) | {"accuracy": accuracy}, "independent": self.measure(apart, labels)}
 
 
-def judge(built: Built) -> Judge:
-    from sklearn.svm import SVC
-
-    train, valid = (part.sequential(0, part.num_rows) for part in (built.train, built.valid))
-    images = train["tokens"].astype(np.float64)
-    mean = images.mean(0)
-    components = np.linalg.svd(images - mean, full_matrices=False)[2][:_COMPONENTS]
-    classifier = SVC(gamma=1e-3).fit(images, train["label"])
-    return Judge(classifier, mean, components, valid["tokens"].astype(np.float64), valid["label"])
-
-
-def _spread(images: np.ndarray) -> float:
-    """Mean distance of two of them."""
-    apart = np.linalg.norm(images[:, None] - images[None], axis=-1)
-    return float(apart.sum() / (len(images) * (len(images) - 1)))
+def distances(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Mean over ``first`` [N, D] of the least distance to ``second`` [M, D], and of all; none of an image to itself."""
+    apart = np.linalg.norm(first[:, None] - second[None], axis=-1)
+    apart = np.where(apart == 0, np.nan, apart)
+    return float(np.nanmin(apart, axis=1).mean()), float(np.nanmean(apart))
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
@@ -92,16 +108,8 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
     return float(((means[0] - means[1]) ** 2).sum() + sum(map(np.trace, covariances)) - 2.0 * cross)
 
 
-def reference(built: Built, judged: Judge) -> dict[str, float]:
-    """Training images, ``EACH`` of every class; the classifier's accuracy is that on held-out images."""
-    train = built.train.sequential(0, built.train.num_rows)
-    chosen = np.concatenate([np.flatnonzero(train["label"] == k)[:EACH] for k in range(CLASSES)])
-    found = judged.measure(train["tokens"][chosen], train["label"][chosen])
-    return found | {"accuracy": float(judged.classifier.score(judged.held_out, judged.labels))}
-
-
-def run(config: RunConfig, seed: int, workdir: Path, built: Built, judged: Judge) -> dict:
-    """One run: trained, or resumed, and measured."""
+def run(config: RunConfig, seed: int, workdir: Path, built: Built) -> dict:
+    """One run: trained, or resumed, its bound measured and its samples written to samples.npz."""
     begin = time.process_time()
     mesh = make_mesh({"fsdp": 1}, jax.devices()[:1])
     process = build_process(config, built.tokenizer.vocab_size, built.tokenizer.mask_id)
@@ -110,28 +118,38 @@ def run(config: RunConfig, seed: int, workdir: Path, built: Built, judged: Judge
     workdir.mkdir(parents=True, exist_ok=True)
     kept = Checkpoints(workdir / "checkpoints", 1)
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, kept, {}, config.train.steps,
-                      start_from=lambda: api.init(network, jax.random.key(seed)))
+                      start_from=lambda: jax.jit(api.init, static_argnums=0)(network, jax.random.key(seed)))
     params = averaged(trainer.run(lambda params: {}), config.train)
     trained = time.process_time()
     bound = build_bound(config, network, process, 1)
     rows = held_out_rows(built.valid, config.eval.final_rows)
     found = held_out_bound(bound.loss_at, params, padded_batches(rows, _ROWS), np.zeros_like,
                            draws=bound_draws(config, bound), end_terms=bound.end_terms)
-    lines = []
-    for steps, guidance in SETTINGS:
-        images, labels = sample(network, process, params, steps, guidance, seed)
-        lines.append({"steps": steps, "guidance": guidance} | judged.measure(images, labels))
-    return {"bits": found.nats_per_token / np.log(2), "bits_stderr": found.nats_stderr / np.log(2), "samples": lines,
+    images = {name(*setting): sample(network, process, params, *setting, seed) for setting in SETTINGS}
+    np.savez(workdir / "samples.npz", **images)
+    return {"bits": found.nats_per_token / np.log(2), "bits_stderr": found.nats_stderr / np.log(2),
             "cpu_seconds": {"training": trained - begin, "measuring": time.process_time() - trained}}
 
 
-def sample(network, process, params, steps: int, guidance: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 64] and the classes [N] they were asked for."""
+def sample(network, process, params, steps: int, guidance: float, seed: int) -> np.ndarray:
+    """Images [N, 64] of the classes 0, 1, ... in turn."""
     labels = np.arange(CLASSES * EACH) % CLASSES
     canvas = blank(process.mask_id, len(labels), 64, condition=labels)
     done = decode(Denoiser(network, process.vocab_size, process), params["network"], canvas, Ancestral(process),
                   steps=steps, guidance=guidance, seed=seed)
-    return np.asarray(done.tokens), labels
+    return np.asarray(done.tokens).astype(np.uint8)
+
+
+def name(steps: int, guidance: float) -> str:
+    return f"steps{steps}_guidance{guidance:g}"
+
+
+def judged(folder: Path, judge: Judge) -> list[dict]:
+    """What the judge says of a run's samples, by setting."""
+    with np.load(folder / "samples.npz") as images:
+        labels = np.arange(CLASSES * EACH) % CLASSES
+        return [{"steps": steps, "guidance": guidance} | judge.measure(images[name(steps, guidance)], labels)
+                for steps, guidance in SETTINGS]
 
 
 def config_of(mixing: float, seed: int, overrides: dict) -> RunConfig:
@@ -144,22 +162,22 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--table", type=Path, help="write the table here too; it is printed anyway")
     parser.add_argument("--steps", type=int, help="training steps, for a trial")
+    parser.add_argument("--report", action="store_true", help="train nothing more")
     options = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(options.workdir / "cache"))
     overrides = {} if options.steps is None else {"train.steps": options.steps}
     file = options.workdir / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     built = functools.cache(lambda seed: pipeline.build(config_of(0.0, seed, overrides).data, 32))
-    judged = judge(built(0))
-    results["reference"] = reference(built(0), judged)
-    for seed in SEEDS:
-        for mixing in MIXINGS:
-            name = f"m{mixing:g}_s{seed}"
-            if name not in results:
-                config = config_of(mixing, seed, overrides)
-                results[name] = run(config, seed, options.workdir / name, built(seed), judged)
-                file.write_text(json.dumps(results, indent=1) + "\n")
-                print(name, json.dumps(results[name]), flush=True)
+    for seed, mixing in itertools.product(SEEDS, MIXINGS):
+        own = f"m{mixing:g}_s{seed}"
+        if own not in results and not options.report:
+            results[own] = run(config_of(mixing, seed, overrides), seed, options.workdir / own, built(seed))
+            file.write_text(json.dumps(results, indent=1) + "\n")
+            print(own, json.dumps(results[own]), flush=True)
+    judge = Judge.of(built(0))
+    results = {own: of | {"samples": judged(options.workdir / own, judge)} for own, of in results.items()}
+    results |= judge.references()
     text = table(results)
     print(text)
     if options.table:

@@ -17,6 +17,7 @@ def get_config():
     config.model.rope_theta = 0.0
     config.model.conditioning = "constant"  # AdaLN that sees the class alone, as in the paper's networks
     config.model.classes = 10
+    config.model.vocab_size = 18  # the greys and the mask
     config.data.source = "digits"
     config.data.length = 64
     config.data.valid_fraction = 0.2

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.models.sharding import make_mesh
+from mdlm_jax.planning import step
 from mdlm_jax.training.build import build_bound, build_network, build_objective, build_process
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
@@ -105,6 +107,13 @@ def test_a_run_trains_with_dropout_and_is_measured_without():
     assert network.classes == 10
     assert build_objective(config, network, process, 1)[0].class_dropout == 0.1
     assert build_bound(config, network, process, 1).class_dropout == 0.0
+
+
+def test_a_plan_s_step_takes_labels():
+    config = tiny.run_config(**DIGITS | {"model": DIGITS["model"] | {"vocab_size": 18, "layers": 1, "d_model": 16}},
+                             train={"class_dropout": 0.1, "batch_size": 16}, process={"mixing": 0.1})
+    mesh = make_mesh({"fsdp": 8}, jax.devices()[:8])
+    assert "tensor<16xi32>" in step.lower(config, step.objective_of(config, mesh)[0], mesh).as_text()
 
 
 @pytest.mark.parametrize(("sections", "message"), [
