@@ -5,7 +5,9 @@ LlamaGen's encoder; its decoder makes images of the samples.npz that a run leave
 
 The paper: 16384 codes, rows of 256, one class of 1000, dropped for a tenth of the rows, 0.5M steps. It does not say
 which network, batch and learning rate: these are those of its text runs (configs/xdlm_owt.py, where what differs from
-the released code is told). Ours are the share of images held out, the rotation by the index of a code, which shows a
+the released code is told). Its code encodes images on the way, mirrored at random, and validates on
+ImageNet's own validation images; codes in files are not mirrored (do not put both mirrors in: one might be held out).
+Ours are the share of images held out, the rotation by the index of a code, which shows a
 row's order and not its second dimension, and guidance 1 for the samples.
 """
 

@@ -7,8 +7,9 @@ next 5M, which are held out; the last 5M are the test.
     python -m launch.prepare --source=text8.jsonl --valid_last=19531 --tokenizer=text8 --length=256 --packing=wrapped \\
         --out=rows/text8
 
-The special ids are tokens of the bound and no characters: bits per byte is the sum of both over the characters. Other
-mixings, and what differs from the released code: configs/xdlm_owt.py.
+The code of XDLM validates on that test; here it stays untouched. The special ids are tokens of the bound and no
+characters: bits per byte is the sum of both over the characters. Other mixings, and what else differs from the released
+code: configs/xdlm_owt.py.
 """
 
 from mdlm_jax.config import default_config

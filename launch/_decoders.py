@@ -50,23 +50,28 @@ def _plain(words: str) -> str:
     return words.replace("`", "")
 
 
+def entry(decoder: str) -> registry.Entry:
+    """What is known of a decoder by name. ConfigError where there is none."""
+    try:
+        return registry.require(decoder)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+
+
 def numbers(given: dict, decoder: str) -> dict:
     """The numbers among the flags, for ``decoder``.
 
     Raises:
       ConfigError: an unknown decoder, or a number that it does not have.
     """
-    try:
-        entry = registry.require(decoder)
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from None
+    has = entry(decoder).numbers
     known = {flag.name for flag in flags()} | set(EVERYWHERE)
     found = {name: value for name, value in given.items() if name in known}
     for name, value in found.items():
-        if name in entry.numbers:
-            found[name] = _as(entry.numbers[name].kind, name, value)
+        if name in has:
+            found[name] = _as(has[name].kind, name, value)
         else:
-            raise ConfigError(f"--{name}: the decoder {decoder} has no such number; it has {', '.join(entry.numbers)}")
+            raise ConfigError(f"--{name}: the decoder {decoder} has no such number; it has {', '.join(has)}")
     try:
         return registry.check(decoder, found)
     except ValueError as error:

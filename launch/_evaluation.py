@@ -1,10 +1,12 @@
 """The record of an evaluation: evaluation.json, written part by part, so that a command that was stopped goes on.
 
 A part stands under its section and name with the settings that made it; with the same settings it is not made again,
-with others it is made anew. A record of another checkpoint is not continued.
+with others it is made anew. What a command gives back is what it asked for, not what else the file holds. The record of
+another checkpoint is set aside under the name of its step.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,30 @@ SECTIONS = ("likelihood", "generation")
 
 
 class Record:
-    """``model``: what says which weights these are; ``path``: of the file."""
+    """``model``: step, digest (which say what weights these are) and config; ``path``: of the file.
+
+    Attributes:
+      asked: the parts that this command asked for, as `content`.
+    """
 
     def __init__(self, path: Path, model: dict[str, Any]):
-        self.path, self.model = path, model
+        self.path = path
+        self.asked: dict[str, Any] = {"model": model} | {section: {} for section in SECTIONS}
         self.content: dict[str, Any] = {"model": model} | {section: {} for section in SECTIONS}
         if path.exists():
             found = read(path)
-            if found["model"] == model:
-                self.content = found
+            if found["model"]["digest"] == model["digest"]:
+                self.content = found | {"model": model}
+            else:
+                self._set_aside(found["model"]["step"])
+
+    def _set_aside(self, step: str) -> None:
+        number, other = 0, self.path.with_stem(f"{self.path.stem}-{step}")
+        while other.exists():
+            number += 1
+            other = self.path.with_stem(f"{self.path.stem}-{step}-{number}")
+        self.path.rename(other)
+        print(f"note     {self.path.name} was of another checkpoint; it is now {other.name}", flush=True)
 
     def part(self, section: str, name: str, settings: dict[str, Any], make: Callable[[], dict]) -> dict:
         """The part of that name, made and written where it is not there with these settings."""
@@ -35,6 +52,7 @@ class Record:
             found = {"settings": settings} | make()
             self.content[section][name] = found
             write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
+        self.asked[section][name] = found
         return found
 
 
@@ -58,13 +76,14 @@ def _likelihood_lines(parts: dict) -> list[str]:
     if not parts:
         return []
     width = max(map(len, parts))
-    lines = [f"{'likelihood':<{width}}  {'':<22} {'nats a token':<19} {'perplexity':>10}   bits per byte"]
+    lines = [f"{'likelihood':<{width}}  {'':<35} {'nats a token':<19} {'perplexity':>10}   bits per byte"]
     for name, part in parts.items():
-        kinds = {"exact" if part["exact"] else "true bound": part["bound"]}
+        given = f", given {part['given']}" if part["given"] else ""
+        kinds = {("exact" if part["exact"] else "true bound") + given: part["bound"]}
         kinds |= {"published convention": part["published"]} if "published" in part else {}
         for kind, figures in kinds.items():
             bits = _pair(figures["bits_per_byte"]) if "bits_per_byte" in figures else ""
-            lines.append(f"{name:<{width}}  {kind:<22} {_pair(figures['nats']):<19} {figures['perplexity']:>10.3f}   "
+            lines.append(f"{name:<{width}}  {kind:<35} {_pair(figures['nats']):<19} {figures['perplexity']:>10.3f}   "
                          f"{bits}".rstrip())
             name = ""
     return lines
@@ -91,4 +110,4 @@ def _by_steps(name: str) -> tuple[int, str]:
 
 
 def _pair(value: list[float]) -> str:
-    return f"{value[0]:.4f} +- {value[1]:.4f}"
+    return f"{value[0]:.4f}" if math.isnan(value[1]) else f"{value[0]:.4f} +- {value[1]:.4f}"

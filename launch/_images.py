@@ -39,12 +39,14 @@ def check_guidance(guidance: float, config: RunConfig) -> None:
                           "has not learnt; leave it out")
 
 
-def check_output(path: Path | None, config: RunConfig | None) -> None:
-    """ConfigError where the name of a file asks for images that the samples are not."""
+def check_output(path: Path | None, config: RunConfig | None, length: int) -> None:
+    """ConfigError where the name of a file asks for images that samples of ``length`` are not."""
     source = "" if config is None else config.data.source
     if path and path.suffix == ".png" and source != "digits":
         raise ConfigError(f"--output={path}: only samples of data.source=digits are drawn; for codes write an .npz, "
                           "for a picture of the denoising give --picture")
+    if path and path.suffix == ".png" and length != _SIDE**2:
+        raise ConfigError(f"--length={length}: an image of digits has {_SIDE**2} pixels; leave it out")
     if path and path.suffix == ".npz" and not is_images(source):
         raise ConfigError(f"--output={path}: arrays are written of images only; choose another ending")
 

@@ -54,10 +54,11 @@ def finish(
     for name, reference in references.items():
         print(f"  {name:<28} {reference:.3f} {unit}")
     given = ", given the document ends" if config.data.packing == "documents" else ""
+    given += ", given the class" if config.model.classes else ""
     spread = f" +- {error:.3f}" if bound.rows > 1 else ""
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
-        print(f"bits per dimension: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
+        print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
     print(f"held-out bound{given}: {value:.3f}{spread} {unit} ({rows})")
 
 

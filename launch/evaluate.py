@@ -6,6 +6,7 @@ imported; launch/run_evaluate.py does the work.
 """
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.models.hf import families
-from mdlm_jax.training import checkpoints, places
+from mdlm_jax.training import checkpoints, manifest, places
 
 from . import _cli, _decoders, _help
 from ._evaluation import NAME
@@ -22,6 +23,7 @@ from ._workdir import read_config
 from .sample import find_checkpoint, parsed_mesh
 
 STEPS = (4, 8, 16, 32, 64, 128)  # unless told otherwise
+LEFT_TO_RIGHT = ("causal", "permutation")  # networks that write one token after another
 _OWN = (
     _cli.Flag("checkpoint", "DIR", "a run's workdir, its checkpoints folder (the newest whole step is taken), or one "
               "step in it. Required."),
@@ -33,7 +35,8 @@ _OWN = (
               ".parquet"),
     _cli.Flag("detokenizer", "NAME", f"for the texts of this command; one of {', '.join(DETOKENIZERS)}; none unless "
               "given"),
-    _cli.Flag("steps", "N,...", "step counts of the samples; default " + ",".join(map(str, STEPS))),
+    _cli.Flag("steps", "N,...", "step counts of the samples, which blocks share evenly; default "
+              + ",".join(map(str, STEPS))),
     _cli.Flag("samples", "N", "samples at each step count; 0: none; 64 unless given", int),
     _cli.Flag("judge", "NAME,...", "who scores the samples: oracle (the exact law of a run's language), a run trained "
               "with train.objective=autoregressive, a Hugging Face directory of a causal model; default: oracle where "
@@ -81,7 +84,7 @@ class EvaluateOptions:
       folder: a whole step of a run; config: the run's.
       output: the record.
       rows, draws, texts, detokenizer: of the likelihood.
-      steps, samples, judges, generate: of the samples; () of steps: the usual ones; the last are keywords of
+      steps, samples, judges, generate: of the samples; () of steps: as many as it takes; the last are keywords of
         `LanguageModel.generate`.
       seed: of both. mesh: sizes by axis, or None.
     """
@@ -150,6 +153,8 @@ def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
         raise ConfigError(f"--text={texts[0]}: the run's tokens are those of {config.data.source}, which stand for no "
                           "text; leave it out")
     for text in texts:
+        if text == "held-out":
+            raise ConfigError("--text=held-out: is the name of the run's own rows here; write ./held-out")
         if not text.startswith("tfds:") and not Path(text).expanduser().exists():
             raise ConfigError(f"--text={text}: there is no such file or folder")
     return texts
@@ -165,13 +170,22 @@ def _detokenizer(flags: dict) -> str:
 
 
 def _steps(flags: dict, config: RunConfig) -> tuple[int, ...]:
+    """Ascending; () where the network or the decoder takes as many as it needs."""
     found = _listed(flags, "steps")
     if not all(one.isdigit() and int(one) > 0 for one in found):
         raise ConfigError(f"--steps={flags['steps']}: must be whole numbers of at least 1, as in 4,8,16")
-    if found and config.model.attention in ("causal", "permutation"):
-        raise ConfigError(f"--steps={flags['steps']}: a {config.model.attention} network writes one token after "
-                          "another; leave them out")
-    return tuple(sorted(set(map(int, found))))
+    decoder, attention = flags.get("decoder", "ancestral"), config.model.attention
+    if attention in LEFT_TO_RIGHT or not _decoders.entry(decoder).reads_steps:
+        if found:
+            what = f"a {attention} network" if attention in LEFT_TO_RIGHT else f"the decoder {decoder}"
+            raise ConfigError(f"--steps={flags['steps']}: {what} takes as many as it needs; leave them out")
+        return ()
+    size = config.model.block_length if attention == "block_causal" else 0
+    blocks = -(-config.data.length // size) if size else 1
+    if found and any(int(count) % blocks for count in found):
+        raise ConfigError(f"--steps={flags['steps']}: the rows have {blocks} blocks, which share them evenly; give "
+                          f"multiples of {blocks}")
+    return tuple(sorted(set(map(int, found)))) or tuple(blocks * count for count in STEPS if blocks == 1 or count <= 16)
 
 
 def _judges(flags: dict, config: RunConfig) -> tuple[str, ...]:
@@ -184,9 +198,39 @@ def _judges(flags: dict, config: RunConfig) -> tuple[str, ...]:
         if judge == "oracle" and config.data.source.startswith("language:drift"):
             raise ConfigError("--judge=oracle: the law of language:drift moves with time, and samples have none; give "
                               "a causal model's folder")
-        if judge != "oracle" and not families.is_hf(places.place(judge)):
-            find_checkpoint(judge)
+        if judge != "oracle":
+            _check_judge(judge)
     return judges
+
+
+def _check_judge(judge: str) -> None:
+    place = places.place(judge)
+    if families.is_hf(place):
+        attention = families.describe(place).config.attention
+        if attention != "causal":
+            raise ConfigError(f"--judge={judge}: its network is {attention}; a judge must be causal, whose likelihoods "
+                              "are exact")
+        return
+    run = read_config(find_checkpoint(judge) / "config.json")
+    if run.train.objective != "autoregressive":
+        raise ConfigError(f"--judge={judge}: was trained with train.objective={run.train.objective}; a judge must be "
+                          "autoregressive, whose likelihoods are exact")
+    if run.data.packing == "documents" or run.model.classes:
+        what = "rows that end with their documents" if run.data.packing == "documents" else "rows with classes"
+        raise ConfigError(f"--judge={judge}: was trained on {what}, which samples do not tell; give one trained on "
+                          "plain rows")
+
+
+def judge_digest(judge: str) -> str:
+    """What tells one judge from another under the same name."""
+    if judge == "oracle":
+        return ""
+    place = places.place(judge)
+    if not families.is_hf(place):
+        return hashlib.sha256((find_checkpoint(judge) / manifest.NAME).read_bytes()).hexdigest()
+    files = sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".json"))
+    return hashlib.sha256(repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+                                for file in files]).encode()).hexdigest()
 
 
 def _generate(flags: dict) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def read_options(flags: dict) -> EvolutionOptions:
             raise ConfigError(f"--checkpoints={text}: its network is {config.model.attention}, and what is drawn is a "
                               "canvas that is written all at once; leave it out")
         title = config.process.title
-        models[title if title not in models else f"{title}, {Path(text).name}"] = folder, config
+        same = sum(one == title or one.startswith(f"{title} (") for one in models)
+        models[f"{title} ({same + 1})" if same else title] = folder, config
     figure = Path(_cli.require(flags, "figure", "evolution.png", "the picture")).expanduser()
     if figure.suffix != ".png" or not figure.parent.is_dir():
         raise ConfigError(f"--figure={figure}: must be a .png file in a folder that exists")

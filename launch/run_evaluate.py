@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,11 +18,9 @@ from mdlm_jax.data.language_rows import open_language
 from mdlm_jax.data.whole import whole_text
 from mdlm_jax.evaluation.judges import Judge, OracleJudge, Quality, causal_judge, quality
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_index, held_out_rows, padded_batches
-from mdlm_jax.generation.options import LEFT_TO_RIGHT
 from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.models.sharding import batch_sharding, data_shards, make_mesh
-from mdlm_jax.sampling import registry
-from mdlm_jax.training import manifest
+from mdlm_jax.training import checkpoints, manifest
 from mdlm_jax.training.build import bound_draws, build_bound
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.gidd import GiddObjective
@@ -45,9 +44,9 @@ def main(options: evaluate.EvaluateOptions) -> dict:
             _likelihood(options, record, loaded)
         if options.samples:
             _generation(options, record, loaded)
-    print(_evaluation.table(record.content))
+    print(_evaluation.table(record.asked))
     print(f"written to {options.output}", flush=True)
-    return record.content
+    return record.asked
 
 
 class _Loaded:
@@ -66,8 +65,15 @@ class _Loaded:
 
     @functools.cached_property
     def built(self) -> pipeline.Built:
-        config = self._options.config
-        return pipeline.build(config.data, config.train.batch_size, self.model.tokenizer)
+        """The run's data. ConfigError where they are not those it was trained on."""
+        config, folder = self._options.config, self._options.folder
+        built = pipeline.build(config.data, config.train.batch_size, self.model.tokenizer)
+        stored = checkpoints.read_meta(folder)["data"]["fingerprint"]
+        if stored != built.train.fingerprint:
+            raise ConfigError(f"data.source={config.data.source!r}: is no longer what {folder} was trained on "
+                              f"(fingerprint {stored[:12]}, now {built.train.fingerprint[:12]}), so that its held-out "
+                              "rows may be training rows; restore the data")
+        return built
 
     @functools.cached_property
     def judges(self) -> list[Judge]:
@@ -101,7 +107,17 @@ def _likelihood(options, record: Record, loaded: _Loaded) -> None:
             whole = whole_text(options.config.data, text, loaded.model.tokenizer, options.detokenizer)
             return _spread(whole, options.rows)
 
-        part(text, rows, settings | {"detokenizer": options.detokenizer})
+        part(text, rows, settings | {"detokenizer": options.detokenizer, "digest": digest(text)})
+
+
+def digest(text: str) -> str:
+    """Of a text's files; of what tensorflow_datasets prepared, its name."""
+    path = Path(text).expanduser()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    found = hashlib.sha256()
+    for file in files if path.exists() else ():
+        found.update(str(file.relative_to(path)).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _spread(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -131,7 +147,7 @@ class Measure:
         bound = build_bound(self.config, self.model.config, self.model.process, self._shards)
         found = self._run(bound, bound_draws(self.config, bound), bound.end_terms, batch)
         told = {"rows": found.rows, "tokens": found.tokens, "exact": bound.exact, "bound": _figures(found),
-                "terms": found.terms}
+                "terms": found.terms, "given": self._given(batch)}
         if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
             return told
         kind = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
@@ -141,6 +157,13 @@ class Measure:
         scale = 1 / (integrand.time_max - integrand.time_min)  # a mean over these times, not an integral
         return told | {"published": _figures(dataclasses.replace(
             mean, nats_per_token=mean.nats_per_token * scale, nats_stderr=mean.nats_stderr * scale))}
+
+    def _given(self, batch) -> str:
+        """What the network is told beside the rows themselves."""
+        ends = self.config.data.packing == "documents" and (batch["attention_mask"] > 1).any()
+        told = {"the document ends": ends, "the class": "label" in batch and self.model.config.classes,
+                "the prompts": bool(self.config.data.prompt_field)}
+        return " and ".join(what for what, is_told in told.items() if is_told)
 
     def _run(self, objective, draws: int, end_terms, batch) -> Bound:
         model = self.model
@@ -160,7 +183,8 @@ def _figures(bound: Bound) -> dict[str, Any]:
 
 
 def _generation(options, record: Record, loaded: _Loaded) -> None:
-    settings = {"samples": options.samples, "judges": list(options.judges), "seed": options.seed}
+    judges = {name: evaluate.judge_digest(name) for name in options.judges}
+    settings = {"samples": options.samples, "judges": judges, "seed": options.seed}
 
     def measured(rows: np.ndarray) -> dict:
         return {"rows": len(rows)} | _told(quality(rows, loaded.model.process.vocab_size, loaded.judges))
@@ -174,25 +198,13 @@ def _generation(options, record: Record, loaded: _Loaded) -> None:
 
     record.part("generation", "held-out", settings, natural)
     how = {name: value for name, value in options.generate.items() if name != "batch_size"}
-    for steps in _step_counts(options):
+    for steps in options.steps or (None,):  # None: as many as it takes
         record.part("generation", "own" if steps is None else str(steps), settings | {"how": how},
                     functools.partial(drawn, steps))
 
 
 def _told(found: Quality) -> dict:
     return {"entropy": list(found.entropy), "cross_entropy": {k: list(v) for k, v in found.cross_entropy.items()}}
-
-
-def _step_counts(options) -> tuple[int | None, ...]:
-    """None where the network or the decoder takes as many as it needs."""
-    if options.config.model.attention in LEFT_TO_RIGHT:
-        return (None,)
-    decoder = options.generate.get("decoder", "ancestral")
-    if registry.decoder_class(decoder).reads_steps:
-        return options.steps or evaluate.STEPS
-    if options.steps:
-        raise ConfigError(f"--steps: the decoder {decoder} takes as many as it needs; leave them out")
-    return (None,)
 
 
 def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray, float]:
@@ -202,7 +214,6 @@ def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray,
     language = options.config.data.source.startswith("language:")
     known = open_language(options.config.data).vocab_size if language else vocabulary
     suppress = [i for i in range(known, vocabulary) if i != model.process.mask_id]
-    blocks = -(-length // model.config.block_length) if model.config.attention == "block_causal" else 1
     rows, forwards = [], []
     size = options.generate["batch_size"]
     with Progress(options.samples, desc=f"{steps or 'own'} steps", unit="sample") as shown:
@@ -211,8 +222,7 @@ def _draw(options, model: LanguageModel, steps: int | None) -> tuple[np.ndarray,
             found = model.generate(
                 [np.zeros(0, np.int32)] * len(batch), new_tokens=length, row_ids=batch, stop_id=None, max_length=length,
                 label=label, suppress=suppress, seed=options.seed,
-                steps=None if steps is None else -(-steps // blocks) * blocks,
-                **options.generate)
+                steps=steps, **options.generate)
             rows += [one.row for one in found]
             forwards += [one.forwards for one in found]
             shown.update(len(rows))

@@ -120,7 +120,7 @@ def read_options(flags: dict) -> SampleOptions:
             print(f"note     {length} tokens are more than the {model.made_for} that the model was made for",
                   file=sys.stderr, flush=True)
     output = _writable("output", flags.get("output"))
-    _images.check_output(output, model.config)
+    _images.check_output(output, model.config, length)
     return SampleOptions(
         model.folder, model.config, sample, length, flags.get("prompt", ""), output, picture, new_tokens,
         prompts, generate, load, mesh, flags.get("live", False),

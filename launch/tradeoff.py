@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.evaluation import tradeoff
 
 from . import _cli, _help, evaluate
@@ -20,7 +20,7 @@ _OWN = (
               "quality and entropy against steps"),
     _cli.Flag("table", "FILE.md", "also write the table here"),
     _cli.Flag("by", "FIELD,...", "configuration fields that tell recipes apart; runs that agree in them are seeds of "
-              "one; default process.mixing"),
+              "one, and must agree in the rest; default process.mixing (of GIDD process.p_uniform)"),
     _cli.Flag("few", "N", "step count of the figure's first panel; default: the smallest", int),
 )
 _PASSED_ON = tuple(flag for flag in evaluate.FLAGS if flag.name not in ("checkpoint", "output"))
@@ -50,7 +50,8 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         return None
     flags = arguments.flags
     workdirs = folders(_cli.require(flags, "checkpoints", "'runs/xdlm/*'", "the trained models"))
-    by = tuple(part.strip() for part in flags.get("by", "process.mixing").split(","))
+    asked = flags.get("by", "")
+    by = tuple(part.strip() for part in asked.split(",") if part.strip())
     known = _cli.field_types()
     for field in by:
         if field not in known:
@@ -60,9 +61,17 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
             raise ConfigError(f"--{name}={flags[name]}: must be a {suffix} file in a folder that exists")
     measured = {flag.name: flags[flag.name] for flag in _PASSED_ON if flag.name in flags}
     jobs = [evaluate.read_options(measured | {"checkpoint": folder}) for folder in workdirs]
-    if "few" in flags and flags["few"] not in (jobs[0].steps or evaluate.STEPS):
+    by = by or _usual([job.config for job in jobs])
+    if "few" in flags and any(flags["few"] not in job.steps for job in jobs):
         raise ConfigError(f"--few={flags['few']}: is none of the step counts that are measured")
     return lambda: _compare(jobs, by, flags)
+
+
+def _usual(configs: list[RunConfig]) -> tuple[str, ...]:
+    families = {config.process.family for config in configs}
+    if families == {"stationary"}:
+        return ("process.mixing",)
+    return ("process.p_uniform",) if families == {"gidd"} else ("process.family", "process.mixing", "process.p_uniform")
 
 
 def folders(text: str) -> list[str]:

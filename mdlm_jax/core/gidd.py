@@ -9,6 +9,7 @@ this is not the stationary process; masses, transition and inflow are all that d
 the mask, so a chain may start there. Training takes times in [FIRST, LAST] as the reference does, since the rates have
 no end at 0. The reference's sampler starts from masks at LAST instead, uses the first of its times for nothing and ends
 with a step of no length (T - 1 steps where T are asked for); `sampling.ancestral` on the usual grid is the whole chain.
+For gamma = 1 noise comes and goes as sqrt(t (1 - t)), so that equal steps err by 1 / sqrt(steps), not 1 / steps.
 """
 
 import dataclasses

@@ -21,6 +21,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser
 
 _LOGITS = 1 << 22  # alive at once
+_LENGTHS = 32  # longer texts are filled up to a multiple of it
 
 
 class Scores(NamedTuple):
@@ -71,12 +72,14 @@ class CausalJudge:
 
     def score(self, rows: np.ndarray) -> Scores:
         own = [self.ids(row)[: self.most or None] for row in rows]
-        length = -(-max((len(ids) for ids in own), default=1) // 32) * 32  # few lengths, few compilations
-        length = min(length, self.most) if self.most else length
+        length = max((len(ids) for ids in own), default=1)
+        length = -(-max(length, 2) // _LENGTHS) * _LENGTHS if length > _LENGTHS else max(length, 2)  # few compilations
+        learned = self.network.network.learned_positions
+        length = min([length, *(most for most in (self.most, learned) if most)])
         nats, tokens = [], []
         for start in range(0, len(own), self.batch):
             piece = own[start : start + self.batch]
-            filled, counts = np.zeros((self.batch, max(length, 2)), np.int32), np.zeros(self.batch, np.int32)
+            filled, counts = np.zeros((self.batch, length), np.int32), np.zeros(self.batch, np.int32)
             for i, ids in enumerate(piece):
                 filled[i, : len(ids)], counts[i] = ids, len(ids)
             found = np.asarray(_nats(self.network, self.params, filled, counts))
@@ -104,8 +107,8 @@ def _nats(network, params, tokens, counts):
 def causal_judge(name: str, model, tokenizer) -> CausalJudge:
     """The judge that a `LanguageModel` makes of rows written in the ids of ``tokenizer``, a `data.tokenizers` or None.
 
-    With the very same tokenizer the ids are scored as they are, else the text, special tokens left out, is encoded
-    again.
+    With the very same tokenizer the ids are scored as they are, else the text is encoded again, without the special
+    tokens in it (so that documents in one row touch) and without one before it.
 
     Raises:
       ConfigError: the model is not causal, or the ids cannot be turned into its own.
@@ -124,7 +127,8 @@ def causal_judge(name: str, model, tokenizer) -> CausalJudge:
             return model.tokenizer.encode(tokenizer.decode(row))
     columns = config.head_size if model.tokenizer is None else min(config.head_size, model.tokenizer.vocab_size)
     if not model.description.family:
-        return CausalJudge(name, CausalDenoiser(config, model.process.mask_id, columns), model.params, ids)
+        network = CausalDenoiser(config, model.process.mask_id, columns)
+        return CausalJudge(name, network, model.params, ids, model.description.max_length)
     return CausalJudge(name, Denoiser(config, columns), model.params, ids, model.description.max_length)
 
 
@@ -163,5 +167,7 @@ def _ratio(nats: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
     if not total:
         return float("nan"), float("nan")
     mean = nats.sum() / total
+    if len(nats) == 1:
+        return float(mean), float("nan")
     rest = nats - mean * tokens
-    return float(mean), float(np.sqrt((rest**2).sum() * len(nats) / max(1, len(nats) - 1)) / total)
+    return float(mean), float(np.sqrt((rest**2).sum() * len(nats) / (len(nats) - 1)) / total)

@@ -1,8 +1,8 @@
 """Understanding against few-step generation: records of several models as one table and one figure.
 
 A record is what launch.evaluate writes. Records with the same values of some configuration fields (process.mixing, say)
-are one group: seeds of one recipe. A group's figure is the mean over its records; its error is the standard error over
-them, or of a single record its own. Numpy and matplotlib alone.
+are one group: seeds of one recipe, which must agree in everything else that makes a model. A group's figure is the mean
+over its records; its error is the standard error over them, or of a single record its own. Numpy and matplotlib alone.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mdlm_jax.config import ConfigError
 
 Value = tuple[float, float]  # mean and standard error
 _GREY = "#666666"
@@ -57,13 +59,44 @@ class Group:
         return float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
 
 
+_FREE = ("eval", "sample", "log")  # sections that make no other model
+_SEEDS = ("train.seed", "data.seed")
+_HOW = ("train.checkpoint_every", "train.keep_checkpoints", "train.keep_every", "train.keep_best", "train.log_every",
+        "train.mesh", "train.microbatches", "train.head_budget", "train.max_bad_steps", "train.init_from",
+        "model.remat", "model.backend")  # how it was made, and a path that seeds do not share
+
+
 def grouped(records: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> list[Group]:
-    """Groups by configuration fields, as in ``("process.mixing",)``, sorted by their values."""
+    """Groups by configuration fields, as in ``("process.mixing",)``, sorted by their values.
+
+    Raises:
+      ConfigError: records of one group differ in something else that makes a model, or were measured otherwise.
+    """
     found: dict[tuple, list] = {}
     for record in records:
         found.setdefault(tuple(_field(record, field) for field in fields), []).append(record)
+    for key, group in found.items():
+        _require_alike(key, group)
     return [Group(", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in key), key, tuple(found[key]))
             for key in sorted(found)]
+
+
+def _require_alike(key: tuple, group: Sequence[Mapping[str, Any]]) -> None:
+    told = ", ".join(map(str, key))
+    first = _recipe(group[0])
+    for other in group[1:]:
+        second = _recipe(other)
+        for name in sorted(first.keys() | second.keys()):
+            if first.get(name) != second.get(name):
+                raise ConfigError(f"--by: models of the group {told} differ in {name}, {first.get(name)!r} and "
+                                  f"{second.get(name)!r}, and are no seeds of one recipe; add it to --by, or leave one "
+                                  "of them out")
+
+
+def _recipe(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section, fields in record["model"]["config"].items()
+            if section not in _FREE for name, value in fields.items()
+            if f"{section}.{name}" not in (*_SEEDS, *_HOW)}
 
 
 def _field(record: Mapping[str, Any], name: str):
@@ -87,7 +120,10 @@ def step_counts(groups: Sequence[Group]) -> list[str]:
 
 
 def table(groups: Sequence[Group], title: str) -> str:
-    """Markdown: of each group seeds and likelihoods; then, by judge, cross-entropy and entropy over steps."""
+    """Markdown: of each group seeds and likelihoods; then, by judge, cross-entropy and entropy over steps.
+
+    The held-out rows' own figures stand at the end of each line: models may have other data.
+    """
     likelihoods = [(text, kind) for text in texts(groups) for kind in ("bound", "published")
                    if any(group.likelihood(text, kind) for group in groups)]
     names = {"bound": "bound", "published": "published convention"}
@@ -98,14 +134,14 @@ def table(groups: Sequence[Group], title: str) -> str:
     if not steps:
         return "\n".join(lines)
     for judge in judges(groups):
-        lines += ["", f"Cross-entropy of samples under {judge} by steps, nats a token; held-out rows: "
-                  f"{_said(groups[0].cross_entropy('held-out', judge))}", ""]
-        lines += _lines([title, *steps], [[group.label, *(_said(group.cross_entropy(count, judge)) for count in steps)]
-                                          for group in groups])
-    lines += ["", f"Entropy of a sample's tokens by steps, nats; held-out rows: {_said(groups[0].entropy('held-out'))}",
-              ""]
-    lines += _lines([title, *steps], [[group.label, *(_said(group.entropy(count)) for count in steps)]
-                                      for group in groups])
+        lines += ["", f"Cross-entropy of samples under {judge} by steps, nats a token", ""]
+        lines += _lines([title, *steps, "held-out rows"],
+                        [[group.label, *(_said(group.cross_entropy(count, judge)) for count in (*steps, "held-out"))]
+                         for group in groups])
+    lines += ["", "Entropy of a sample's tokens by steps, nats", ""]
+    lines += _lines([title, *steps, "held-out rows"],
+                    [[group.label, *(_said(group.entropy(count)) for count in (*steps, "held-out"))]
+                     for group in groups])
     return "\n".join(lines)
 
 
@@ -114,7 +150,9 @@ def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _said(value: Value | None) -> str:
-    return "" if value is None else f"{value[0]:.3f} +- {value[1]:.3f}"
+    if value is None:
+        return ""
+    return f"{value[0]:.3f}" if math.isnan(value[1]) else f"{value[0]:.3f} +- {value[1]:.3f}"
 
 
 def draw(groups: Sequence[Group], title: str, path: str | Path, few: str | None = None) -> None:
@@ -172,9 +210,9 @@ def _curves(axes, groups, steps: Sequence[str], colours, judge: str | None = Non
             x, y, error = zip(*found, strict=True)
             axes.errorbar(x, y, error, color=colour, marker="o", markersize=4, linewidth=1.3, capsize=2,
                           label=group.label)
-    natural = value(groups[0], "held-out")
-    if natural is not None:
-        axes.axhline(natural[0], color=_GREY, linestyle=":", linewidth=1.2, label="held-out rows")
+    natural = {round(found[0], 3) for group in groups if (found := value(group, "held-out")) is not None}
+    for number, height in enumerate(sorted(natural)):
+        axes.axhline(height, color=_GREY, linestyle=":", linewidth=1.2, label=None if number else "held-out rows")
     if steps:
         axes.set_xscale("log", base=2)
         axes.set_xticks([int(name) for name in steps], steps)

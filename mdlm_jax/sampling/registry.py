@@ -61,6 +61,7 @@ class Entry:
     name: str
     help: str
     numbers: dict[str, Number]
+    reads_steps: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,18 @@ def _read(name: str, module: str, cls: str, preset: dict[str, Any]) -> Entry:
         if field not in GIVEN + _INNER and kind is not None:
             numbers[field] = Number(kind, preset.get(field, default), docs.get(field) or _USUAL.get(field, ""))
     about = ast.get_docstring(ast.parse(_source(module))).partition("\n\n")[0]
-    return Entry(name, " ".join(f"{about} {docs['']}".split()), numbers)
+    return Entry(name, " ".join(f"{about} {docs['']}".split()), numbers, _reads_steps(module, cls))
+
+
+def _reads_steps(module: str, cls: str) -> bool:
+    """The nearest ``reads_steps = ...`` in the class and its bases; `Decoder` says yes."""
+    tree = ast.parse(_source(module))
+    node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
+    for item in node.body:
+        if isinstance(item, ast.Assign) and getattr(item.targets[0], "id", "") == "reads_steps":
+            return ast.literal_eval(item.value)
+    bases = [_where(tree, module, base.id) for base in node.bases if isinstance(base, ast.Name)]
+    return all(_reads_steps(*base) for base in bases if base)
 
 
 def _source(module: str) -> bytes:

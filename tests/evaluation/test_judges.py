@@ -1,6 +1,7 @@
 """Judges against hand-made sums, and the figures made of what they say."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.tokenizers import ByteTokenizer, LanguageTokenizer
-from mdlm_jax.evaluation.judges import OracleJudge, causal_judge, quality, same_ids
+from mdlm_jax.evaluation.judges import OracleJudge, Scores, causal_judge, quality, same_ids
 from mdlm_jax.models.config import TransformerConfig
 from tests.generation import models
 
@@ -76,15 +77,28 @@ def test_what_cannot_judge_is_refused_by_name():
 
 
 def test_figures_are_a_ratio_of_sums_with_the_error_of_its_resampling():
+    """Rows of very unequal numbers of the judge's tokens: a mean of ratios would be another figure."""
     rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 40, 400)
+    nats = tokens * (1.0 + 3.0 / tokens) + rng.normal(size=400)
+    judge = types.SimpleNamespace(name="j", score=lambda rows: Scores(nats, tokens))
+    mean, error = quality(np.zeros((400, 4), int), 3, [judge]).cross_entropy["j"]
+    chosen = rng.integers(0, 400, (2000, 400))
+    drawn = nats[chosen].sum(-1) / tokens[chosen].sum(-1)
+    assert mean == pytest.approx(nats.sum() / tokens.sum()) and abs(mean - (nats / tokens).mean()) > 0.1
+    assert error == pytest.approx(drawn.std(), rel=0.1)
+
+
+def test_one_row_tells_no_error():
     language = make("hmm")
-    rows = language.sample(rng, 400, 16)
-    found = quality(rows, language.vocab_size, [OracleJudge(language)])
-    nats = -language.log_prob(rows) / 16
-    drawn = nats[rng.integers(0, 400, (2000, 400))].mean(-1)
-    mean, error = found.cross_entropy["oracle"]
-    assert mean == pytest.approx(nats.mean()) and error == pytest.approx(drawn.std(), rel=0.08)
-    assert found.entropy[0] < np.log(16)
+    found = quality(language.sample(np.random.default_rng(0), 1, 16), language.vocab_size, [OracleJudge(language)])
+    assert np.isnan(found.entropy[1]) and np.isnan(found.cross_entropy["oracle"][1])
+
+
+def test_rows_as_long_as_the_judge_has_positions_are_scored():
+    model = models.tokens_model("causal", learned_positions=5)
+    judge = causal_judge("j", dataclasses.replace(model, tokenizer=LanguageTokenizer(9)), LanguageTokenizer(9))
+    assert judge.score(ROWS).tokens.tolist() == [5, 5, 5]
 
 
 def test_a_judge_without_a_token_to_score_says_nan():

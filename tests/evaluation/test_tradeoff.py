@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from mdlm_jax.config import ConfigError
 from mdlm_jax.evaluation import tradeoff
 
 
-def record(mixing, nats, cross, steps=("4", "16"), **more):
+def record(mixing, nats, cross, counts=("4", "16"), **more):
     part = {"settings": {}, "rows": 8, "entropy": [2.0, 0.1], "cross_entropy": {"oracle": [cross, 0.2]}}
-    return {"model": {"config": {"process": {"mixing": mixing}, "train": {"weighting": "elbo"} | more}},
+    config = {"process": {"mixing": mixing}, "train": {"weighting": "elbo"} | more, "eval": {"rows": cross}}
+    return {"model": {"config": config},
             "likelihood": {"held-out": {"bound": {"nats": [nats, 0.3]}, "published": {"nats": [nats - 0.1, 0.3]}}},
-            "generation": {name: part for name in ("held-out", *steps)}}
+            "generation": {name: part for name in ("held-out", *counts)}}
 
 
 RECORDS = [record(0.1, 2.0, 3.0), record(0.0, 1.5, 4.0), record(0.0, 1.7, 4.4), record(0.0, 1.6, 4.2)]
@@ -33,8 +35,15 @@ def test_other_fields_tell_recipes_apart():
     assert [group.label for group in found] == ["constant, 0", "elbo, 0"]
 
 
+def test_models_that_differ_in_more_than_their_seed_are_no_group():
+    seeds = [record(0.0, 1, 2, seed=seed) for seed in (0, 1)]
+    assert len(tradeoff.grouped(seeds, ["process.mixing"])) == 1
+    with pytest.raises(ConfigError, match="models of the group 0.0 differ in train.steps, 10 and 20"):
+        tradeoff.grouped([record(0.0, 1, 2, steps=10), record(0.0, 1, 2, steps=20)], ["process.mixing"])
+
+
 def test_what_one_seed_lacks_is_not_told_of_the_others():
-    (group,) = tradeoff.grouped([record(0.0, 1, 2), record(0.0, 1, 2, steps=("4",))], ["process.mixing"])
+    (group,) = tradeoff.grouped([record(0.0, 1, 2), record(0.0, 1, 2, counts=("4",))], ["process.mixing"])
     assert group.entropy("16") is None and group.entropy("4") == (2.0, 0.0)
     assert tradeoff.step_counts([group]) == ["4", "16"]
 

@@ -8,17 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch import _configs
 from mdlm_jax.core import losses
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import reduce
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.training.build import build_process
 from tests.launch import commands
 from tests.launch.test_init_from import plain
 
 
-def test_the_config_s_loss_is_that_of_llada_xdlm():
-    """Weight 1 and alpha = 1 - t: the released get_kl with delta = 1, mixing 0.1, at the golden alphas."""
+@pytest.mark.parametrize("name", ["xdlm_adapt", "llada_xdlm"])
+def test_the_configs_say_llada_xdlm_s_loss(name):
+    config = _configs.load(name, {})
+    train, process = config.train, config.process
+    assert (process.family, process.mixing, process.schedule, process.eps) == ("stationary", 0.1, "linear", 0.0)
+    assert (train.objective, train.weighting, train.level_law) == ("nelbo", "elbo", "uniform")
+    assert build_process(config, 20, 19).schedule == Linear(0.0)
+    assert (train.time_sampling, train.ema_decay) == ("iid", 0.0)
+    if name == "llada_xdlm":
+        assert (train.batch_size, config.data.length, train.steps, train.learning_rate) == (512, 4096, 600, 2e-5)
+        assert (train.weight_decay, train.warmup_steps, train.lr_schedule, train.clip_norm) == (0.1, 100, "constant", 1)
+
+
+def test_weight_1_and_alpha_1_minus_t_are_llada_xdlm_s_loss():
+    """The released get_kl with delta = 1, mixing 0.1, at the golden alphas."""
     golden = np.load(Path(__file__).parents[1] / "golden" / "diffusion_xdlm.npz")
     number = int(np.flatnonzero(golden["k"] == 0.1)[0])
     alpha, tokens, noisy = golden["alpha_t"], jnp.asarray(golden["x0"]), jnp.asarray(golden["xt"][number])

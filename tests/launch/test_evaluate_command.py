@@ -87,6 +87,38 @@ def test_a_stopped_command_goes_on_and_makes_nothing_twice(copied, monkeypatch):
     assert evaluate.main(command) == 0
 
 
+def test_a_command_tells_what_it_asked_for_and_nothing_older(copied, capsys):
+    path = copied / "m0" / "evaluation.json"
+    assert evaluate.main([f"--checkpoint={copied / 'm0'}", "--rows=0", "--samples=2", "--steps=2"]) == 0
+    capsys.readouterr()
+    assert evaluate.main([f"--checkpoint={copied / 'm0'}", "--rows=0", "--samples=4", "--steps=4"]) == 0
+    assert "\n       2 " not in capsys.readouterr().out and list(json.loads(path.read_text())["generation"]) == [
+        "held-out", "2", "4"]
+
+
+def test_the_record_of_another_checkpoint_is_set_aside(copied, capsys):
+    command = [f"--checkpoint={copied / 'm0'}", "--rows=8", "--samples=0"]
+    assert evaluate.main(command) == 0
+    path = copied / "m0" / "evaluation.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"model": content["model"] | {"digest": "other"}}))
+    assert evaluate.main(command) == 0
+    assert "it is now evaluation-00000003.json" in capsys.readouterr().out
+    assert json.loads((copied / "m0" / "evaluation-00000003.json").read_text())["model"]["digest"] == "other"
+
+
+def test_other_data_than_the_run_was_trained_on_are_refused(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {n} of a text\n\n" for n in range(2000)))
+    small = {"data.source": text, "data.valid_fraction": 0.3, "eval.draws": 2, "sample.steps": 2}
+    trained(tmp_path / "run", **small)
+    command = [f"--checkpoint={tmp_path / 'run'}", "--rows=8", "--samples=0", f"--text={text}"]
+    assert evaluate.main(command) == 0
+    text.write_text("a new beginning\n\n" * 300 + text.read_text())
+    assert evaluate.main([*command, "--output=" + str(tmp_path / "other.json")]) == 2
+    assert "is no longer what" in capsys.readouterr().err
+
+
 def test_an_autoregressive_run_is_exact_and_takes_its_own_steps(copied):
     assert evaluate.main([f"--checkpoint={copied / 'judge'}", "--rows=8", "--samples=2"]) == 0
     record = json.loads((copied / "judge" / "evaluation.json").read_text())
@@ -135,10 +167,13 @@ def test_the_published_convention_is_the_mean_integrand_without_the_ends():
     ({"steps": "4,x"}, "--steps=4,x: must be whole numbers"),
     ({"text": "some.txt"}, "stand for no text"),
     ({"judge": "nowhere"}, "nowhere: there is no such"),
+    ({"judge": "SELF"}, "was trained with train.objective=nelbo; a judge must be autoregressive"),
+    ({"decoder": "joint_speedy", "steps": "4"}, "the decoder joint_speedy takes as many as it needs"),
     ({"output": "nowhere/e.json"}, "--output=nowhere/e.json: give a file in a folder that exists"),
     ({"decoder": "threshold", "eta": 0.1}, "--eta: the decoder threshold has no such number"),
 ])
 def test_mistakes_are_named(runs, flags, said):
+    flags = {name: str(runs / "m0") if value == "SELF" else value for name, value in flags.items()}
     with pytest.raises(ConfigError) as caught:
         evaluate.read_options({"checkpoint": str(runs / "m0")} | flags)
     assert said in str(caught.value)
