@@ -66,7 +66,7 @@ def test_memory_does_not_grow_with_the_vocabulary():
     assert temporary(small) < 8 * 4 * BUDGET
     assert max(largest_array(small), largest_array(large)) < 8 * BUDGET < ROWS * LENGTH * 2048 * 4
     usual = temporary(compiled(plain_loss, 2048)), temporary(compiled(plain_loss, 8192))
-    assert usual[1] > 3.5 * usual[0] > 20 * temporary(small)
+    assert usual[1] > 3.5 * usual[0] > 18 * temporary(small)
 
 
 def test_no_array_of_all_logits():

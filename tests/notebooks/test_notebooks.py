@@ -41,5 +41,6 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
         if "parameters" in cell["metadata"].get("tags", []):
             exec(SMALL[name], scope)
             parameters += 1
+    scope["plt"].close("all")
     assert parameters == 1
     assert {path.name for path in tmp_path.rglob("*.png")} >= {"tradeoff.png", "evolution.png", "adapted.png"}

@@ -47,7 +47,9 @@ class Neighbours:
     network: TransformerConfig
     scheduled: bool
     shifted = False
+    learned = False
     timed = False
+    process = None
 
     @property
     def contract(self) -> str:
