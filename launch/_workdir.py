@@ -6,15 +6,12 @@ import os
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
+from mdlm_jax.config.run import HOW_FIELDS, REPORT_SECTIONS
 from mdlm_jax.training import places
 from mdlm_jax.training.checkpoints import Checkpoints
 
 _OURS = ("metrics.jsonl", "checkpoints", "tensorboard", "wandb-id", "wandb", "samples.txt", "summary.json", "loss.png",
          "denoising.html", "denoising.png", "samples.png", "samples.npz")
-_FREE_SECTIONS = ("eval", "sample", "log")  # they change what is reported, never the weights
-_FREE_FIELDS = ("train.mesh", "train.microbatches", "train.head_budget", "train.log_every", "train.checkpoint_every",
-                "train.keep_checkpoints", "train.keep_every", "train.keep_best", "train.max_bad_steps", "model.remat",
-                "model.backend")  # how, not what
 _SHOWN = 5
 
 
@@ -22,7 +19,7 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     """The workdir of a new run of ``config``, or of one that it may resume; a folder, or in a bucket (`places`).
 
     An existing run may be resumed with the same configuration, with a larger ``train.steps``, and with any ``eval``,
-    ``sample`` and ``log`` section, and on other devices (`_FREE_FIELDS`). One that has no checkpoint yet may have any
+    ``sample`` and ``log`` section, and on other devices (`HOW_FIELDS`). One that has no checkpoint yet may have any
     other: `set_aside` makes room for it, but not in a bucket.
 
     Raises:
@@ -118,7 +115,7 @@ def _both(stored: dict, config: RunConfig) -> tuple[dict, dict]:
 
 
 def _is_free(name: str) -> bool:
-    return name.split(".")[0] in _FREE_SECTIONS or name in _FREE_FIELDS
+    return name.split(".")[0] in REPORT_SECTIONS or name in HOW_FIELDS
 
 
 def _compatible(name: str, old, new) -> bool:

@@ -1,4 +1,4 @@
-"""What launch.evaluate does once its flags are checked: bounds, samples, the record, the table and the figure."""
+"""What launch.evaluate does once its flags are checked: bounds, samples, the record and the table."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ _DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit")  # whose
 
 
 def main(options: evaluate.EvaluateOptions) -> dict:
-    """Measures what is not there yet, prints the table and gives back the record's content."""
+    """Measures what is not there yet, prints the table and gives back what was asked for of the record."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     record, loaded = Record(options.output, identity(options)), _Loaded(options)

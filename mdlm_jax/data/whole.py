@@ -33,6 +33,6 @@ def whole_text(config: DataConfig, source: str, tokenizer: Tokenizer, detokenize
     ids = np.concatenate([np.zeros(0, np.int32), *(ids for _, ids in encode(documents, tokenizer))])
     rows = split_rows(ids, config.length)
     if not len(rows):
-        raise ConfigError(f"--text={source}: holds {len(ids)} tokens, which is less than one row of {config.length}; "
+        raise ConfigError(f"text {source}: holds {len(ids)} tokens, which is less than one row of {config.length}; "
                           "give more text")
     return make_batch(rows, "concat", tokenizer.eos_id, tokenizer.pad_id)

@@ -115,12 +115,12 @@ def causal_judge(name: str, model, tokenizer) -> CausalJudge:
     """
     config: TransformerConfig = model.config
     if config.attention != "causal":
-        raise ConfigError(f"--judge={name}: its network is {config.attention}; a judge must be causal, whose "
+        raise ConfigError(f"judge {name}: its network is {config.attention}; a judge must be causal, whose "
                           "likelihoods are exact: give one trained with train.objective=autoregressive")
     if same_ids(tokenizer, model.tokenizer):
         ids = _as_they_are
     elif tokenizer is None or model.tokenizer is None:
-        raise ConfigError(f"--judge={name}: its tokenizer and the model's are not both known, so that one's ids cannot "
+        raise ConfigError(f"judge {name}: its tokenizer and the model's are not both known, so that one's ids cannot "
                           "be turned into the other's; put the tokenizer.json into both folders")
     else:
         def ids(row):

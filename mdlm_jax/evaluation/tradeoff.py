@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.config.run import HOW_FIELDS, REPORT_SECTIONS
 
 Value = tuple[float, float]  # mean and standard error
 _GREY = "#666666"
@@ -59,11 +60,7 @@ class Group:
         return float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
 
 
-_FREE = ("eval", "sample", "log")  # sections that make no other model
-_SEEDS = ("train.seed", "data.seed")
-_HOW = ("train.checkpoint_every", "train.keep_checkpoints", "train.keep_every", "train.keep_best", "train.log_every",
-        "train.mesh", "train.microbatches", "train.head_budget", "train.max_bad_steps", "train.init_from",
-        "model.remat", "model.backend")  # how it was made, and a path that seeds do not share
+_OF_A_SEED = ("train.seed", "data.seed", "train.init_from")  # the last: seeds that are adapted begin from their own
 
 
 def grouped(records: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> list[Group]:
@@ -88,15 +85,15 @@ def _require_alike(key: tuple, group: Sequence[Mapping[str, Any]]) -> None:
         second = _recipe(other)
         for name in sorted(first.keys() | second.keys()):
             if first.get(name) != second.get(name):
-                raise ConfigError(f"--by: models of the group {told} differ in {name}, {first.get(name)!r} and "
-                                  f"{second.get(name)!r}, and are no seeds of one recipe; add it to --by, or leave one "
-                                  "of them out")
+                raise ConfigError(f"the models of the group {told} differ in {name}, {first.get(name)!r} and "
+                                  f"{second.get(name)!r}, and are no seeds of one recipe; group by it too, or leave "
+                                  "one of them out")
 
 
 def _recipe(record: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{section}.{name}": value for section, fields in record["model"]["config"].items()
-            if section not in _FREE for name, value in fields.items()
-            if f"{section}.{name}" not in (*_SEEDS, *_HOW)}
+            if section not in REPORT_SECTIONS for name, value in fields.items()
+            if f"{section}.{name}" not in (*HOW_FIELDS, *_OF_A_SEED)}
 
 
 def _field(record: Mapping[str, Any], name: str):

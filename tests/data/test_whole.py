@@ -20,5 +20,5 @@ def test_a_folder_is_read_whole_whatever_the_run_holds_out(tmp_path):
 
 def test_less_than_a_row_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
-    with pytest.raises(ConfigError, match="--text=.*holds 3 tokens, which is less than one row of 8"):
+    with pytest.raises(ConfigError, match="text .*holds 3 tokens, which is less than one row of 8"):
         whole_text(DataConfig(length=8), str(tmp_path / "a.txt"), ByteTokenizer())

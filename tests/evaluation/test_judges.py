@@ -70,7 +70,7 @@ def test_text_in_other_tokens_is_encoded_again():
 
 
 def test_what_cannot_judge_is_refused_by_name():
-    with pytest.raises(ConfigError, match="--judge=j: its network is bidirectional"):
+    with pytest.raises(ConfigError, match="judge j: its network is bidirectional"):
         causal_judge("j", models.tokens_model(), None)
     with pytest.raises(ConfigError, match="are not both known"):
         causal_judge("j", models.tokens_model("causal"), ByteTokenizer())
