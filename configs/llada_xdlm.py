@@ -1,8 +1,8 @@
 """LLaDA-8B adapted into XDLM: the recipe of arXiv 2602.01362, 600 steps of 512 rows of 4096, 1.26 B tokens.
 
 --config.train.init_from=LLaDA-8B-Base gives weights, network and tokenizer; --config.data.source the text (the paper
-took a sample of FineWeb-Edu). Decode with launch.sample --decoder=draft_edit. On a slice of 64 chips of v5p; on others
-see launch.plan.
+took a sample of FineWeb-Edu). Decode with launch.sample --decoder=draft_edit. The mesh is that of 64 chips of v5p, by
+arithmetic (launch.plan --topology=v5p:4x4x4 --compile=0: 13.3 of 91.2 GiB).
 
 What differs from the released script: weight decay spares norms and biases; uniform noise falls on the tokenizer's ids,
 not on the empty rows that fill the table up to 126,464; documents end with the tokenizer's end of text, which it leaves

@@ -1,4 +1,4 @@
-"""Half a minute on a CPU core: turns a masked run into XDLM, --config.train.init_from=DIR and its --config.data.source.
+"""A hundred steps that turn a masked run into XDLM: --config.train.init_from=DIR and its --config.data.source.
 
 LLaDA-XDLM's loss (arXiv 2602.01362): a mixing of 0.1 with alpha = 1 - t, levels drawn apart, every position noised and
 counted. By default the run that is adapted is one of configs/oracle.py on language:copy.

@@ -1,6 +1,6 @@
 """Five minutes on a CPU core: XDLM on real text, the Python standard library's source in 1024 subwords.
 
-So short a training ends near the unigram, above all with mixing; --config.train.steps=20000 is closer to a model.
+So short a training ends near the unigram, above all with mixing (benchmarks/xdlm.md).
 """
 
 from mdlm_jax.config import default_config
