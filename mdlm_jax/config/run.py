@@ -14,7 +14,6 @@ from mdlm_jax.config.process import ProcessConfig
 from mdlm_jax.config.train import TrainConfig
 from mdlm_jax.errors import ConfigError, require
 
-
 REPORT_SECTIONS = ("eval", "sample", "log")  # they change what is reported, never the weights
 HOW_FIELDS = ("train.mesh", "train.microbatches", "train.head_budget", "train.log_every", "train.checkpoint_every",
               "train.keep_checkpoints", "train.keep_every", "train.keep_best", "train.max_bad_steps", "model.remat",
