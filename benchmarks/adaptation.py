@@ -29,7 +29,12 @@ DECODERS = {"reverse process": {"decoder": "ancestral"},
 
 
 def train(workdir: Path, config: str, **fields) -> Path:
-    """A run by launch.train, or what is there of it continued."""
+    """A run by launch.train, or what is there of it continued; SystemExit where that was asked for otherwise."""
+    asked, file = {"config": config} | {name: str(value) for name, value in fields.items()}, workdir / "asked.json"
+    if file.exists() and json.loads(file.read_text()) != asked:
+        raise SystemExit(f"{file}: this run was made with other settings; give another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asked, indent=1) + "\n")
     if not (workdir / "summary.json").exists():
         flags = [f"--config.{name}={value}" for name, value in fields.items()]
         subprocess.run([sys.executable, "-m", "launch.train", f"--config={config}", f"--workdir={workdir}", *flags],

@@ -15,8 +15,8 @@ independent pixels, each drawn from those of its class, which is what one step c
 
 A seed is that of the weights, of the order of the images and of the samples; the noise of a step and row is the same
 for all, so that one compilation serves them. Killed and started again, the command goes on where it was:
-DIR/results.json has the bound of every run that is done, DIR/mM_sS its checkpoints and samples. With --report the table
-is made of what there is.
+DIR/results.json has the settings and the bound of every run that is done, DIR/mM_sS its checkpoints and samples; runs
+of other settings are refused. With --report the table is made of what there is.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.digits_report import figure, table
 from launch import _configs
-from mdlm_jax.config import RunConfig
+from mdlm_jax.config import RunConfig, to_dict
 from mdlm_jax.data import pipeline
 from mdlm_jax.data.pipeline import Built
 from mdlm_jax.evaluation.likelihood import held_out_bound, held_out_rows, padded_batches
@@ -180,11 +180,13 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
     built = functools.cache(lambda seed: pipeline.build(config_of(0.0, seed, overrides).data, 32))
     for seed, mixing in itertools.product(SEEDS, MIXINGS):
-        own = f"m{mixing:g}_s{seed}"
+        own, config = f"m{mixing:g}_s{seed}", config_of(mixing, seed, overrides)
+        if own in results and results[own]["config"] != to_dict(config):
+            raise SystemExit(f"{file}: {own} was made with other settings; give another --workdir")
         if own not in results and not options.report:
-            results[own] = run(config_of(mixing, seed, overrides), seed, options.workdir / own, built(seed))
+            results[own] = run(config, seed, options.workdir / own, built(seed)) | {"config": to_dict(config)}
             file.write_text(json.dumps(results, indent=1) + "\n")
-            print(own, json.dumps(results[own]), flush=True)
+            print(f"{own} {results[own]['bits']:.4f} bits", flush=True)
     judge = Judge.of(built(0))
     results = {own: of | {"samples": judged(options.workdir / own, judge)} for own, of in results.items()}
     results |= judge.references()

@@ -14,6 +14,7 @@ from typing import Any
 
 from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
+from mdlm_jax.data.tokenizers import LanguageTokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
 from mdlm_jax.training import checkpoints, manifest, places
 
@@ -31,6 +32,7 @@ _OWN = (
     _cli.Flag("rows", "N", "held-out rows, and rows of each --text, spread evenly over them; 0: no likelihood; "
               "default: the run's eval.final_rows", int),
     _cli.Flag("draws", "N", "noise draws a row; default: the run's eval.draws", int),
+    _cli.Flag("held_out", "false", "leave the run's own held-out rows out: its data need not be there then", bool),
     _cli.Flag("text", "FILE,...", "measure the likelihood of these texts too (zero-shot): files, folders, .jsonl, "
               ".parquet"),
     _cli.Flag("detokenizer", "NAME", f"for the texts of this command; one of {', '.join(DETOKENIZERS)}; none unless "
@@ -84,6 +86,7 @@ class EvaluateOptions:
       folder: a whole step of a run; config: the run's.
       output: the record.
       rows, draws, texts, detokenizer: of the likelihood.
+      held_out: whether the run's own rows are measured too.
       steps, samples, judges, generate: of the samples; () of steps: as many as it takes; the last are keywords of
         `LanguageModel.generate`.
       seed: of both. mesh: sizes by axis, or None.
@@ -102,6 +105,7 @@ class EvaluateOptions:
     seed: int
     mesh: dict[str, int] | None = None
     detokenizer: str = ""
+    held_out: bool = True
 
 
 def read_options(flags: dict) -> EvaluateOptions:
@@ -122,12 +126,12 @@ def read_options(flags: dict) -> EvaluateOptions:
     for name, least in (("rows", 0), ("draws", 1), ("samples", 0), ("batch_size", 1), ("seed", 0)):
         if flags.get(name, least) < least:
             raise ConfigError(f"--{name}={flags[name]}: must be at least {least}")
-    judges = _judges(flags, config)
+    judges = _judges(flags, config, folder)
     return EvaluateOptions(
         folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
         flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
         _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
-        _detokenizer(flags),
+        _detokenizer(flags), flags.get("held_out", True),
     )
 
 
@@ -188,7 +192,7 @@ def _steps(flags: dict, config: RunConfig) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, found)))) or tuple(blocks * count for count in STEPS if blocks == 1 or count <= 16)
 
 
-def _judges(flags: dict, config: RunConfig) -> tuple[str, ...]:
+def _judges(flags: dict, config: RunConfig, folder: Path) -> tuple[str, ...]:
     language = config.data.source.startswith("language:")
     judges = _listed(flags, "judge") or (("oracle",) if language else ())
     for judge in judges:
@@ -200,6 +204,7 @@ def _judges(flags: dict, config: RunConfig) -> tuple[str, ...]:
                               "a causal model's folder")
         if judge != "oracle":
             _check_judge(judge)
+            _check_tokenizers(judge, folder)
     return judges
 
 
@@ -219,6 +224,20 @@ def _check_judge(judge: str) -> None:
         what = "rows that end with their documents" if run.data.packing == "documents" else "rows with classes"
         raise ConfigError(f"--judge={judge}: was trained on {what}, which samples do not tell; give one trained on "
                           "plain rows")
+
+
+def _check_tokenizers(judge: str, folder: Path) -> None:
+    """Rows are scored as they are by a judge with the very same ids, else as text: ids of no text have none."""
+    place = places.place(judge)
+    files = folder / "tokenizer.json", (place if families.is_hf(place) else find_checkpoint(judge)) / "tokenizer.json"
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"--judge={judge}: {file} is missing, so that the samples' tokens cannot be turned into "
+                              "the judge's; put it there")
+    run, own = map(load_tokenizer, files)
+    if not run.same_as(own) and (isinstance(run, LanguageTokenizer) or isinstance(own, LanguageTokenizer)):
+        raise ConfigError(f"--judge={judge}: its tokens are others than the run's, and one of the two stand for no "
+                          "text; give a judge of the same tokens")
 
 
 def judge_digest(judge: str) -> str:

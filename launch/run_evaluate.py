@@ -101,7 +101,8 @@ def _likelihood(options, record: Record, loaded: _Loaded) -> None:
 
         record.part("likelihood", name, settings, make)
 
-    part("held-out", lambda: held_out_rows(loaded.built.valid, options.rows))
+    if options.held_out:
+        part("held-out", lambda: held_out_rows(loaded.built.valid, options.rows))
     for text in options.texts:
         def rows(text=text):
             whole = whole_text(options.config.data, text, loaded.model.tokenizer, options.detokenizer)
@@ -196,7 +197,8 @@ def _generation(options, record: Record, loaded: _Loaded) -> None:
         rows, forwards = _draw(options, loaded.model, steps)
         return {"forwards": forwards} | measured(rows)
 
-    record.part("generation", "held-out", settings, natural)
+    if options.held_out:
+        record.part("generation", "held-out", settings, natural)
     how = {name: value for name, value in options.generate.items() if name != "batch_size"}
     for steps in options.steps or (None,):  # None: as many as it takes
         record.part("generation", "own" if steps is None else str(steps), settings | {"how": how},

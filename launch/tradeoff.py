@@ -23,7 +23,7 @@ _OWN = (
               "one, and must agree in the rest; default process.mixing (of GIDD process.p_uniform)"),
     _cli.Flag("few", "N", "step count of the figure's first panel; default: the smallest", int),
 )
-_PASSED_ON = tuple(flag for flag in evaluate.FLAGS if flag.name not in ("checkpoint", "output"))
+_PASSED_ON = tuple(flag for flag in evaluate.FLAGS if flag.name not in ("checkpoint", "output", "held_out"))
 FLAGS = (*_OWN, *_PASSED_ON)
 
 _HELP = """\
@@ -33,7 +33,7 @@ each recipe, and a figure of understanding (the held-out bound) against few-step
 usage: {program} --checkpoints=DIR,... [--figure=FILE.png] [--table=FILE.md] [--by=FIELD,...] [flags of launch.evaluate]
 
 {flags}
-And the flags of launch.evaluate but --checkpoint and --output.
+And the flags of launch.evaluate but --checkpoint, --output and --held_out.
 
 example
   for m in 0 0.01 0.1 0.5 1; do

@@ -85,6 +85,11 @@ class SubwordTokenizer(Tokenizer):
     def encode(self, text):
         return np.array(self._hf.encode(text, add_special_tokens=False).ids, np.int32)
 
+    @functools.cached_property
+    def leading(self):
+        plain, whole = (self._hf.encode("0", add_special_tokens=add).ids for add in (False, True))
+        return np.array(whole[: whole.index(plain[0])], np.int32)
+
     def encode_batch(self, texts):
         return [np.array(e.ids, np.int32) for e in self._hf.encode_batch_fast(list(texts), add_special_tokens=False)]
 

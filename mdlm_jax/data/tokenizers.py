@@ -31,11 +31,13 @@ class Tokenizer(abc.ABC):
       bos_id: what a wrapped row begins with; ``eos_id`` in a vocabulary without one.
       lossless: whether decode(encode(text)) == text for every text, which makes ``token_bytes`` exact:
         token_bytes(encode(text)).sum() == len(text.encode()). Only then are bits per byte a true figure.
+      leading: ids that the tokenizer's own template puts before a text, int32 [n]; `encode` does not.
       separator: what stands between two tokens where they are shown.
     """
 
     lossless = True
     separator = ""
+    leading = np.zeros(0, np.int32)
 
     def __init__(self, pieces: Sequence[bytes], special: dict[int, str], mask_id: int, eos_id: int | None,
                  pad_id: int | None, bos_id: int | None = None):

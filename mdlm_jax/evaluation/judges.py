@@ -56,11 +56,12 @@ class CausalJudge:
 
     Attributes:
       name: what it is called in tables.
-      network: `CausalDenoiser`, which scores every token, or `Denoiser` of a published network, which scores all but
-        the first: nothing stands before it.
+      network: `CausalDenoiser`, which scores every token, or `Denoiser` of a published network, which scores a text
+        behind ``before``, and without that all but its first token.
       params: its weights.
       ids: a row of the judged model's ids -> the judge's own: the text encoded again, or the same.
       most: tokens it can read; longer texts are cut there. 0: any.
+      before: ids that a published network reads before a text, as its tokenizer's template has it.
     """
 
     name: str
@@ -68,10 +69,11 @@ class CausalJudge:
     params: dict
     ids: Callable[[np.ndarray], np.ndarray]
     most: int = 0
+    before: tuple[int, ...] = ()
     batch: int = 32
 
     def score(self, rows: np.ndarray) -> Scores:
-        own = [self.ids(row)[: self.most or None] for row in rows]
+        own = [np.concatenate([np.array(self.before, np.int32), self.ids(row)])[: self.most or None] for row in rows]
         length = max((len(ids) for ids in own), default=1)
         length = -(-max(length, 2) // _LENGTHS) * _LENGTHS if length > _LENGTHS else max(length, 2)  # few compilations
         learned = self.network.network.learned_positions
@@ -82,25 +84,25 @@ class CausalJudge:
             filled, counts = np.zeros((self.batch, length), np.int32), np.zeros(self.batch, np.int32)
             for i, ids in enumerate(piece):
                 filled[i, : len(ids)], counts[i] = ids, len(ids)
-            found = np.asarray(_nats(self.network, self.params, filled, counts))
+            found = np.asarray(_nats(self.network, self._skipped, self.params, filled, counts))
             nats.append(found[: len(piece)])
             tokens.append(np.maximum(counts[: len(piece)] - self._skipped, 0))
         return Scores(np.concatenate(nats).astype(np.float64), np.concatenate(tokens))
 
     @property
     def _skipped(self) -> int:
-        return 0 if isinstance(self.network, CausalDenoiser) else 1
+        return 0 if isinstance(self.network, CausalDenoiser) else max(len(self.before), 1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _nats(network, params, tokens, counts):
-    """-log p of the first ``counts`` tokens of each row, [B]; right padding is seen by none of them."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _nats(network, skipped: int, params, tokens, counts):
+    """-log p of the first ``counts`` tokens of each row but ``skipped``, [B]; right padding is seen by none of them."""
     prediction = network(params, tokens)
     chunk = chunk_length(tokens.shape[0], prediction.num_columns, _LOGITS)
     ours = isinstance(network, CausalDenoiser)
     log_probs = reduce(prediction, suppress=network.start_id if ours else None, target=tokens, chunk=chunk).target
     index = jnp.arange(tokens.shape[1])
-    counted = (index >= (0 if ours else 1)) & (index < counts[:, None])
+    counted = (index >= skipped) & (index < counts[:, None])
     return -jnp.where(counted, log_probs, 0.0).sum(-1)
 
 
@@ -108,7 +110,8 @@ def causal_judge(name: str, model, tokenizer) -> CausalJudge:
     """The judge that a `LanguageModel` makes of rows written in the ids of ``tokenizer``, a `data.tokenizers` or None.
 
     With the very same tokenizer the ids are scored as they are, else the text is encoded again, without the special
-    tokens in it (so that documents in one row touch) and without one before it.
+    tokens in it (so that documents in one row touch); before it stands what the tokenizer of a published model puts
+    there, as Llama's does and GPT-2's does not.
 
     Raises:
       ConfigError: the model is not causal, or the ids cannot be turned into its own.
@@ -117,11 +120,11 @@ def causal_judge(name: str, model, tokenizer) -> CausalJudge:
     if config.attention != "causal":
         raise ConfigError(f"judge {name}: its network is {config.attention}; a judge must be causal, whose "
                           "likelihoods are exact: give one trained with train.objective=autoregressive")
-    if same_ids(tokenizer, model.tokenizer):
-        ids = _as_they_are
-    elif tokenizer is None or model.tokenizer is None:
+    if tokenizer is None or model.tokenizer is None:
         raise ConfigError(f"judge {name}: its tokenizer and the model's are not both known, so that one's ids cannot "
                           "be turned into the other's; put the tokenizer.json into both folders")
+    if tokenizer.same_as(model.tokenizer):
+        ids = _as_they_are
     else:
         def ids(row):
             return model.tokenizer.encode(tokenizer.decode(row))
@@ -129,14 +132,8 @@ def causal_judge(name: str, model, tokenizer) -> CausalJudge:
     if not model.description.family:
         network = CausalDenoiser(config, model.process.mask_id, columns)
         return CausalJudge(name, network, model.params, ids, model.description.max_length)
-    return CausalJudge(name, Denoiser(config, columns), model.params, ids, model.description.max_length)
-
-
-def same_ids(a, b) -> bool:
-    """Whether two tokenizers give every id the same name; not where one is None."""
-    if a is None or b is None or (type(a), a.vocab_size) != (type(b), b.vocab_size):
-        return False
-    return all(a.token_text(i) == b.token_text(i) for i in range(a.vocab_size))
+    before = () if model.tokenizer is None else tuple(model.tokenizer.leading.tolist())
+    return CausalJudge(name, Denoiser(config, columns), model.params, ids, model.description.max_length, before)
 
 
 def _as_they_are(row: np.ndarray) -> np.ndarray:

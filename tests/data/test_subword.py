@@ -151,7 +151,7 @@ def test_gpt2_has_one_id_more_the_mask_which_is_padding_too_and_begins_with_its_
     assert ids == (size + 2, size + 1, size, size, size + 1)  # of GPT-2's 50257: 50258 ids, mask 50257, ends 50256
     assert tokenizer.lossless and tokenizer.token_bytes([size, size + 1]).tolist() == [0, 0]
     assert tokenizer.token_text(size + 1) == "<|mask|>"
-    assert size not in tokenizer.encode("the <|endoftext|>")
+    assert size not in tokenizer.encode("the <|endoftext|>") and not len(tokenizer.leading)
 
 
 def bert_file(path):
@@ -178,6 +178,7 @@ def test_bert_brings_all_its_special_tokens(tmp_path):
     assert not tokenizer.lossless
     encoded = tokenizer.encode("The cats sat on the mat.")
     assert not np.isin(encoded, [0, 100, 101, 102, 103]).any()  # the post-processor's [CLS] and [SEP] stay away
+    assert tokenizer.leading.tolist() == [101]
     assert tokenizer.decode(encoded) == "the cats sat on the mat."
     rows = pack(np.concatenate([encoded, [tokenizer.eos_id]] * 5), 8, "wrapped", tokenizer)
     assert (rows[:, 0] == 101).all() and (rows[:, -1] == 102).all() and rows.shape == (7, 8)

@@ -14,6 +14,8 @@ import pytest
 from launch import evaluate, evolution, run_evaluate, tradeoff, train
 from mdlm_jax.config import ConfigError, EvalConfig, RunConfig
 from mdlm_jax.data.packing import make_batch
+from mdlm_jax.data.tokenizers import ByteTokenizer
+from mdlm_jax.training import manifest
 from tests.generation import models
 from tests.launch.commands import assert_refused, run
 
@@ -119,6 +121,38 @@ def test_other_data_than_the_run_was_trained_on_are_refused(tmp_path, capsys):
     assert "is no longer what" in capsys.readouterr().err
 
 
+def test_texts_and_samples_need_none_of_the_runs_data(tmp_path, capsys):
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    for file in (text, other):
+        file.write_text("".join(f"line {n} of a {file.stem}\n\n" for n in range(500)))
+    trained(tmp_path / "run", **{"data.source": text, "data.valid_fraction": 0.3, "eval.draws": 2, "sample.steps": 2})
+    text.unlink()
+    command = [f"--checkpoint={tmp_path / 'run'}", "--rows=8", "--samples=2", "--steps=2", f"--text={other}"]
+    assert evaluate.main(command) == 2
+    capsys.readouterr()
+    assert evaluate.main([*command, "--held_out=false"]) == 0
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert list(record["likelihood"]) == [str(other)] and list(record["generation"]) == ["2"]
+
+
+@pytest.mark.parametrize("kind", ["block", "gidd"])
+def test_runs_of_other_kinds(tmp_path, kind):
+    """Blocks share the steps; GIDD's figures leave out nothing of the bound."""
+    fields = {"block": {"train.objective": "block", "model.attention": "block_causal", "model.block_length": 4},
+              "gidd": {"process.family": "gidd", "process.p_uniform": 0.2, "model.conditioning": "time"}}[kind]
+    trained(tmp_path / "run", **fields)
+    steps = "8" if kind == "block" else "3"
+    command = [f"--checkpoint={tmp_path / 'run'}", "--rows=8", "--samples=2", "--draws=2"]
+    if kind == "block":
+        assert evaluate.main([*command, "--steps=3"]) == 2
+    assert evaluate.main([*command, f"--steps={steps}"]) == 0
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    held_out = record["likelihood"]["held-out"]
+    assert ("published" in held_out) == (kind == "gidd")
+    assert record["generation"][steps]["forwards"] == int(steps)
+    assert held_out["bound"]["nats"][0] == pytest.approx(sum(held_out["terms"].values()), rel=1e-5)
+
+
 def test_an_autoregressive_run_is_exact_and_takes_its_own_steps(copied):
     assert evaluate.main([f"--checkpoint={copied / 'judge'}", "--rows=8", "--samples=2"]) == 0
     record = json.loads((copied / "judge" / "evaluation.json").read_text())
@@ -168,12 +202,22 @@ def test_the_published_convention_is_the_mean_integrand_without_the_ends():
     ({"text": "some.txt"}, "stand for no text"),
     ({"judge": "nowhere"}, "nowhere: there is no such"),
     ({"judge": "SELF"}, "was trained with train.objective=nelbo; a judge must be autoregressive"),
+    ({"judge": "BYTES"}, "one of the two stand for no text"),
+    ({"judge": "NO_TOKENS"}, "tokenizer.json is missing"),
     ({"decoder": "joint_speedy", "steps": "4"}, "the decoder joint_speedy takes as many as it needs"),
     ({"output": "nowhere/e.json"}, "--output=nowhere/e.json: give a file in a folder that exists"),
     ({"decoder": "threshold", "eta": 0.1}, "--eta: the decoder threshold has no such number"),
 ])
-def test_mistakes_are_named(runs, flags, said):
+def test_mistakes_are_named(copied, flags, said):
+    runs = copied
     flags = {name: str(runs / "m0") if value == "SELF" else value for name, value in flags.items()}
+    if flags.get("judge") in ("BYTES", "NO_TOKENS"):
+        file = next((runs / "judge").glob("checkpoints/*")) / "tokenizer.json"
+        file.unlink()
+        if flags["judge"] == "BYTES":
+            ByteTokenizer().save(file)
+        manifest.write(file.parent)
+        flags["judge"] = str(runs / "judge")
     with pytest.raises(ConfigError) as caught:
         evaluate.read_options({"checkpoint": str(runs / "m0")} | flags)
     assert said in str(caught.value)
