@@ -3,7 +3,8 @@
 import jax
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.language_model import LanguageModel, load, load_step
+from mdlm_jax.language_model import LanguageModel
+from mdlm_jax.loading import load, load_step
 from mdlm_jax.models.adapt import adapt
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import families

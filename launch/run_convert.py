@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.language_model import LanguageModel, describe_run, ids_of, restore_network, save_checkpoint, saved_network
+from mdlm_jax.language_model import LanguageModel
+from mdlm_jax.loading import describe_run, ids_of, restore_network, save_checkpoint, saved_network
 from mdlm_jax.models.hf import families, reader, writer
 from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.training.progress import Progress

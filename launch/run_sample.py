@@ -10,7 +10,8 @@ import numpy as np
 import mdlm_jax
 from mdlm_jax.config import ConfigError
 from mdlm_jax.generation.generate import answer_job
-from mdlm_jax.language_model import LanguageModel, without_weights
+from mdlm_jax.language_model import LanguageModel
+from mdlm_jax.loading import without_weights
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.sampling.canvas import Trace
 

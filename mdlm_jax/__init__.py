@@ -6,15 +6,15 @@
     print(model.generate("Once upon a time", new_tokens=64))
 """
 
+import importlib
+
 __version__ = "0.1.0"
-_LAZY = ("LanguageModel", "load")  # from language_model, which imports jax
+_LAZY = {"LanguageModel": "language_model", "load": "loading"}  # of modules that import jax
 
 
 def __getattr__(name: str):
     if name in _LAZY:
-        from mdlm_jax import language_model
-
-        return getattr(language_model, name)
+        return getattr(importlib.import_module(f"mdlm_jax.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -23,8 +23,8 @@ MAY_IMPORT = {
     "config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),
     "generation": {"evaluation", "sampling", "models", "data", "core", "config", "errors"},
-    "language_model": {"generation", "evaluation", "sampling", "training", "models", "data", "core", "config",
-                       "errors"},
+    "language_model": {"generation", "evaluation", "models", "core", "errors"},
+    "loading": {"language_model", "training", "models", "data", "core", "config", "errors"},
 }
 THIRD_PARTY_OF_CORE = {"jax", "numpy"}
 

@@ -12,7 +12,7 @@ from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation.generate import Generation
-from mdlm_jax.language_model import save_checkpoint
+from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.training.checkpoints import Checkpoints

@@ -3,37 +3,73 @@
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.evaluation import answers
+from mdlm_jax.evaluation import answers, greedy
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
-from mdlm_jax.generation.options import Options, Sampler, is_whole
+from mdlm_jax.generation.options import Options, Sampler, is_number, is_whole
 from mdlm_jax.sampling.rows import Row
 
+_DRAWS = {"bound": 128, "any_order": 8}  # unless told otherwise
+_WITH_ERROR = {"bound": 1024, "any_order": 64}
 
-def log_likelihood(model, prompts, completions, *, draws: int = 128, guidance: float = 0.0, **keywords):
+
+def log_likelihood(model, prompts, completions, *, method: str = "bound", draws: int | None = None,
+                   error: float | None = None, guidance: float = 0.0, progress=None, **keywords):
     """`evaluation.answers.Likelihood` of each pair; see `LanguageModel.log_likelihood`."""
+    draws = _checked_draws(method, draws, error)
+    ruler, rows, options = _prepared(model, prompts, completions, guidance, keywords,
+                                     ("method", "draws", "error", "guidance", "seed", "row_ids", "progress"))
+    found = answers.log_likelihood(ruler, rows, method=method, draws=draws, error=error, seed=options.seed,
+                                   batch_size=options.batch_size, mesh=model.mesh, progress=progress)
+    if given.is_single(prompts) and given.is_single(completions):
+        return answers.Likelihood(*(values[0] for values in found))
+    return found
+
+
+def greedy_match(model, prompts, completions, *, guidance: float = 0.0, **keywords) -> np.ndarray:
+    """See `LanguageModel.greedy_match`."""
+    ruler, rows, options = _prepared(model, prompts, completions, guidance, keywords, ("guidance",))
+    found = greedy.greedy_match(ruler, rows, batch_size=options.batch_size, mesh=model.mesh)
+    return found[0] if given.is_single(prompts) and given.is_single(completions) else found
+
+
+def _prepared(model, prompts, completions, guidance: float, keywords: dict, named: tuple[str, ...]):
+    """What is measured with, the rows, and the options; ``named``: those that the caller has beside the usual."""
     options, numbers = settings.split(keywords)
     settings.check_guidance(guidance)
-    unknown = [*numbers, *(set(keywords) - {"seed", "row_ids", "batch_size", "max_length", "special"})]
+    known = (*named, "batch_size", "max_length", "special")
+    unknown = [*numbers, *(set(keywords) - set(known))]
     if unknown:
-        raise ConfigError(f"{unknown[0]}: is no option of log_likelihood; it has draws, guidance, seed, row_ids, "
-                          "batch_size, max_length and special")
-    if not is_whole(draws) or draws < answers.GROUPS or draws % answers.GROUPS:
-        raise ConfigError(f"draws={draws!r}: must be a multiple of {answers.GROUPS}, whose spread gives the error")
+        raise ConfigError(f"{unknown[0]}: is no option here; there are {', '.join(known)}")
     sampler = settings.sampler(model, options, {})
     if not sampler.process.masked_only:
         raise ConfigError(f"process.mixing={sampler.process.mixing}: the bound by counts is for masks alone; "
                           "evaluation.likelihood measures whole rows of mixed noise")
     rows = _rows(model, sampler, prompts, completions, options, guidance)
-    ruler = answers.Ruler(sampler.denoise, sampler.params, sampler.process, guidance)
     if guidance and sampler.denoise.contract != "bidirectional":
         raise ConfigError(f"guidance={guidance}: masks the prompt, which a {sampler.denoise.contract} network reads as "
                           "text; leave it at 0")
-    found = answers.log_likelihood(ruler, rows, draws=draws, seed=options.seed, batch_size=options.batch_size,
-                                   mesh=model.mesh)
-    if given.is_single(prompts) and given.is_single(completions):
-        return answers.Likelihood(*(values[0] for values in found))
-    return found
+    return answers.Ruler(sampler.denoise, sampler.params, sampler.process, guidance), rows, options
+
+
+def _checked_draws(method: str, draws: int | None, error: float | None) -> int:
+    """How many at most; ConfigError for what the method does not take."""
+    if method not in answers.METHODS:
+        raise ConfigError(f"method={method!r}: choose one of {', '.join(answers.METHODS)}")
+    if method == "chain_rule":
+        for name, value in (("draws", draws), ("error", error)):
+            if value is not None:
+                raise ConfigError(f"{name}={value!r}: the chain rule has no noise; leave it out")
+        return 1
+    if error is not None and not (is_number(error) and error > 0):
+        raise ConfigError(f"error={error!r}: must be a positive number of nats")
+    if draws is None:
+        return (_DRAWS if error is None else _WITH_ERROR)[method]
+    if method == "any_order" and not (is_whole(draws) and draws >= 2):
+        raise ConfigError(f"draws={draws!r}: must be at least 2 orders, whose spread gives the error")
+    if method == "bound" and not (is_whole(draws) and draws >= answers.GROUPS and draws % answers.GROUPS == 0):
+        raise ConfigError(f"draws={draws!r}: must be a multiple of {answers.GROUPS}, whose spread gives the error")
+    return draws
 
 
 def _rows(model, sampler: Sampler, prompts, completions, options: Options, guidance: float) -> list[Row]:

@@ -87,7 +87,7 @@ def split(given: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
     if options.row_ids is not None:
         lists["row_ids"] = several("row_ids", options.row_ids, "whole numbers")
     for token, nats in _biases(options.bias):
-        if not _is_number(nats):
+        if not is_number(nats):
             raise ConfigError(f"bias: {nats!r} for the id {token!r}; must be nats, a number")
     return dataclasses.replace(options, **lists), {name: value for name, value in given.items() if name not in names}
 
@@ -110,7 +110,7 @@ def several(name: str, value, what: str) -> tuple:
 
 def check_guidance(guidance) -> None:
     """Refuses what is no finite number of at least 0."""
-    if not _is_number(guidance) or not 0 <= guidance < float("inf"):
+    if not is_number(guidance) or not 0 <= guidance < float("inf"):
         raise ConfigError(f"guidance={guidance!r}: must be a finite number of at least 0, which is none")
 
 
@@ -286,7 +286,7 @@ def _bias(options: Options, columns: int, process: Process) -> jax.Array | None:
     return jnp.asarray(bias)
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 

@@ -12,7 +12,7 @@ import pytest
 from launch import sample
 from launch._answers import Answers
 from mdlm_jax.config import ConfigError
-from mdlm_jax.language_model import save_checkpoint
+from mdlm_jax.loading import save_checkpoint
 from tests.generation.models import bytes_model, tokens_model
 from tests.launch import commands
 from tests.models.hf.support import GOLDEN

@@ -15,7 +15,7 @@ from mdlm_jax.config import DataConfig, RunConfig, to_dict
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.language_model import save_checkpoint
+from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.models import lora
 from mdlm_jax.models.hf import families
 from mdlm_jax.training.checkpoints import Checkpoints

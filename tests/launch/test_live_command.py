@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from launch import sample
-from mdlm_jax.language_model import save_checkpoint
+from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.sampling import loop
 from tests.generation.models import bytes_model
 from tests.launch import commands
