@@ -10,7 +10,7 @@ from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.linear import outer
 from mdlm_jax.core.prediction import Head
 
-_LARGE = 80.0  # softplus(s) = log(1 + e^s) by one exponential that its slope shares; beyond, it is s itself
+_LARGE = 80.0  # softplus(s) = log(1 + e^s); beyond, it is s itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,8 @@ def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: R
             grad = grad + jnp.where(ids[..., None] == ids_here, weight[..., None], 0.0)
             on_probs = on_probs - weight
     if given.offset is not None:
-        ratio = probs * jnp.exp(jnp.minimum(given.offset, _LARGE))[..., None]
-        grad = grad + cotangent.softplus_sum[..., None] * (ratio / (1.0 + ratio))
+        slope_here = jnp.where(possible, probs / (probs + jnp.exp(-given.offset)[..., None]), 0.0)  # at any offset
+        grad = grad + cotangent.softplus_sum[..., None] * slope_here
         on_probs = on_probs - cotangent.softplus_sum * slope
     if wanted.entropy:
         surprise = jnp.where(possible, log_probs + reduced.entropy[..., None], 0.0)

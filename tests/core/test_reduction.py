@@ -189,6 +189,13 @@ def test_what_is_not_asked_for_is_none():
         reduce(prediction, suppress=None, chunk=0)
 
 
+@pytest.mark.parametrize("offset", [-120.0, -30.0, 0.0, 50.0, 79.0, 95.0, 130.0])
+def test_offsets_of_any_size(offset):
+    """log(1 + e^s) and its slope where e^s overflows, and where it vanishes."""
+    model, teacher, ids = inputs(spread=16.0)
+    compare((model | {"offset": model["offset"] + offset}, teacher, ids), 2e-4)
+
+
 def test_the_teacher_takes_no_gradient():
     model, teacher, ids = inputs()
     slope = jax.grad(lambda teacher: outputs(model, teacher, ids).kl.sum())(teacher)
