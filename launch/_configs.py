@@ -23,11 +23,13 @@ def shipped() -> dict[str, str]:
 
 
 def find(text: str) -> Path:
-    """The file that ``--config=text`` means: a path, or the name of a config that comes with the package.
+    """The file that ``--config=text`` means: a path, or the name of a config that comes with the package. What is
+    behind a colon, as in ``smdm:170``, is for its ``get_config`` (`argument`).
 
     ``quickstart``, ``quickstart.py`` and ``configs/quickstart.py`` all find the one of the package, from any folder;
     a file of that path, where there is one, comes first.
     """
+    whole, text = text, _parts(text)[0]
     given = Path(text).expanduser()
     if given.suffix == ".py" and given.is_file():
         return given
@@ -35,10 +37,20 @@ def find(text: str) -> Path:
     if given.parent in (Path("."), Path("configs")) and name in shipped():
         return SHIPPED / f"{name}.py"
     if given.is_file():
-        raise ConfigError(f"--config={text}: a config is a Python file, and its name ends in .py")
+        raise ConfigError(f"--config={whole}: a config is a Python file, and its name ends in .py")
     close = difflib.get_close_matches(name, shipped(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"the package brings {', '.join(shipped())}"
-    raise ConfigError(f"--config={text}: there is no such file; {hint}")
+    raise ConfigError(f"--config={whole}: there is no such file; {hint}")
+
+
+def argument(text: str) -> str | None:
+    """What ``--config=FILE:ARGUMENT`` gives to ``get_config``; None where there is no colon."""
+    return _parts(text)[1]
+
+
+def _parts(text: str) -> tuple[str, str | None]:
+    name, colon, rest = text.partition(":")
+    return (name, rest) if colon and not Path(text).expanduser().is_file() else (text, None)
 
 
 def load(text: str, overrides: dict) -> RunConfig:
@@ -48,7 +60,7 @@ def load(text: str, overrides: dict) -> RunConfig:
       ConfigError: no such file, a file that raises or has no ``get_config``, an unknown field, an impossible value.
     """
     path = find(text)
-    config = _run_file(path)
+    config = _run_file(path, argument(text))
     if type(config) is not ConfigDict:
         raise ConfigError(f"{path}: get_config() returned {type(config).__name__}; it must return the ConfigDict of "
                           "mdlm_jax.config.default_config(), with changes")
@@ -75,13 +87,15 @@ def _take_network(config: ConfigDict, overrides: dict) -> None:
         config.model.update(network_fields(start, config.model))
 
 
-def _run_file(path: Path):
+def _run_file(path: Path, given: str | None = None):
     """Calls the file's ``get_config``. The file is compiled here, not imported: no bytecode is left beside it."""
     namespace = {"__name__": f"config_{path.stem}", "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), namespace)
         if "get_config" in namespace:
-            return namespace["get_config"]()
+            return namespace["get_config"](*([] if given is None else [given]))
+    except ConfigError:
+        raise
     except Exception as error:  # a user's file may raise anything, and its line says more than our traceback
         raise ConfigError(f"{path}:{_line_of(error, path)}: {type(error).__name__}: {_gist(error)}") from error
     raise ConfigError(f"{path}: defines no get_config(); it must return mdlm_jax.config.default_config(), with changes")

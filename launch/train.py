@@ -22,7 +22,7 @@ from ._workdir import check_workdir
 
 FLAGS = (
     _cli.Flag("config", "FILE", "the recipe: a Python file with get_config(), or the name of one that comes with the "
-              "package (below). Required."),
+              "package (below); FILE:ARGUMENT hands ARGUMENT to get_config, as in smdm:170. Required."),
     _cli.Flag("workdir", "DIR", "the folder that receives checkpoints, metrics, samples and pictures. Made if it does "
               "not exist; the same command again resumes the run in it. gs://BUCKET/NAME too. Required."),
     _cli.Flag("dry_run", "", "check everything, print the resolved configuration as JSON and stop; --workdir may be "

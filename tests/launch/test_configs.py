@@ -1,5 +1,6 @@
 """Finding, running and overriding config files: launch/_configs.py."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from launch import _configs
 from mdlm_jax.config import ConfigError, RunConfig, freeze
+from mdlm_jax.models import presets
+from mdlm_jax.models.shapes import layer_parameter_count
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = "from mdlm_jax.config import default_config\ndef get_config():\n    config = default_config()\n"
@@ -121,3 +124,34 @@ def test_every_config_of_ours_spares_jax():
     probe = f"import sys; {load}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_is_behind_a_colon_is_for_get_config(tmp_path):
+    path = write(tmp_path, GOOD.replace("get_config()", "get_config(steps=7)")
+                 + "    config.train.steps, config.train.warmup_steps = int(steps), 0\n    return config\n")
+    assert _configs.load(path, {}).train.steps == 7 and _configs.load(f"{path}:12", {}).train.steps == 12
+    with pytest.raises(ConfigError, match="ValueError: invalid literal"):
+        _configs.load(f"{path}:twelve", {})
+    with pytest.raises(ConfigError, match="takes 0 positional arguments but 1 was given"):
+        _configs.load("quickstart:3", {})
+
+
+@pytest.mark.parametrize("size", presets.SMDM_SIZES)
+def test_smdm_s_family_and_its_twins(size):
+    """Equal budgets, but for the rounding to whole steps; equal networks, but for what makes them causal."""
+    masked, twin = (_configs.load(f"smdm:{size},{family},6e18", {}) for family in ("masked", "autoregressive"))
+    network = masked.model.transformer(32001)
+    how = {"dtype": "bfloat16", "remat": "full", "backend": "splash"}
+    assert network == dataclasses.replace(presets.get(f"smdm-{size}m"), **how)
+    assert dataclasses.replace(twin.model.transformer(32001), attention="bidirectional", logit_shift=False) == network
+    assert masked.train == dataclasses.replace(twin.train, objective="nelbo")
+    flops = 6 * layer_parameter_count(network) * masked.train.steps * 256 * 2048
+    assert abs(flops - 6e18) <= flops / masked.train.steps / 2
+    assert masked.train.warmup_steps == max(100, masked.train.steps // 100)
+
+
+@pytest.mark.parametrize(("choice", "said"), [("171", "SIZE is one of 6, 19"), ("170,mdlm", "FAMILY is masked or"),
+                                              ("170,masked,lots", "could not convert string to float")])
+def test_members_that_smdm_does_not_have(choice, said):
+    with pytest.raises(ConfigError, match=said):
+        _configs.load(f"smdm:{choice}", {})
