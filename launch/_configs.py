@@ -4,7 +4,9 @@ import ast
 import difflib
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -78,6 +80,12 @@ def load(text: str, overrides: dict) -> RunConfig:
     return freeze(config)
 
 
+def study(text: str) -> dict:
+    """What a recipe says of a study with it: its constant ``STUDY``, or nothing."""
+    path = find(text)
+    return dict(_from_file(path, lambda namespace: namespace.get("STUDY", {})))
+
+
 def _take_network(config: ConfigDict, overrides: dict) -> None:
     """A run that starts from a checkpoint has its network, but for what the command line says of it."""
     start = overrides.get("train.init_from", config.get("train", {}).get("init_from", ""))
@@ -87,18 +95,27 @@ def _take_network(config: ConfigDict, overrides: dict) -> None:
         config.model.update(network_fields(start, config.model))
 
 
-def _run_file(path: Path, given: str | None = None):
-    """Calls the file's ``get_config``. The file is compiled here, not imported: no bytecode is left beside it."""
+def _run_file(path: Path, given: str | None):
+    """Calls the file's ``get_config``."""
+    def called(namespace: dict):
+        if "get_config" in namespace:
+            return namespace["get_config"](*([] if given is None else [given]))
+        raise ConfigError(f"{path}: defines no get_config(); it must return mdlm_jax.config.default_config(), with "
+                          "changes")
+
+    return _from_file(path, called)
+
+
+def _from_file(path: Path, read: Callable[[dict], Any]):
+    """What is read of a file's names. It is compiled here, not imported: no bytecode is left beside it."""
     namespace = {"__name__": f"config_{path.stem}", "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-        if "get_config" in namespace:
-            return namespace["get_config"](*([] if given is None else [given]))
+        return read(namespace)
     except ConfigError:
         raise
     except Exception as error:  # a user's file may raise anything, and its line says more than our traceback
         raise ConfigError(f"{path}:{_line_of(error, path)}: {type(error).__name__}: {_gist(error)}") from error
-    raise ConfigError(f"{path}: defines no get_config(); it must return mdlm_jax.config.default_config(), with changes")
 
 
 def _line_of(error: Exception, path: Path) -> int:
