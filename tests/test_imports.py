@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "planning": {"training", "sampling", "models", "config", "errors"},
     "config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),
+    "tasks": {"errors"},
     "generation": {"evaluation", "sampling", "models", "data", "core", "config", "errors"},
     "language_model": {"generation", "evaluation", "models", "core", "errors"},
     "loading": {"language_model", "training", "models", "data", "core", "config", "errors"},

@@ -1,0 +1,174 @@
+"""Tasks with verdicts: ``python -m launch.tasks --checkpoint=DIR --task=gsm8k --data=test.jsonl --output=DIR``.
+
+Prompts are made here and answered as launch.sample answers a file of them: each once, by any number of processes,
+killed and resumed. Everything is checked before jax is imported; launch/run_tasks.py judges.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mdlm_jax.config import ConfigError
+from mdlm_jax.tasks import registry
+from mdlm_jax.tasks.base import Task, check_rows, read_rows
+
+from . import _cli, _decoders, _distributed, _help, _sample_flags, sample
+from ._answers import Answers
+
+_OWN = (
+    _cli.Flag("checkpoint", "DIR", "as for launch.sample. Required."),
+    _cli.Flag("task", "NAME", f"what is asked (below): {', '.join(registry.TASKS)}. Required."),
+    _cli.Flag("data", "FILE", "the rows, .jsonl or .jsonl.gz. Required."),
+    _cli.Flag("output", "DIR", "the folder for answers (with their prompts), verdicts and the result. Required."),
+    _cli.Flag("shots", "N", "solved examples before every prompt: the first N rows of --shots_from; none unless given",
+              int),
+    _cli.Flag("shots_from", "FILE", "where they come from, with the fields of --data"),
+    _cli.Flag("limit", "N", "ask the first N rows alone", int),
+)
+_SAMPLE = tuple(flag for flag in _sample_flags.FLAGS if flag.name not in (
+    "checkpoint", "output", "prompt", "prompts", "prompt_field", "length", "picture", "live", "label", "labels"))
+FLAGS = (*_OWN, *_SAMPLE, *_decoders.flags())
+
+_HELP = """\
+Asks a model every row of a file and says how many answers are right.
+
+usage: {program} --checkpoint=DIR --task=NAME --data=FILE --output=DIR [--shots=N --shots_from=FILE] [--limit=N]
+       [flags of launch.sample: --decoder, --steps, --temperature, --guidance, --new_tokens, --mesh, ...]
+
+{flags}
+The other flags are those of launch.sample, whose --help lists them; --stop and --new_tokens are the task's unless
+given.
+
+tasks
+{tasks}
+
+Programs that a model wrote run in processes of their own, with limits on time, memory, files and network; use a
+container as well against what wants to do harm. The same command again goes on where it was stopped.
+
+examples
+  {program} --checkpoint=runs/first --task=humaneval --data=HumanEval.jsonl.gz --output=results/first --limit=20
+  {program} --checkpoint=LLaDA-8B-Base --task=gsm8k --data=test.jsonl --shots=4 --shots_from=train.jsonl \\
+      --output=results/gsm8k --block_length=32 --mesh=fsdp:-1
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """A checked command line.
+
+    Attributes:
+      rows: of the file, asked in order.
+      folder: receives answers.jsonl, with the prompts, verdicts.jsonl and result.json.
+      answering: the options of launch.sample.
+      says: what decides the verdicts beside the answers.
+    """
+
+    task: Task
+    rows: tuple[dict[str, Any], ...]
+    folder: Path
+    answering: sample.SampleOptions
+    says: dict[str, Any]
+
+
+def read_options(flags: dict) -> TaskOptions:
+    """Makes the folder and writes nothing into it.
+
+    Raises:
+      ConfigError: no such task or file, a row without a field, prompts that do not fit, the folder of another command.
+    """
+    _cli.require(flags, "checkpoint", "runs/first", "the trained model")
+    name = _cli.require(flags, "task", "gsm8k", "what to ask")
+    if name not in registry.TASKS:
+        raise ConfigError(f"--task={name}: choose one of {', '.join(registry.TASKS)}")
+    task = registry.TASKS[name]
+    data = _cli.require(flags, "data", "test.jsonl", "the rows")
+    rows = _rows("data", data, task)
+    if flags.get("limit", 1) < 1:
+        raise ConfigError(f"--limit={flags['limit']}: must be at least 1")
+    rows = rows[: flags.get("limit")]
+    shots = _shots(flags, task)
+    folder = Path(_cli.require(flags, "output", "results", "the folder for the answers")).expanduser()
+    if folder.exists() and not folder.is_dir() or not folder.absolute().parent.is_dir():
+        raise ConfigError(f"--output={folder}: must be a folder, in one that exists")
+    folder.mkdir(exist_ok=True)
+    prompts = [{"prompt": task.prompt(row, shots), "row": number} for number, row in enumerate(rows)]
+    own = {flag.name for flag in _OWN} - {"checkpoint"}
+    passed = {name: value for name, value in flags.items() if name not in own}
+    passed |= {"new_tokens": flags.get("new_tokens", task.new_tokens), "output": str(folder / "answers.jsonl")}
+    if task.stop:
+        passed.setdefault("stop", json.dumps(list(task.stop)))
+    says = {"task": task.name, "rows": len(rows), "shots": len(shots),
+            "data": hashlib.sha256(Path(data).expanduser().read_bytes()).hexdigest()}
+    return TaskOptions(task, tuple(rows), folder, _answering(passed, prompts), says)
+
+
+def _answering(flags: dict, prompts: list[dict]) -> sample.SampleOptions:
+    """The command launch.sample --prompts; its file is of this moment, so that none of another command is lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prompts.jsonl"
+        file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), encoding="utf-8")
+        try:
+            return sample.read_options(flags | {"prompts": str(file)})
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), "of the task")) from None
+
+
+def _shots(flags: dict, task: Task) -> list[dict]:
+    number = flags.get("shots", 0)
+    if number < 0:
+        raise ConfigError(f"--shots={number}: must not be negative")
+    if bool(number) != ("shots_from" in flags):
+        raise ConfigError("--shots, --shots_from: go together; give both, or none")
+    if not number:
+        return []
+    found = _rows("shots_from", flags["shots_from"], task)
+    if len(found) < number:
+        raise ConfigError(f"--shots={number}: {flags['shots_from']} has {len(found)} rows")
+    return found[:number]
+
+
+def _rows(flag: str, text: str, task: Task) -> list[dict]:
+    path, label = Path(text).expanduser(), f"--{flag}={text}"
+    if not path.is_file():
+        raise ConfigError(f"{label}: there is no such file")
+    rows = read_rows(path, label)
+    if not rows:
+        raise ConfigError(f"{label}: holds no rows")
+    check_rows(task, rows, label)
+    return rows
+
+
+def _prepare(argv: list[str]) -> Callable[[], None] | None:
+    arguments = _cli.parse(argv, FLAGS)
+    if arguments.help:
+        tasks = "\n".join(_help.row(f"--task={name}", about) for name, about in registry.HELP.items())
+        print(_HELP.format(program=_help.program("tasks"), flags=_help.flag_lines(_OWN), tasks=tasks), end="")
+        return None
+    options = read_options(arguments.flags)
+    answers = sample.job(options.answering)
+    answers.check()
+    return lambda: _ask(options)
+
+
+def _ask(options: TaskOptions) -> None:
+    number, count = _distributed.place(options.answering.distributed)
+    from . import run_tasks
+
+    with _distributed.leaving_at_once():
+        answers: Answers = sample.job(options.answering, number, count)
+        run_tasks.main(options, answers)
+        _distributed.part()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script ``mdlm-tasks``; returns the exit status."""
+    return _cli.run(_prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

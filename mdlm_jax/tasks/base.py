@@ -1,0 +1,87 @@
+"""What a task is: rows of a file to prompts, and an answer to a verdict."""
+
+import dataclasses
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mdlm_jax.errors import ConfigError
+
+Row = Mapping[str, Any]
+Verdict = dict[str, float]  # figures of one answer; booleans count 0 and 1
+
+
+class Task(Protocol):
+    """Frozen, and free of jax.
+
+    Attributes:
+      name: on the command line. ``fields``: what a row of its file must hold.
+      stop: strings that end an answer. ``new_tokens``: that it may have, unless told otherwise.
+      main: the figure that counts.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    stop: tuple[str, ...]
+    new_tokens: int
+    main: str
+
+    def prompt(self, row: Row, shots: Sequence[Row]) -> str:
+        """What the model is given, after solved examples."""
+
+    def verdict(self, row: Row, answer: str) -> Verdict:
+        """Of the text that came back, cut at a stop string."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """Of a figure over the answers, with its standard error."""
+
+    value: float
+    stderr: float
+    number: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        number = len(values)
+        mean = sum(values) / number
+        if number == 1:
+            return cls(mean, math.nan, 1)
+        return cls(mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (number - 1) / number), number)
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}" if math.isnan(self.stderr) else f"{self.value:.4f} +- {self.stderr:.4f}"
+
+
+def read_rows(path: Path, label: str) -> list[dict[str, Any]]:
+    """The objects of a .jsonl or .jsonl.gz file; blank lines hold none. ConfigError, naming ``label`` and the line,
+    where one is no object."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
+            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    except (OSError, EOFError, UnicodeError) as error:
+        raise ConfigError(f"{label}: cannot be read ({error}); renew it") from None
+    return [_object(line, f"{label}, line {number}") for number, line in lines]
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: is not JSON ({error}); write one object a line") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: is a {type(found).__name__}; write one object a line")
+    return found
+
+
+def check_rows(task: Task, rows: Sequence[Row], label: str) -> None:
+    """ConfigError, naming the line, where a row lacks a field."""
+    for number, row in enumerate(rows, 1):
+        for field in task.fields:
+            if field not in row:
+                raise ConfigError(f"{label}, line {number}: has no field {field!r}, which the task {task.name} reads; "
+                                  f"it has {', '.join(row)}")

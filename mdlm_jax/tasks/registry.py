@@ -1,0 +1,14 @@
+"""The tasks by name."""
+
+from mdlm_jax.tasks.base import Task
+from mdlm_jax.tasks.code import HumanEval, Mbpp
+from mdlm_jax.tasks.match import Match
+from mdlm_jax.tasks.numbers import Gsm8k
+
+TASKS: dict[str, Task] = {task.name: task for task in (Gsm8k(), HumanEval(), Mbpp(), Match())}
+HELP = {
+    "gsm8k": "word problems; question, answer ending in #### NUMBER. Solved examples from --shots",
+    "humaneval": "the rest of a function; prompt, test, entry_point. Runs what the model writes, in a sandbox",
+    "mbpp": "a function that passes tests; text, code, test_list. Runs what the model writes, in a sandbox",
+    "match": "answers that must hold a text; prompt, completion (reversal curse)",
+}
