@@ -6,17 +6,16 @@ number of its processes are limited by the kernel, and on Linux, where the kerne
 keeps mistakes and loops from hurting; against code that wants to do harm use a container or a virtual machine as well.
 """
 
-import ctypes
 import dataclasses
 import os
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
-_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+_CONFINED = Path(__file__).with_name("confined.py")
 _KEPT = 2000  # characters of what it said
 
 
@@ -42,11 +41,10 @@ def run(program: str, limits: Limits = Limits()) -> Ran:  # noqa: B008 (frozen)
     """Runs Python source to its end, or to the limits."""
     with tempfile.TemporaryDirectory(prefix="answer-") as folder, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", "import sys; exec(compile(sys.stdin.read(), 'answer', 'exec'), {'__name__': "
-             "'__main__'})"],
+            [sys.executable, "-I", str(_CONFINED), *map(str, (int(limits.seconds) + 1, limits.memory,
+                                                                 limits.file_size, limits.processes))],
             stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
             env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HOME": folder},
-            preexec_fn=lambda: _limit(limits),
         )
         timed_out = False
         try:
@@ -59,27 +57,6 @@ def run(program: str, limits: Limits = Limits()) -> Ran:  # noqa: B008 (frozen)
             _kill(process)
         output.seek(max(0, output.seek(0, os.SEEK_END) - _KEPT))
         return Ran(process.returncode, timed_out, output.read().decode("utf-8", "replace"))
-
-
-def _limit(limits: Limits) -> None:
-    """In the child, before it becomes Python."""
-    _leave_the_network()
-    seconds = int(limits.seconds) + 1
-    for what, most in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, limits.memory),
-                       (resource.RLIMIT_FSIZE, limits.file_size), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(what, (most, most))
-    if os.getuid():  # root is not counted
-        running = len([name for name in os.listdir("/proc") if name.isdigit()]) if os.path.isdir("/proc") else 256
-        most = running + limits.processes
-        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-
-
-def _leave_the_network() -> None:
-    """Linux with unprivileged namespaces, or root; elsewhere nothing changes."""
-    if sys.platform.startswith("linux"):
-        library = ctypes.CDLL(None)
-        if library.unshare(_NEW_NETWORK) != 0:
-            library.unshare(_NEW_USER | _NEW_NETWORK)
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -54,6 +54,10 @@ class Progress:
         """Work has come to ``step`` (not: by so many steps); ``shown`` are values to print beside it."""
         self._shown.update(step, {name: _short(value) for name, value in shown.items()})
 
+    def grow(self, total: int) -> None:
+        """The work is so much."""
+        self._shown.grow(total)
+
     def close(self) -> None:
         self._shown.close()
 
@@ -64,8 +68,33 @@ class Progress:
         self.close()
 
 
+class Growing:
+    """Progress of work of which each call tells how much is done, and how much there is; a context manager.
+
+    Shows nothing before the first call, and with ``shown`` False never.
+    """
+
+    def __init__(self, desc: str, unit: str, shown: bool = True):
+        self._how, self._wanted, self._shown = {"desc": desc, "unit": unit}, shown, None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._wanted:
+            self._shown = self._shown or Progress(total, **self._how)
+            self._shown.grow(total)
+            self._shown.update(done)
+
+    def __enter__(self) -> "Growing":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._shown:
+            self._shown.close()
+
+
 class _Nothing:
     def update(self, step: int, shown: dict[str, str]) -> None: ...
+
+    def grow(self, total: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -77,6 +106,9 @@ class _Bar:
     def update(self, step: int, shown: dict[str, str]) -> None:
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def grow(self, total: int) -> None:
+        self._bar.total = total
 
     def close(self) -> None:
         self._bar.close()
@@ -99,6 +131,9 @@ class _Lines:
         self._last = (step, shown)
         if self._printed is None or now - self._printed[1] >= self._interval or step == self._total:
             self._print(now)
+
+    def grow(self, total: int) -> None:
+        self._total = total
 
     def close(self) -> None:
         if self._printed is not None and self._printed[0] != self._last[0]:
