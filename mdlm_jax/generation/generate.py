@@ -221,21 +221,26 @@ def _finish(job: Job, chosen: list[int]) -> Callable[[Progress], np.ndarray]:
 def _generations(job: Job, chosen, now: Progress, done: bool, trace=None) -> list[Generation]:
     tokens, forwards = np.asarray(now.canvas.tokens), np.asarray(now.forwards)
     finished = np.asarray(now.finished)
-    found = []
+    found, first = [], _first(job)
     for place, i in enumerate(chosen):
         row = job.rows[i]
         ids, text, finish = _cut(job, i, tokens[place])
-        frames = None if trace is None else trace[:, place, : len(row)]
+        frames = None if trace is None else trace[:, place, first : len(row)]
         found.append(Generation(ids, text, finish if done or finished[place] else None, int(forwards[place]),
-                                tokens[place, : len(row)], ~row.editable, frames))
+                                tokens[place, first : len(row)], ~row.editable[first:], frames))
     return found
+
+
+def _first(job: Job) -> int:
+    """Where the caller's own tokens begin in a row."""
+    return 0 if job.sampler.lead is None else 1
 
 
 def _cut(job: Job, i: int, tokens: np.ndarray) -> tuple[np.ndarray, str | None, str]:
     """Ids, text and why row i ends: at the first end token, or before the first stop string, whichever comes first."""
     row, s = job.rows[i], job.sampler
     ids, finish = tokens[: len(row)], "length"
-    before = ids[: row.start if job.wanted else 0]
+    before = ids[_first(job) : row.start if job.wanted else 0]
     if job.wanted:
         ids = ids[row.start :][: job.wanted[i]]
         ends = np.flatnonzero(np.isin(ids, s.stop_ids + s.stop_tokens))

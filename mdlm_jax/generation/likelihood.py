@@ -1,5 +1,7 @@
 """Log-likelihoods of answers, from text or tokens: what `LanguageModel.log_likelihood` does."""
 
+import dataclasses
+
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
@@ -41,7 +43,7 @@ def _prepared(model, prompts, completions, guidance: float, keywords: dict, name
     unknown = [*numbers, *(set(keywords) - set(known))]
     if unknown:
         raise ConfigError(f"{unknown[0]}: is no option here; there are {', '.join(known)}")
-    sampler = settings.sampler(model, options, {})
+    sampler = settings.sampler(model, dataclasses.replace(options, cache="none"), {})
     if not sampler.process.masked_only:
         raise ConfigError(f"process.mixing={sampler.process.mixing}: the bound by counts is for masks alone; "
                           "evaluation.likelihood measures whole rows of mixed noise")

@@ -28,7 +28,7 @@ class Options:
       decoder: a name of `sampling.registry`, or a decoder; None: what suits the model's family.
       steps: for all new tokens, shared evenly by their blocks; None: as many as new tokens.
       block_length: tokens that are written together, block after block; 0: everything at once; None: the family's way.
-      cache: one of `sampling.windows.CACHES`; None: block for block-causal networks, else none.
+      cache: one of `sampling.windows.CACHES`; None: block for block-causal and causal networks, else none.
       grid: of a block's times, `sampling.grid`; None: the decoder's own.
       label: the class of every row, or one for each, for networks with classes; -1: none. None: none for all.
       guidance: strength w: with ``label`` towards the class, p(x | class)^(1 + w) / p(x)^w, else unsupervised, towards
@@ -129,6 +129,7 @@ class Sampler:
       process: the model's noise; of a causal model without any, masks alone, with an id beyond its table.
       block_length: None: everything at once. ``cache``, ``bias``: of the loop.
       stop_ids: tokens that end an answer; stop_tokens: special ones that are named among the stop strings.
+      lead: a token that stands before every row for the network alone, which is how our causal ones begin; or None.
     """
 
     denoise: Any
@@ -140,6 +141,7 @@ class Sampler:
     stop_ids: tuple[int, ...]
     stop_tokens: tuple[int, ...]
     bias: jax.Array | None
+    lead: int | None = None
 
     @property
     def mask_id(self) -> int:
@@ -153,7 +155,7 @@ class Sampler:
     @property
     def blind(self) -> bool:
         """Whether the first token of a row cannot be scored: nothing stands before it."""
-        return self.denoise.shifted and not isinstance(self.denoise, CausalDenoiser)
+        return self.denoise.shifted and not isinstance(self.denoise, CausalDenoiser) and self.lead is None
 
 
 def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
@@ -172,6 +174,9 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     denoise, params = _network(model, process)
     usual = registry.usual(model.description.family, model.config.attention)
     block_length, cache = _blocks(denoise, options, usual)
+    lead = None
+    if isinstance(denoise, CausalDenoiser) and cache != "none":
+        denoise, lead = Denoiser(model.config, _columns(model, process), process), process.mask_id
     decoder = _decoder(model, process, options, numbers, usual)
     if options.steps is not None and not decoder.reads_steps:
         raise ConfigError(f"steps={options.steps}: {type(decoder).__name__} takes as many as it needs; leave them out")
@@ -186,7 +191,7 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
                 raise ConfigError(f"{name}={value!r}: must be an id of the head, 0..{columns - 1}")
     stop_tokens = _stop_tokens(model, options, process.mask_id)
     bias = _bias(options, columns, process)
-    return Sampler(denoise, params, decoder, process, block_length, cache, stop_ids, stop_tokens, bias)
+    return Sampler(denoise, params, decoder, process, block_length, cache, stop_ids, stop_tokens, bias, lead)
 
 
 def _stop_tokens(model, options: Options, mask_id: int) -> tuple[int, ...]:
@@ -234,7 +239,9 @@ def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
         if size not in (None, 1):
             raise ConfigError(f"block_length={size}: a {denoise.contract} network writes one token after another; "
                               "leave it out")
-        return 1, options.cache or "none"
+        full = isinstance(denoise, CausalDenoiser) and denoise.network.learned_positions  # no room for what leads
+        cached = denoise.contract == "causal" and not full
+        return 1, options.cache or ("block" if cached else "none")
     if denoise.contract == "block_causal":
         if size == 0:
             raise ConfigError(f"block_length=0: the network attends in blocks of {denoise.network.block_length} and "

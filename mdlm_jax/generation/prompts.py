@@ -53,7 +53,10 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,
                               "them")
         tokens = np.full(length, sampler.mask_id, np.int32)
         tokens[: len(ids)] = ids
-        rows.append(Row(tokens, np.arange(length) >= len(ids), row_id, condition))
+        editable = np.arange(length) >= len(ids)
+        if sampler.lead is not None:
+            tokens, editable = np.insert(tokens, 0, sampler.lead), np.insert(editable, 0, False)
+        rows.append(Row(tokens, editable, row_id, condition))
     return rows, wanted
 
 

@@ -224,7 +224,7 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
     if decoder.reuses and cache != "none":
         raise ValueError(f"cache={cache!r}: {type(decoder).__name__} leaves forwards out where no token changed, and "
                          "windows are read beside what the last one stored; use cache='none', or leave out reuse")
-    if cache != "none" and model.shifted and not decoder.opens:
+    if cache != "none" and model.shifted and not decoder.opens and layout.block > 1:
         raise ValueError(f"cache={cache!r}: the network scores a token from the row before it, which a window leaves "
                          f"out, and {type(decoder).__name__} does not write a block's first token beforehand; use "
                          "cache='none', or a decoder that goes by confidence")

@@ -6,7 +6,8 @@
                                                                       saw it when it began (Fast-dLLM, 2505.22618)
     dual      whole canvas                     the block              approximate: so do the masks after it
     block     the block before and this one    the block              exact, for block-causal networks: a token never
-                                                                      sees later blocks (BD3-LM 2503.09573, LLaDA2)
+                                                                      sees later blocks (BD3-LM 2503.09573, LLaDA2);
+                                                                      for causal ones, whose blocks are tokens
 
 The first forward of the first block under ``block`` runs from 0 on, which fills the cache with the prompt. That a
 block's first forward carries the finished one before it along saves the forward that would only store its keys.
@@ -117,14 +118,16 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
         raise ValueError(f"cache={cache!r}: works block after block; give block_length")
     if not hasattr(model, "cache"):
         raise ValueError(f"cache={cache!r}: {type(model).__name__} keeps none; use cache='none'")
-    wanted = "block_causal" if cache == "block" else "bidirectional"
-    if model.contract != wanted:
-        fitting = {"bidirectional": "prefix, dual or none", "block_causal": "block or none"}
-        raise ValueError(f"cache={cache!r}: is for {wanted} networks, and this one is {model.contract}; use "
+    wanted = ("block_causal", "causal") if cache == "block" else ("bidirectional",)
+    if model.contract not in wanted:
+        fitting = {"bidirectional": "prefix, dual or none", "block_causal": "block or none", "causal": "block or none"}
+        raise ValueError(f"cache={cache!r}: is for {' and '.join(wanted)} networks, and this one is {model.contract}; use "
                          f"{fitting.get(model.contract, 'none')}")
     if cache == "block" and model.timed:
         raise ValueError("cache='block': the network reads the noise level, so the keys of a finished block would be "
                          "those of one moment; use cache='none'")
+    if cache == "block" and model.contract == "causal" and block_length != 1:
+        raise ValueError(f"block_length={block_length}: a causal network writes one token after another; give 1")
     if cache == "block" and block_length % model.network.block_length:
         raise ValueError(f"cache='block': blocks of {block_length} must be whole blocks of the network, "
                          f"{model.network.block_length}")

@@ -10,6 +10,7 @@ import pytest
 
 from mdlm_jax.core.genmd4 import VectorSchedule
 from mdlm_jax.core.process import Process
+from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation import generate
 from mdlm_jax.generation import options as settings
 from mdlm_jax.models import api
@@ -355,3 +356,33 @@ def test_special_names_in_a_prompt(letters):
     special = letters.generate("<|endoftext|>x", new_tokens=4, special=True)
     assert plain.given.sum() == 14 and special.given.sum() == 2 and special.row[0] == 257
     assert EOS == 10 and jnp.asarray(special.row).dtype == jnp.int32
+
+
+@pytest.mark.parametrize("family", ["", "llama"])
+def test_keys_and_values_of_a_causal_network_are_kept(family):
+    """Token for token as without a cache: unequal prompts, end tokens; of published ones with a temperature too (ours
+    begin a place later with a cache, so that their draws are others)."""
+    model = tokens_model("causal", family)
+    prompts = [[3, 1, 4], [2, 7, 1, 8, 2, 8, 1], [9], *([] if family else [np.zeros(0, int)])]
+    options = {"new_tokens": 9, "temperature": 1.0 if family else 0.0, "seed": 5, "stop_id": [0, 8] if family else 2}
+    with jax.default_matmul_precision("highest"):
+        plain = model.generate(prompts, cache="none", **options)
+        kept = model.generate(prompts, cache="block", trace=True, **options)
+        usual = model.generate(prompts, **options)
+    for a, b, c, prompt in zip(plain, kept, usual, prompts, strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist() == c.tokens.tolist() and a.finish == b.finish
+        np.testing.assert_array_equal(a.row, b.row)
+        np.testing.assert_array_equal(a.given, b.given)
+        assert b.trace.shape[1] == len(prompt) + 9 and (b.trace[-1] == b.row).all()
+    assert any(one.finish == "eos" for one in plain)
+
+
+def test_a_cache_of_a_causal_network_holds_what_it_read():
+    """A forward reads two tokens, the new one and that before it: FLOPs do not grow with what stands before."""
+    model = tokens_model("causal", "llama")
+    job = generate.answer_job(model, [[1, 2, 3]], 8)
+    chosen, canvas = next(generate._batches(job))
+    layout = generate._layout(job, canvas)
+    assert [layout.program(number).enter.length for number in (1, 5)] == [2, 2]
+    with pytest.raises(ConfigError, match="is for bidirectional networks, and this one is causal; use block or none"):
+        model.generate([[1, 2]], new_tokens=2, cache="prefix")
