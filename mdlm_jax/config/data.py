@@ -23,6 +23,7 @@ class DataConfig:
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
     prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
+    prompt_loss: bool = False  # with prompt_field: prompts are noised and counted as well, as text is
     answer_multiple: int = 0  # with prompt_field: end tokens fill answers to a multiple of so many; 0: to the row's end
     detokenizer: str = ""  # rules for a corpus whose words and signs are set apart, one of DETOKENIZERS; "": none
     tokenizer: str = "byte"  # byte | text8 | bpe:VOCAB_SIZE (at most; trained on the training split) | a tokenizer.json
@@ -66,8 +67,9 @@ class DataConfig:
                 require(getattr(self, name) == off, f"data.{name}", getattr(self, name),
                          "would cut answers off; with data.prompt_field leave it out")
         else:
-            require(self.answer_multiple == 0, "data.answer_multiple", self.answer_multiple,
-                     "has no meaning without data.prompt_field; leave it out")
+            for name in ("answer_multiple", "prompt_loss"):
+                require(not getattr(self, name), f"data.{name}", getattr(self, name),
+                         "has no meaning without data.prompt_field; leave it out")
         require(0 <= self.answer_multiple <= self.length, "data.answer_multiple", self.answer_multiple,
                  f"must lie in [0, data.length={self.length}]")
         if self.data_dir:

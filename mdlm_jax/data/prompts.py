@@ -4,6 +4,8 @@ A row is [prompt, answer, end token, end tokens ..., padding]. Noise touches the
 alone; the end tokens that fill it up are part of it, masked and learnt (LLaDA, arXiv 2502.09992, appendix B: they teach
 the length), up to the row's end or to a multiple of ``answer_multiple`` of the whole row (LLaDA2, 2512.15745: the block
 length). What is behind is padding: unseen, neither noised nor counted. Pairs that do not fit are left out and counted.
+With ``prompt_loss`` the prompt is noised and counted too: the pair is one text, as where SMDM learns facts
+(2410.18514).
 """
 
 from collections.abc import Iterable
@@ -28,12 +30,12 @@ def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | No
     pipelines, info = {}, {}
     for split in ("train", "valid"):
         documents = list(source.documents(split))
-        rows = answer_rows(documents, tokenizer, config.length, config.answer_multiple)
+        rows = answer_rows(documents, tokenizer, config.length, config.answer_multiple, config.prompt_loss)
         if len(rows) < (batch_size if split == "train" else 1):
             raise ConfigError(f"data.source={config.source!r}: {len(rows)} of {len(documents)} pairs of its {split} "
                               f"split fit data.length={config.length}, too few for train.batch_size={batch_size} and "
                               "one held-out row; raise data.length, or give more pairs")
-        size = sum(len(d.text.encode()) for d in documents)
+        size = sum(len((d.prompt * config.prompt_loss + d.text).encode()) for d in documents)
         answers = int(((rows >= 0) & (rows != tokenizer.pad_id)).sum())
         info[split] = {"documents": len(documents), "bytes": size, "tokens": answers,
                        "bytes_per_token": size / answers if size else None, "rows": len(rows), "dropped_tokens": 0,
@@ -45,8 +47,11 @@ def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | No
     return Built(pipelines["train"], pipelines["valid"], tokenizer, info)
 
 
-def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int, multiple: int) -> np.ndarray:
+def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int, multiple: int,
+                prompt_loss: bool = False) -> np.ndarray:
     """int32 [R, length]: a token of a prompt as -1 - id, all others as they are; pairs that do not fit are left out.
+
+    ``prompt_loss``: a prompt's tokens as all others.
 
     Raises:
       ConfigError: a text encodes to a special token.
@@ -64,6 +69,6 @@ def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int
         end = min(length, -(-used // multiple) * multiple) if multiple else length
         row = np.full(length, tokenizer.pad_id, np.int32)
         row[:end] = tokenizer.eos_id
-        row[: used - 1] = np.concatenate([-1 - prompt, answer])
+        row[: used - 1] = np.concatenate([prompt if prompt_loss else -1 - prompt, answer])
         rows.append(row)
     return np.stack(rows) if rows else np.zeros((0, length), np.int32)

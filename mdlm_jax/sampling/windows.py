@@ -121,8 +121,8 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
     wanted = ("block_causal", "causal") if cache == "block" else ("bidirectional",)
     if model.contract not in wanted:
         fitting = {"bidirectional": "prefix, dual or none", "block_causal": "block or none", "causal": "block or none"}
-        raise ValueError(f"cache={cache!r}: is for {' and '.join(wanted)} networks, and this one is {model.contract}; use "
-                         f"{fitting.get(model.contract, 'none')}")
+        raise ValueError(f"cache={cache!r}: is for {' and '.join(wanted)} networks, and this one is {model.contract}; "
+                         f"use {fitting.get(model.contract, 'none')}")
     if cache == "block" and model.timed:
         raise ValueError("cache='block': the network reads the noise level, so the keys of a finished block would be "
                          "those of one moment; use cache='none'")

@@ -42,6 +42,15 @@ def test_a_row_is_a_prompt_an_answer_and_end_tokens_that_count(multiple):
     assert (batch["positions"] == np.arange(24)).all()
 
 
+def test_a_pair_may_be_one_text():
+    whole, parted = (make_batch(answer_rows(PAIRS, TOKENIZER, 24, 8, prompt_loss), "prompts", TOKENIZER.eos_id,
+                                TOKENIZER.pad_id) for prompt_loss in (True, False))
+    for name in ("tokens", "attention_mask", "positions"):
+        np.testing.assert_array_equal(whole[name], parted[name])
+    for name in ("noise_mask", "loss_mask"):
+        np.testing.assert_array_equal(whole[name], whole["attention_mask"] > 0)
+
+
 def test_pairs_fit_exactly_or_are_left_out():
     pair = Document("e", "12345", "1234")
     assert len(answer_rows([pair], TOKENIZER, 10, 0)) == 1

@@ -70,7 +70,7 @@ def test_mistakes_are_met_before_anything_is_compiled(model, prompts, options, m
     ("causal", "llama", [np.zeros(0, int)], {}, r"prompts\[0\]: is empty, and this network scores a token"),
     ("causal", "", PROMPTS, {"block_length": 4}, "block_length=4: a causal network writes one token after another"),
     ("causal", "llama", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a causal network reads as"),
-    ("permutation", "", PROMPTS, {"cache": "block"}, "block_causal and causal networks, and this one is permutation; use none$"),
+    ("permutation", "", PROMPTS, {"cache": "block"}, "and causal networks, and this one is permutation; use none$"),
     ("permutation", "", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a permutation network"),
     ("permutation", "", PROMPTS, {"block_length": 0}, "block_length=0: a permutation network writes one token"),
     ("block_causal", "", PROMPTS, {"block_length": 0}, "block_length=0: the network attends in blocks of 4"),
