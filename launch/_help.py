@@ -77,6 +77,7 @@ _NAMES = {
     "train.lr_schedule": "LR_SCHEDULES",
     "train.time_sampling": "TIME_SAMPLINGS",
     "data.detokenizer": "DETOKENIZERS",
+    "data.chat_template": "CHAT_TEMPLATES",
 }
 
 

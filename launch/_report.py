@@ -75,7 +75,7 @@ def _draw(config, workdir, built, held_out, network, process, params, references
     canvas = first = written = labels = None
     if config.model.classes:
         labels = np.arange(config.sample.num) % config.model.classes
-    if config.data.prompt_field:
+    if config.data.answers:
         canvas, first = _samples.prompted(held_out, process.mask_id, config.sample.num)
         written = np.arange(config.data.length) < first[0]
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
@@ -118,7 +118,7 @@ def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str,
     if config.data.source.startswith("language:"):
         index = held_out_index(built.valid.num_rows, len(valid))
         return language_rows.references(config.data, valid, index, config.train.steps * config.train.batch_size)
-    plain = built.tokenizer.lossless and not config.data.prompt_field  # rows of prompts are no stretch of text
+    plain = built.tokenizer.lossless and not config.data.answers  # rows of prompts are no stretch of text
     return _text_references(built, valid.reshape(-1)) if plain else {}
 
 

@@ -145,10 +145,10 @@ def _output(flags: dict, text: str, folder: Path) -> Path:
 
 
 def _samples(flags: dict, config: RunConfig) -> int:
-    if config.data.prompt_field and flags.get("samples"):
+    if config.data.answers and flags.get("samples"):
         raise ConfigError(f"--samples={flags['samples']}: the run answers prompts, which samples here lack; leave it "
                           "at 0, and use launch.sample --prompts")
-    return 0 if config.data.prompt_field else flags.get("samples", 64)
+    return 0 if config.data.answers else flags.get("samples", 64)
 
 
 def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:

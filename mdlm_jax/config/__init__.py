@@ -7,6 +7,7 @@ remedy.
 """
 
 from mdlm_jax.config.choices import (
+    CHAT_TEMPLATES,
     DETOKENIZERS,
     LEVEL_LAWS,
     LR_SCHEDULES,
@@ -30,6 +31,7 @@ from mdlm_jax.errors import ConfigError
 
 __all__ = [
     "BATCH_AXES",
+    "CHAT_TEMPLATES",
     "Choice",
     "ConfigError",
     "DETOKENIZERS",

@@ -81,6 +81,13 @@ DETOKENIZERS = _choices(
     ("ag_news", "ag_news", "AG News: wikitext, then lm1b"),
     ("scientific_papers", "scientific_papers", "articles of arXiv and PubMed: wikitext, then lm1b"),
 )
+CHAT_TEMPLATES = _choices(
+    ("chatml", "chatml", "<|im_start|>ROLE, a line, what is said, <|im_end|> (Qwen, Dream)"),
+    ("llama3", "llama3", "<|start_header_id|>ROLE<|end_header_id|>, an empty line, what is said, <|eot_id|>"),
+    ("llada", "llada", "the same behind <|startoftext|>"),
+    ("llada2", "llada2", "<role>HUMAN</role> or SYSTEM or ASSISTANT, what is said, <|role_end|>"),
+    ("plain", "plain", "ROLE: what is said, and a line end"),
+)
 
 
 def parse_spec(field: str, spec: str, choices: Mapping[str, Choice]) -> tuple[str, tuple[float, ...]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from mdlm_jax.config.choices import DETOKENIZERS, parse_spec, require_seed
+from mdlm_jax.config.choices import CHAT_TEMPLATES, DETOKENIZERS, parse_spec, require_seed
 from mdlm_jax.errors import ConfigError, require
 
 PACKINGS = ("concat", "documents", "wrapped")
@@ -23,7 +23,9 @@ class DataConfig:
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text
     prompt_field: str = ""  # jsonl only: the field with the prompt that the text answers; a row is one such pair
-    prompt_loss: bool = False  # with prompt_field: prompts are noised and counted as well, as text is
+    messages_field: str = ""  # jsonl only: the field with a conversation, [{role, content}, ...]; an answer, a row
+    chat_template: str = "chatml"  # with messages_field: how it is written down; one of CHAT_TEMPLATES
+    prompt_loss: bool = False  # prompts are noised and counted as well, as text is
     answer_multiple: int = 0  # with prompt_field: end tokens fill answers to a multiple of so many; 0: to the row's end
     detokenizer: str = ""  # rules for a corpus whose words and signs are set apart, one of DETOKENIZERS; "": none
     tokenizer: str = "byte"  # byte | text8 | bpe:VOCAB_SIZE (at most; trained on the training split) | a tokenizer.json
@@ -54,11 +56,8 @@ class DataConfig:
             require(self.source.startswith("tfds:") or self.source.endswith(_FIELD_ENDINGS),
                      "data.text_field", self.text_field,
                      f"is read only from .jsonl and .parquet files and tfds, not from {self.source!r}; leave it out")
-        if self.prompt_field:
-            require(self.source.endswith((".jsonl", ".jsonl.gz")), "data.prompt_field", self.prompt_field,
-                     f"is read only from .jsonl files, not from {self.source!r}; leave it out")
-            require(self.prompt_field != self.text_field, "data.prompt_field", self.prompt_field,
-                     "names the same field as data.text_field; name two")
+        if self.answers:
+            _check_fields(self)
             require(self.packing == "concat", "data.packing", self.packing,
                      "rows of prompts and answers are not packed; leave it out")
             require(not self.detokenizer, "data.detokenizer", self.detokenizer,
@@ -70,6 +69,9 @@ class DataConfig:
             for name in ("answer_multiple", "prompt_loss"):
                 require(not getattr(self, name), f"data.{name}", getattr(self, name),
                          "has no meaning without data.prompt_field; leave it out")
+        require(bool(self.messages_field) or self.chat_template == DataConfig.chat_template, "data.chat_template",
+                self.chat_template, "has no meaning without data.messages_field; leave it out")
+        parse_spec("data.chat_template", self.chat_template, CHAT_TEMPLATES)
         require(0 <= self.answer_multiple <= self.length, "data.answer_multiple", self.answer_multiple,
                  f"must lie in [0, data.length={self.length}]")
         if self.data_dir:
@@ -82,6 +84,25 @@ class DataConfig:
             for name in ("valid_fraction", "valid_last"):
                 require(getattr(self, name) == getattr(DataConfig, name), f"data.{name}", getattr(self, name),
                          "was settled when the rows were prepared; leave it out")
+
+    @property
+    def answers(self) -> bool:
+        """Whether a row is a prompt and its answer."""
+        return bool(self.prompt_field or self.messages_field)
+
+
+def _check_fields(data: DataConfig) -> None:
+    for name in ("prompt_field", "messages_field"):
+        value = getattr(data, name)
+        require(not value or data.source.endswith((".jsonl", ".jsonl.gz")), f"data.{name}", value,
+                f"is read only from .jsonl files, not from {data.source!r}; leave it out")
+    require(data.prompt_field != data.text_field, "data.prompt_field", data.prompt_field,
+            "names the same field as data.text_field; name two")
+    if data.messages_field:
+        for name in ("prompt_field", "text_field"):
+            value = getattr(data, name)
+            require(value == getattr(DataConfig, name), f"data.{name}", value,
+                    f"is not read with data.messages_field={data.messages_field!r}; leave it out")
 
 
 def _check_split(data: DataConfig) -> None:

@@ -102,7 +102,7 @@ def _check_options(run, objective: str) -> None:
         require(not run.train.class_dropout, "train.class_dropout", run.train.class_dropout,
                  "has no meaning without model.classes; leave it out")
     if run.train.per_answer:
-        require(bool(run.data.prompt_field), "train.per_answer", True,
+        require(run.data.answers, "train.per_answer", True,
                  "is about rows of prompts and answers; set data.prompt_field, or leave it out")
         require(objective != "genmd4", "train.per_answer", True,
                  f"the gradient of train.objective={run.train.objective} is that of whole rows; leave it out")

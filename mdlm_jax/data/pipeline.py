@@ -149,7 +149,7 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
         from mdlm_jax.data.prepared import build_prepared
 
         return build_prepared(config, batch_size, tokenizer)
-    if config.prompt_field:
+    if config.answers:
         from mdlm_jax.data.prompts import build_prompts
 
         return build_prompts(config, batch_size, tokenizer)

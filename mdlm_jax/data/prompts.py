@@ -25,7 +25,8 @@ def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | No
       ConfigError: as there; or too few pairs fit.
     """
     source = open_source(config)
-    texts = lambda: (text for d in source.documents("train") for text in (d.prompt, d.text))  # noqa: E731
+    texts = lambda: (text for d in source.documents("train")  # noqa: E731
+                     for text in (d.prompt, *(piece for piece, _ in d.pieces), d.text))
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, texts)
     pipelines, info = {}, {}
     for split in ("train", "valid"):
@@ -57,12 +58,8 @@ def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int
       ConfigError: a text encodes to a special token.
     """
     rows = []
-    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     for document in documents:
-        prompt, answer = (np.asarray(ids, np.int32) for ids in tokenizer.encode_batch([document.prompt, document.text]))
-        if np.isin(answer, special).any() or np.isin(prompt, special).any():
-            raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its special "
-                              f"tokens {special}; choose a tokenizer that keeps them apart")
+        prompt, answer = _encoded(document, tokenizer)
         used = len(prompt) + len(answer) + 1
         if used > length:
             continue
@@ -72,3 +69,21 @@ def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int
         row[: used - 1] = np.concatenate([prompt if prompt_loss else -1 - prompt, answer])
         rows.append(row)
     return np.stack(rows) if rows else np.zeros((0, length), np.int32)
+
+
+def _encoded(document: Document, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the prompt and of the answer. ConfigError where a text becomes a token that means something else."""
+    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
+    if document.pieces:
+        special = special[::2]  # templates may end a turn with the end of text
+        (text, named), *rest = document.pieces
+        prompt = [tokenizer.encode_special(text) if named else tokenizer.encode(text),
+                  *(tokenizer.encode_next(piece, named) for piece, named in rest)]
+        answer = [tokenizer.encode_next(document.text), tokenizer.encode_next(document.end, special=True)]
+    else:
+        prompt, answer = ([ids] for ids in tokenizer.encode_batch([document.prompt, document.text]))
+    prompt, answer = (np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32) for ids in (prompt, answer))
+    if np.isin(answer, special).any() or np.isin(prompt, special).any():
+        raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its special "
+                          f"tokens {special}; choose a tokenizer that keeps them apart")
+    return prompt, answer

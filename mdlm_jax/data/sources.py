@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.chat import Piece, exchanges
 from mdlm_jax.data.splits import HeldOut, Split, place
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK, _BLOCKS = 16 * 1024, 512, 32  # a text file is cut into documents of about this size
@@ -29,11 +30,17 @@ _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text, and what it answers where there is that. Its name is unique in its source and decides its split."""
+    """One text, and what it answers where there is that. Its name decides its split.
+
+    Attributes:
+      prompt: what it answers; of a conversation ``pieces`` (`data.chat`), and then ``end`` is behind the text.
+    """
 
     name: str
     text: str
     prompt: str = ""
+    pieces: tuple[Piece, ...] = ()
+    end: str = ""
 
 
 class Source(abc.ABC):
@@ -178,12 +185,15 @@ class TextFile(Source):
 class JsonLines(Source):
     """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped.
 
-    ``prompt_field``: where the prompt is that the text answers; "" for none.
+    ``prompt_field``: where the prompt is that the text answers; "" for none. ``messages_field``: where a conversation
+    is, in ``chat_template``; each of its answers is a document.
     """
 
-    def __init__(self, label: str, split: Split, path: Path, text_field: str, prompt_field: str = ""):
+    def __init__(self, label: str, split: Split, path: Path, text_field: str, prompt_field: str = "",
+                 messages_field: str = "", chat_template: str = ""):
         super().__init__(label, split)
         self.path, self.text_field, self.prompt_field = path, text_field, prompt_field
+        self.messages_field, self.chat_template = messages_field, chat_template
         next(self.read(lambda name: True), None)  # a wrong field should not wait for the first pass
 
     def read(self, wanted):
@@ -199,10 +209,26 @@ class JsonLines(Source):
         for number, line in enumerate(lines, first):
             name = f"{self.path.name}#{number}"
             if line.strip() and wanted(name):
-                yield Document(name, *self._texts(number, line))
+                yield from self._documents(name, number, line)
+
+    def _documents(self, name: str, number: int, line: bytes) -> Iterator[Document]:
+        if not self.messages_field:
+            yield Document(name, *self._texts(number, line))
+            return
+        (messages,) = self._values(number, line, {"messages_field": self.messages_field})
+        where = f"data.source={self.label!r}, line {number}, {self.messages_field}"
+        for one in exchanges(messages, self.chat_template, where):
+            yield Document(name, one.answer, "", one.prompt, one.end)
 
     def _texts(self, number: int, line: bytes) -> list[str]:
         """The text, and the prompt where one is asked for."""
+        wanted = {"text_field": self.text_field} | ({"prompt_field": self.prompt_field} if self.prompt_field else {})
+        where = f"data.source={self.label!r}, line {number}"
+        return [checked_text(value, where, field, name) for value, (name, field) in
+                zip(self._values(number, line, wanted), wanted.items(), strict=True)]
+
+    def _values(self, number: int, line: bytes, wanted: dict[str, str]) -> list:
+        """Of the fields of an object."""
         where = f"data.source={self.label!r}, line {number}"
         try:
             record = json.loads(line)
@@ -210,12 +236,11 @@ class JsonLines(Source):
             raise ConfigError(f"{where}: is not JSON ({error}); one object a line is expected") from None
         if not isinstance(record, dict):
             raise ConfigError(f"{where}: is a {type(record).__name__}, not an object; one object a line is expected")
-        wanted = {"text_field": self.text_field} | ({"prompt_field": self.prompt_field} if self.prompt_field else {})
         for name, field in wanted.items():
             if field not in record:
                 raise ConfigError(f"data.{name}={field!r}: {where} has no such field; "
                                   f"its fields are {', '.join(record)}")
-        return [checked_text(record[field], where, field, name) for name, field in wanted.items()]
+        return [record[field] for field in wanted.values()]
 
 
 def checked_text(value, where: str, field: str, option: str = "text_field") -> str:
@@ -282,7 +307,8 @@ def open_source(config: DataConfig) -> Source:
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return JsonLines(label, split, path, config.text_field, config.prompt_field)
+        return JsonLines(label, split, path, config.text_field, config.prompt_field, config.messages_field,
+                         config.chat_template)
     if path.suffix == ".parquet":
         from mdlm_jax.data.parquet_source import ParquetFile
 

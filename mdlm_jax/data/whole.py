@@ -25,8 +25,9 @@ def whole_text(config: DataConfig, source: str, tokenizer: Tokenizer, detokenize
       ConfigError: no such text, or less of it than one row.
     """
     plain = DataConfig()
-    usual = ("packing", "text_field", "prompt_field", "prompt_loss", "answer_multiple", "data_dir", "random_length",
-             "length_warmup", "valid_fraction", "valid_last", "detokenizer")
+    usual = ("packing", "text_field", "prompt_field", "messages_field", "chat_template", "prompt_loss",
+             "answer_multiple", "data_dir", "random_length", "length_warmup", "valid_fraction", "valid_last",
+             "detokenizer")
     fields = {name: getattr(plain, name) for name in usual}
     documents = open_source(dataclasses.replace(config, source=source, **fields)).read(lambda name: True)
     documents = detokenized((document for document in documents if document.text), detokenizer)

@@ -1,0 +1,81 @@
+"""Conversations as pairs of a prompt and an answer, in the templates of chat models.
+
+Every answer of the assistant makes one pair: the prompt is what was said before it, each turn between its head and its
+end, and the head of the answer; the answer's own end is learnt with it (LLaDA, arXiv 2502.09992, takes the turns of a
+conversation apart in the same way). Heads and ends may name special tokens of the tokenizer; what people say may not:
+it is text, whatever it looks like.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mdlm_jax.config import ConfigError
+
+Piece = tuple[str, bool]  # a text, and whether the names of special tokens in it stand for those
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """``begin`` stands before everything; ``head``, with the role in it, before a turn, ``end`` behind it.
+
+    Attributes:
+      strip: whether white space around what is said is left out.
+      roles: names of roles, where they are not those of the conversation.
+    """
+
+    begin: str
+    head: str
+    end: str
+    strip: bool = False
+    roles: tuple[tuple[str, str], ...] = ()
+
+    def header(self, role: str) -> str:
+        return self.head.format(role=dict(self.roles).get(role, role))
+
+    def said(self, content: str) -> str:
+        return content.strip() if self.strip else content
+
+
+_HEADERS = "<|start_header_id|>{role}<|end_header_id|>\n\n"
+TEMPLATES = {
+    "chatml": Template("", "<|im_start|>{role}\n", "<|im_end|>\n"),
+    "llama3": Template("<|begin_of_text|>", _HEADERS, "<|eot_id|>", strip=True),
+    "llada": Template("<|startoftext|>", _HEADERS, "<|eot_id|>", strip=True),
+    "llada2": Template("", "<role>{role}</role>", "<|role_end|>",
+                       roles=(("system", "SYSTEM"), ("user", "HUMAN"), ("assistant", "ASSISTANT"))),
+    "plain": Template("", "{role}: ", "\n"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """A prompt in pieces, the assistant's answer, and what ends it."""
+
+    prompt: tuple[Piece, ...]
+    answer: str
+    end: str
+
+
+def exchanges(messages: Sequence[Mapping[str, Any]], template: str, where: str) -> Iterator[Exchange]:
+    """One for every answer of the assistant.
+
+    Raises:
+      ConfigError: naming ``where``: no list of {role, content}, or no answer in it.
+    """
+    made, before, found = TEMPLATES[template], [], 0
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise ConfigError(f"{where}: must be a list of objects with role and content")
+    pieces: list[Piece] = [(made.begin, True)] if made.begin else []
+    for turn in messages:
+        role, content = turn.get("role"), turn.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise ConfigError(f"{where}: a turn has role {role!r} and content of type {type(content).__name__}; both "
+                              "must be strings")
+        head, content = (made.header(role), True), made.said(content)
+        if role == "assistant":
+            found += 1
+            yield Exchange((*pieces, *before, head), content, made.end)
+        before += [head, (content, False), (made.end, True)]
+    if not found:
+        raise ConfigError(f"{where}: nobody answers; a turn must have the role assistant")
