@@ -18,7 +18,6 @@ from mdlm_jax.tasks import registry
 from mdlm_jax.tasks.base import Task, check_rows, read_rows
 
 from . import _cli, _decoders, _distributed, _help, _sample_flags, sample
-from ._answers import Answers
 
 _OWN = (
     _cli.Flag("checkpoint", "DIR", "as for launch.sample. Required."),
@@ -29,6 +28,8 @@ _OWN = (
               int),
     _cli.Flag("shots_from", "FILE", "where they come from, with the fields of --data"),
     _cli.Flag("limit", "N", "ask the first N rows alone", int),
+    _cli.Flag("records", "FILE.jsonl", "ask nothing: write what the rows of --data teach, pairs for data.prompt_field="
+              "prompt and data.text_field=completion"),
 )
 _SAMPLE = tuple(flag for flag in _sample_flags.FLAGS if flag.name not in (
     "checkpoint", "output", "prompt", "prompts", "prompt_field", "length", "picture", "live", "label", "labels"))
@@ -39,6 +40,7 @@ Asks a model every row of a file and says how many answers are right.
 
 usage: {program} --checkpoint=DIR --task=NAME --data=FILE --output=DIR [--shots=N --shots_from=FILE] [--limit=N]
        [flags of launch.sample: --decoder, --steps, --temperature, --guidance, --new_tokens, --mesh, ...]
+       {program} --task=NAME --data=FILE --records=FILE.jsonl
 
 {flags}
 The other flags are those of launch.sample, whose --help lists them; --stop and --new_tokens are the task's unless
@@ -64,8 +66,9 @@ class TaskOptions:
     Attributes:
       rows: of the file, asked in order.
       folder: receives answers.jsonl, with the prompts, verdicts.jsonl and result.json.
-      answering: the options of launch.sample.
+      answering: the options of launch.sample for the first turn.
       says: what decides the verdicts beside the answers.
+      flags: of the commands launch.sample that the turns are, but for their files.
     """
 
     task: Task
@@ -73,6 +76,12 @@ class TaskOptions:
     folder: Path
     answering: sample.SampleOptions
     says: dict[str, Any]
+    flags: dict[str, Any]
+
+    def following(self, turn: int, prompts: list[dict]) -> sample.SampleOptions:
+        """The options of a later turn, counted from 0; ``prompts``: lines of its file."""
+        told = {"num": 1, "output": str(self.folder / _answers_of(self.task, turn))}  # samples go on by themselves
+        return _answering(self.flags | told, prompts)
 
 
 def read_options(flags: dict) -> TaskOptions:
@@ -82,10 +91,7 @@ def read_options(flags: dict) -> TaskOptions:
       ConfigError: no such task or file, a row without a field, prompts that do not fit, the folder of another command.
     """
     _cli.require(flags, "checkpoint", "runs/first", "the trained model")
-    name = _cli.require(flags, "task", "gsm8k", "what to ask")
-    if name not in registry.TASKS:
-        raise ConfigError(f"--task={name}: choose one of {', '.join(registry.TASKS)}")
-    task = registry.TASKS[name]
+    task = _task(flags)
     data = _cli.require(flags, "data", "test.jsonl", "the rows")
     rows = _rows("data", data, task)
     if flags.get("limit", 1) < 1:
@@ -99,12 +105,39 @@ def read_options(flags: dict) -> TaskOptions:
     prompts = [{"prompt": task.prompt(row, shots), "row": number} for number, row in enumerate(rows)]
     own = {flag.name for flag in _OWN} - {"checkpoint"}
     passed = {name: value for name, value in flags.items() if name not in own}
-    passed |= {"new_tokens": flags.get("new_tokens", task.new_tokens), "output": str(folder / "answers.jsonl")}
+    passed |= {"new_tokens": flags.get("new_tokens", task.new_tokens)}
     if task.stop:
         passed.setdefault("stop", json.dumps(list(task.stop)))
     says = {"task": task.name, "rows": len(rows), "shots": len(shots),
             "data": hashlib.sha256(Path(data).expanduser().read_bytes()).hexdigest()}
-    return TaskOptions(task, tuple(rows), folder, _answering(passed, prompts), says)
+    first = _answering(passed | {"output": str(folder / _answers_of(task, 0))}, prompts)
+    return TaskOptions(task, tuple(rows), folder, first, says, passed)
+
+
+def _task(flags: dict) -> Task:
+    name = _cli.require(flags, "task", "gsm8k", "what to ask")
+    if name not in registry.TASKS:
+        raise ConfigError(f"--task={name}: choose one of {', '.join(registry.TASKS)}")
+    return registry.TASKS[name]
+
+
+def _answers_of(task: Task, turn: int) -> str:
+    return "answers.jsonl" if turn == task.turns - 1 else f"answers-{turn + 1}.jsonl"
+
+
+def write_records(flags: dict) -> Callable[[], None]:
+    """The work of --records. ConfigError: a task without them, a file that cannot be written."""
+    task, output = _task(flags), Path(flags["records"]).expanduser()
+    rows = _rows("data", _cli.require(flags, "data", "train.jsonl", "the rows"), task)
+    if output.suffix != ".jsonl" or not output.absolute().parent.is_dir():
+        raise ConfigError(f"--records={output}: must be a .jsonl file in a folder that exists")
+    records = [record for row in rows for record in task.records(row)]
+
+    def write() -> None:
+        output.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        print(f"{len(records):,} records of {len(rows):,} rows: {output}")
+
+    return write
 
 
 def _answering(flags: dict, prompts: list[dict]) -> sample.SampleOptions:
@@ -149,6 +182,8 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         tasks = "\n".join(_help.row(f"--task={name}", about) for name, about in registry.HELP.items())
         print(_HELP.format(program=_help.program("tasks"), flags=_help.flag_lines(_OWN), tasks=tasks), end="")
         return None
+    if "records" in arguments.flags:
+        return write_records(arguments.flags)
     options = read_options(arguments.flags)
     answers = sample.job(options.answering)
     answers.check()
@@ -160,8 +195,7 @@ def _ask(options: TaskOptions) -> None:
     from . import run_tasks
 
     with _distributed.leaving_at_once():
-        answers: Answers = sample.job(options.answering, number, count)
-        run_tasks.main(options, answers)
+        run_tasks.main(options, lambda answering: sample.job(answering, number, count))
         _distributed.part()
 
 

@@ -1,12 +1,13 @@
 """What a task is: rows of a file to prompts, and an answer to a verdict."""
 
+import abc
 import dataclasses
 import gzip
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mdlm_jax.errors import ConfigError
 
@@ -14,13 +15,15 @@ Row = Mapping[str, Any]
 Verdict = dict[str, float]  # figures of one answer; booleans count 0 and 1
 
 
-class Task(Protocol):
-    """Frozen, and free of jax.
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """Free of jax.
 
     Attributes:
       name: on the command line. ``fields``: what a row of its file must hold.
       stop: strings that end an answer. ``new_tokens``: that it may have, unless told otherwise.
       main: the figure that counts.
+      turns: how often the model is asked; the last answer is judged.
     """
 
     name: str
@@ -28,9 +31,21 @@ class Task(Protocol):
     stop: tuple[str, ...]
     new_tokens: int
     main: str
+    turns: int = 1
 
+    @abc.abstractmethod
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         """What the model is given, after solved examples."""
+
+    def follow(self, prompt: str, answer: str) -> str:
+        """What it is given next, of tasks with several turns."""
+        raise NotImplementedError(f"{self.name}: has one turn")
+
+    def records(self, row: Row) -> list[dict[str, str]]:
+        """What a solved row teaches: pairs of ``prompt`` and ``completion`` for training."""
+        raise ConfigError(f"the task {self.name} has no form for training")
+
+    @abc.abstractmethod
 
     def verdict(self, row: Row, answer: str) -> Verdict:
         """Of the text that came back, cut at a stop string."""

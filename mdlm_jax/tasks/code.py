@@ -4,22 +4,22 @@ import dataclasses
 from collections.abc import Sequence
 
 from mdlm_jax.tasks import sandbox
-from mdlm_jax.tasks.base import Row, Verdict
+from mdlm_jax.tasks.base import Row, Task, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
-class HumanEval:
+class HumanEval(Task):
     """Rows with ``prompt``, ``test`` and ``entry_point``: the rest of a function, without examples.
 
     passed: the tests did. timed_out: they were stopped.
     """
 
-    limits: sandbox.Limits = sandbox.Limits()
     name: str = "humaneval"
     fields: tuple[str, ...] = ("prompt", "test", "entry_point")
     stop: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
     new_tokens: int = 512
     main: str = "passed"
+    limits: sandbox.Limits = sandbox.Limits()
 
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         del shots  # the prompt is the beginning of a program
@@ -30,15 +30,15 @@ class HumanEval:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mbpp:
+class Mbpp(Task):
     """Rows with ``text``, ``code`` and ``test_list``; three solved examples are usual."""
 
-    limits: sandbox.Limits = sandbox.Limits()
     name: str = "mbpp"
     fields: tuple[str, ...] = ("text", "code", "test_list")
     stop: tuple[str, ...] = ("[DONE]",)
     new_tokens: int = 512
     main: str = "passed"
+    limits: sandbox.Limits = sandbox.Limits()
 
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         return "".join(f"{self._task(shot)}{shot['code']}\n[DONE]\n\n" for shot in shots) + self._task(row)

@@ -5,11 +5,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from mdlm_jax.tasks.base import Row, Verdict
+from mdlm_jax.tasks.base import Row, Task, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
-class Match:
+class Match(Task):
     """Rows with ``prompt`` and ``completion``.
 
     match: the completion stands somewhere in the answer, capitals apart. bleu: of characters, up to four in a row.

@@ -5,14 +5,15 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mdlm_jax.tasks.base import Row, Verdict
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.tasks.base import Row, Task, Verdict
 
 _MARKED = re.compile(r"####\s*(-?[$0-9.,]+)")
 _ANY = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Gsm8k:
+class Gsm8k(Task):
     """Rows with ``question`` and ``answer``, which ends in ``#### NUMBER``; prompts and stops of lm-evaluation-harness.
 
     strict: the number behind the last ``####`` is right; flexible: the last number anywhere is.
@@ -33,6 +34,30 @@ class Gsm8k:
         marked, anywhere = _MARKED.findall(answer), _ANY.findall(answer)
         return {"strict": float(bool(marked) and number(marked[-1]) == right),
                 "flexible": float(bool(anywhere) and number(anywhere[-1]) == right)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gsm8kTwice(Gsm8k):
+    """The same, asked twice: for the thought, then for the number behind it; each is a record of its own in training
+    (implicit chain of thought as SMDM trains it, arXiv 2410.18514)."""
+
+    name: str = "gsm8k_twice"
+    stop: tuple[str, ...] = ()
+    turns: int = 2
+
+    def prompt(self, row: Row, shots: Sequence[Row]) -> str:
+        if shots:
+            raise ConfigError("gsm8k_twice: is for models trained on its records, which saw no solved examples")
+        return f"Question: {row['question'].strip()}\n"
+
+    def follow(self, prompt: str, answer: str) -> str:
+        return f"{prompt}{answer.strip()}\n"
+
+    def records(self, row: Row) -> list[dict[str, str]]:
+        thought, _, last = row["answer"].rpartition("####")
+        question, thought = self.prompt(row, ()), f"Answer: {thought.strip()}"
+        return [{"prompt": question, "completion": thought},
+                {"prompt": self.follow(question, thought), "completion": f"#### {last.strip()}"}]
 
 
 def number(text: str) -> Fraction | None:

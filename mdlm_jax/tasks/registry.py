@@ -3,11 +3,12 @@
 from mdlm_jax.tasks.base import Task
 from mdlm_jax.tasks.code import HumanEval, Mbpp
 from mdlm_jax.tasks.match import Match
-from mdlm_jax.tasks.numbers import Gsm8k
+from mdlm_jax.tasks.numbers import Gsm8k, Gsm8kTwice
 
-TASKS: dict[str, Task] = {task.name: task for task in (Gsm8k(), HumanEval(), Mbpp(), Match())}
+TASKS: dict[str, Task] = {task.name: task for task in (Gsm8k(), Gsm8kTwice(), HumanEval(), Mbpp(), Match())}
 HELP = {
     "gsm8k": "word problems; question, answer ending in #### NUMBER. Solved examples from --shots",
+    "gsm8k_twice": "the same, asked for the thought and then for the number, of models trained on --records",
     "humaneval": "the rest of a function; prompt, test, entry_point. Runs what the model writes, in a sandbox",
     "mbpp": "a function that passes tests; text, code, test_list. Runs what the model writes, in a sandbox",
     "match": "answers that must hold a text; prompt, completion (reversal curse)",

@@ -46,6 +46,23 @@ def test_every_row_is_asked_and_judged(place, capsys):
     assert "holds answers of another command: seed" in capsys.readouterr().err
 
 
+def test_a_task_of_two_turns(place, capsys):
+    """The model writes a: the thought is aaaa, and so is the number, which is none."""
+    rows = [{"question": f"How many, {n}?", "answer": f"1 + {n} = {n + 1}\n#### {n + 1}"} for n in range(3)]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tasks.main(command(place, task="gsm8k_twice", data=place / "sums.jsonl")) == 0
+    assert "gsm8k_twice: strict 0.0000 +- 0.0000 (3 answers)" in capsys.readouterr().out
+    last = [json.loads(line) for line in (place / "out" / "answers.jsonl").read_text().splitlines()]
+    assert last[1]["prompt"] == "Question: How many, 1?\naaaa\n" and (place / "out" / "answers-1.jsonl").exists()
+    records = place / "records.jsonl"
+    assert tasks.main(["--task=gsm8k_twice", f"--data={place / 'sums.jsonl'}", f"--records={records}"]) == 0
+    found = [json.loads(line) for line in records.read_text().splitlines()]
+    assert found[2:4] == [{"prompt": "Question: How many, 1?\n", "completion": "Answer: 1 + 1 = 2"},
+                          {"prompt": "Question: How many, 1?\nAnswer: 1 + 1 = 2\n", "completion": "#### 2"}]
+    assert tasks.main(["--task=match", f"--data={place / 'rows.jsonl'}", f"--records={records}"]) == 2
+    assert "has no form for training" in capsys.readouterr().err
+
+
 def test_several_samples_a_row_and_fewer_rows(place, capsys):
     assert tasks.main(command(place, limit=2, num=3, task="match")) == 0
     assert "(6 answers)" in capsys.readouterr().out
