@@ -135,6 +135,7 @@ def test_texts_and_samples_need_none_of_the_runs_data(tmp_path, capsys):
     assert list(record["likelihood"]) == [str(other)] and list(record["generation"]) == ["2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["block", "gidd"])
 def test_runs_of_other_kinds(tmp_path, kind):
     """Blocks share the steps; GIDD's figures leave out nothing of the bound."""

@@ -31,6 +31,7 @@ def test_a_notebook_is_kept_without_outputs(name):
         assert not cell["outputs"] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
