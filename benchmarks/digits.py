@@ -171,7 +171,8 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--table", type=Path, help="write the table here too; it is printed anyway")
-    parser.add_argument("--steps", type=int, help="training steps, for a trial")
+    parser.add_argument("--steps", type=int, help="training steps; default: those of the configuration")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--report", action="store_true", help="train nothing more")
     options = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(options.workdir / "cache"))
@@ -179,7 +180,7 @@ def main() -> None:
     file = options.workdir / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     built = functools.cache(lambda seed: pipeline.build(config_of(0.0, seed, overrides).data, 32))
-    for seed, mixing in itertools.product(SEEDS, MIXINGS):
+    for seed, mixing in itertools.product(options.seeds, MIXINGS):
         own, config = f"m{mixing:g}_s{seed}", config_of(mixing, seed, overrides)
         if own in results and results[own]["config"] != to_dict(config):
             raise SystemExit(f"{file}: {own} was made with other settings; give another --workdir")
