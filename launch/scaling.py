@@ -21,7 +21,8 @@ from . import _cli, _configs, _help
 FLAGS = (
     _cli.Flag("config", "FILE", "a recipe whose get_config takes 'SIZE,FAMILY,FLOPS': scaling, smdm, or a file of your "
               "own. Required."),
-    _cli.Flag("workdir", "DIR", "the folder of the study; the same command again goes on in it. Required."),
+    _cli.Flag("workdir", "DIR", "the folder of the study; the same command again goes on in it. Required, but for "
+              "--dry_run."),
     _cli.Flag("budgets", "C,...", "training FLOPs, 6 N D; default: the recipe's STUDY"),
     _cli.Flag("sizes", "SIZE,...", "as the recipe names them; at least three for a parabola; default: its STUDY"),
     _cli.Flag("families", "NAME,...", "as the recipe names them; default: its STUDY, or masked,autoregressive"),
@@ -42,8 +43,9 @@ usage: {program} --config=FILE --workdir=DIR [--budgets=C,...] [--sizes=SIZE,...
 
 {flags}
 
-Every run is `launch.train --config=FILE:SIZE,FAMILY,FLOPS` in DIR/FAMILY_SIZE_FLOPS; fields of the command line go to
-all of them. A study that was stopped or killed goes on where it was. N counts no embedding and no head.
+Every run is `launch.train --config=FILE:SIZE,FAMILY,FLOPS` (of scaling LAYERSxWIDTH, as in 2x32) in
+DIR/FAMILY_SIZE_FLOPS; fields of the command line go to all of them. --dry_run does not look at the data. A study that
+was stopped or killed goes on where it was. N counts no embedding and no head.
 
 examples
   {program} --config=scaling --workdir=runs/scaling
@@ -111,6 +113,9 @@ def read_study(flags: dict, overrides: dict) -> Study:
     if ":" in recipe and not Path(recipe).is_file():
         raise ConfigError(f"--config={recipe}: what is behind the colon is made here, from --sizes, --families and "
                           "--budgets; leave it out")
+    for name in ("train.steps", "model.layers", "model.d_model"):
+        if name in overrides:
+            raise ConfigError(f"--config.{name}={overrides[name]}: follows from size and budget; leave it out")
     told = _configs.study(recipe)
     sizes = _listed(flags, "sizes", told)
     families = _listed(flags, "families", {"families": ("masked", "autoregressive")} | told)
@@ -118,7 +123,10 @@ def read_study(flags: dict, overrides: dict) -> Study:
     cells = []
     for flops, family, size in itertools.product(sorted(budgets), families, sizes):
         name = f"{recipe}:{size},{family},{flops:g}"
-        cells.append(Cell(family, size, flops, name, _configs.load(name, overrides)))
+        try:
+            cells.append(Cell(family, size, flops, name, _configs.load(name, overrides)))
+        except ConfigError as error:
+            raise ConfigError(f"--sizes={size} --families={family} --budgets={flops:g}: {error}") from None
         _check(cells[-1])
     dry_run, workdir = flags.get("dry_run", False), flags.get("workdir", "")
     if not dry_run:
@@ -147,7 +155,8 @@ def _listed(flags: dict, name: str, told: dict) -> list[str]:
     found = [part.strip() for part in flags.get(name, "").split(",") if part.strip()]
     found = found or [f"{value:g}" if isinstance(value, float) else str(value) for value in told.get(name, ())]
     if not found:
-        raise ConfigError(f"--{name} is missing: the recipe has no STUDY that names them")
+        raise ConfigError(f"--{name} is missing: the recipe has no STUDY that names them; give some, or a recipe made "
+                          "for studies: scaling, or smdm with --sizes=19,48,85 --budgets=6e18,1e19")
     if len(set(found)) < len(found):
         raise ConfigError(f"--{name}={flags.get(name)}: names one twice")
     return found

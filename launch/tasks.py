@@ -131,7 +131,10 @@ def write_records(flags: dict) -> Callable[[], None]:
     rows = _rows("data", _cli.require(flags, "data", "train.jsonl", "the rows"), task)
     if output.suffix != ".jsonl" or not output.absolute().parent.is_dir():
         raise ConfigError(f"--records={output}: must be a .jsonl file in a folder that exists")
-    records = [record for row in rows for record in task.records(row)]
+    try:
+        records = [record for row in rows for record in task.records(row)]
+    except ConfigError as error:
+        raise ConfigError(f"--records={output}: {error}; gsm8k_twice has one") from None
 
     def write() -> None:
         output.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -63,7 +63,8 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     jobs = [evaluate.read_options(measured | {"checkpoint": folder}) for folder in workdirs]
     by = by or _usual([job.config for job in jobs])
     if "few" in flags and any(flags["few"] not in job.steps for job in jobs):
-        raise ConfigError(f"--few={flags['few']}: is none of the step counts that are measured")
+        raise ConfigError(f"--few={flags['few']}: is none of the step counts that are measured, "
+                          f"{', '.join(map(str, jobs[0].steps))}")
     return lambda: _compare(jobs, by, flags)
 
 

@@ -57,13 +57,17 @@ def draw(families: Sequence[Family], path: str | Path) -> None:
         _optima(panels[2], family, colour, "size")
     for panel, title in zip(panels, ("held-out loss, nats a token", "loss at the best size L*, nats a token",
                                      "best size N*, parameters"), strict=True):
-        panel.set_xscale("log")
+        if panel.has_data():
+            panel.set_xscale("log")
+        else:
+            panel.text(0.5, 0.5, "no optimum yet", ha="center", va="center", transform=panel.transAxes)
         panel.set_title(title, fontsize=10)
         panel.grid(color="#e8e8e8", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_xlabel("parameters without embedding and head")
-    panels[2].set_yscale("log")
+    if panels[2].has_data():
+        panels[2].set_yscale("log")
     for panel in panels[1:]:
         panel.set_xlabel("training FLOPs, 6 N D")
         if panel.get_legend_handles_labels()[0]:
@@ -88,6 +92,8 @@ def _isoflops(axes, family: Family, colour: str) -> None:
 
 def _optima(axes, family: Family, colour: str, which: str) -> None:
     good = [p for p in family.parabolas if p.opens_upwards]
+    if not good:
+        return
     law = family.loss_law if which == "loss" else family.size_law
     axes.plot([p.flops for p in good], [getattr(p, which) for p in good], "o", color=colour, label=family.name)
     if law:

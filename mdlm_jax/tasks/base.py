@@ -33,6 +33,11 @@ class Task(abc.ABC):
     main: str
     turns: int = 1
 
+    def mistake(self, row: Row) -> str:
+        """What is wrong with a row that has all fields; empty where nothing is."""
+        del row
+        return ""
+
     @abc.abstractmethod
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         """What the model is given, after solved examples."""
@@ -94,9 +99,12 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def check_rows(task: Task, rows: Sequence[Row], label: str) -> None:
-    """ConfigError, naming the line, where a row lacks a field."""
+    """ConfigError, naming the line, where a row lacks a field, or holds there what the task cannot use."""
     for number, row in enumerate(rows, 1):
         for field in task.fields:
             if field not in row:
                 raise ConfigError(f"{label}, line {number}: has no field {field!r}, which the task {task.name} reads; "
                                   f"it has {', '.join(row)}")
+        if wrong := task.mistake(row):
+            raise ConfigError(f"{label}, line {number}: {wrong}, which the task {task.name} reads; repair the row, or "
+                              "leave it out")

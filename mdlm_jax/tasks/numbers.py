@@ -25,6 +25,10 @@ class Gsm8k(Task):
     new_tokens: int = 256
     main: str = "strict"
 
+    def mistake(self, row: Row) -> str:
+        found = _MARKED.findall(row["answer"]) if isinstance(row["answer"], str) else []
+        return "" if found and number(found[-1]) is not None else "answer ends in no '#### NUMBER'"
+
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         solved = [f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shots]
         return "".join(solved) + f"Question: {row['question']}\nAnswer:"

@@ -59,7 +59,7 @@ def test_intervals_cover_the_truth():
     assert min(held.values()) >= 51
 
 
-def test_optima_that_are_none_or_outside_are_told():
+def test_optima_that_are_none_or_outside_are_told(tmp_path):
     hill = [Run("masked", 1e12, size, loss, 0.01) for size, loss in ((100, 1.0), (200, 2.0), (400, 1.0))]
     beyond = [Run("masked", 3e12, size, math.log(size / 5000) ** 2, 0.01) for size in (100, 200, 400)]
     few = [Run("masked", 1e13, size, 1.0, 0.01) for size in (100, 200)]
@@ -68,6 +68,8 @@ def test_optima_that_are_none_or_outside_are_told():
     assert family.parabolas[1].size == pytest.approx(5000, rel=1e-3) and family.loss_law is None
     assert family.spread == pytest.approx(0.01)
     text = scaling_report.table([family], scaling.estimates([family], replicates=2))
+    scaling_report.draw([scaling.fit("masked", hill)], tmp_path / "none.png")
+    assert (tmp_path / "none.png").stat().st_size > 10_000
     assert "no optimum: the parabola opens downwards" in text and "outside the sizes that were trained" in text
 
 

@@ -279,7 +279,7 @@ def test_numbers_out_of_range_are_met_before_the_weights_are_read(folder, tmp_pa
     for flags, message in (({"decoder": "p2", "planner": "best"}, "planner='best': choose one of self, uniform"),
                            ({"decoder": "remdm_cap", "eta": 3}, "eta=3.0: must lie in [0, 1]"),
                            ({"block_length": 3}, "steps=2: must be a multiple of the 3 blocks of 3 tokens"),
-                           ({"cache": "block", "block_length": 4}, "cache='block': is for block_causal and causal networks")):
+                           ({"cache": "block", "block_length": 4}, "cache='block': is for block_causal and causal")):
         output = tmp_path / "out.jsonl"  # one for all: where nothing is answered, another command may begin
         assert sample.main(arguments(folder, output, prompts=tmp_path / "prompts.txt", **flags)) == 2
         assert message in capsys.readouterr().err and not output.exists()

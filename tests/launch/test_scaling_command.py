@@ -114,7 +114,7 @@ def test_a_killed_study_goes_on(tmp_path):
     child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(second.glob("checkpoints/[0-9]*/manifest.json")):
+    while not list(second.glob(f"checkpoints/{'[0-9]' * 8}/manifest.json")):
         assert time.monotonic() < deadline and child.poll() is None
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)

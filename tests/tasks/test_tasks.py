@@ -74,5 +74,9 @@ def test_files_that_hold_no_rows_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_rows(path, "--data")
+    for task in ("gsm8k", "gsm8k_twice"):
+        check_rows(TASKS[task], [DUCKS], "--data")
+        with pytest.raises(ConfigError, match="--data, line 2: answer ends in no '#### NUMBER'"):
+            check_rows(TASKS[task], [DUCKS, DUCKS | {"answer": "no number"}], "--data")
     with pytest.raises(ConfigError, match="line 1: has no field 'prompt', which the task match reads"):
         check_rows(TASKS["match"], [DUCKS], "--data")
