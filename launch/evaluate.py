@@ -216,7 +216,10 @@ def _check_judge(judge: str) -> None:
             raise ConfigError(f"--judge={judge}: its network is {attention}; a judge must be causal, whose likelihoods "
                               "are exact")
         return
-    run = read_config(find_checkpoint(judge) / "config.json")
+    try:
+        run = read_config(find_checkpoint(judge) / "config.json")
+    except ConfigError as error:
+        raise ConfigError(f"--judge={judge}: {error}") from None
     if run.train.objective != "autoregressive":
         raise ConfigError(f"--judge={judge}: was trained with train.objective={run.train.objective}; a judge must be "
                           "autoregressive, whose likelihoods are exact")

@@ -80,7 +80,7 @@ def draw(found: Mapping[str, Evolution], path: str | Path, sample: int = 0) -> N
         _sample(panels[1, column], one.kinds[:, sample])
     panels[0, 0].set_ylabel("share of positions a step changes")
     panels[1, 0].set_ylabel("step")
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=min(5, 1 + len(found)), frameon=False)
     figure.savefig(path, format="png")
 
 

@@ -201,7 +201,7 @@ def test_the_published_convention_is_the_mean_integrand_without_the_ends():
     ({"samples": -1}, "--samples=-1: must be at least 0"),
     ({"steps": "4,x"}, "--steps=4,x: must be whole numbers"),
     ({"text": "some.txt"}, "stand for no text"),
-    ({"judge": "nowhere"}, "nowhere: there is no such"),
+    ({"judge": "nowhere"}, "--judge=nowhere: "),
     ({"judge": "SELF"}, "was trained with train.objective=nelbo; a judge must be autoregressive"),
     ({"judge": "BYTES"}, "one of the two stand for no text"),
     ({"judge": "NO_TOKENS"}, "tokenizer.json is missing"),
