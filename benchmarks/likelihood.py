@@ -5,7 +5,7 @@ middle: the exact value is log p(row) - log p(its first half). Every estimator m
 seeds:
 
     bias       mean of estimate - exact, nats a token: what the bound and the network lose; of the bound's own mean
-               (many whole orders) the network's share alone
+               (very many masks) the network's share alone
     deviation  of one estimate from that mean over seeds, nats a token, root mean square over rows; and what the
                estimator itself gives as its standard error
     cost       deviation^2 x forwards, nats^2 a token: what a forward is worth
@@ -40,13 +40,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--length", type=int, default=64, help="tokens of a row, half of them the answer")
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--orders", type=int, default=128, help="whole orders for the bound's own mean")
+    parser.add_argument("--reference", type=int, default=8192, help="masks an answer for the bound's own mean")
     options = parser.parse_args()
     language, model, half = make(options.language), mdlm_jax.load(options.checkpoint), options.length // 2
     rows = language.sample(np.random.default_rng(77), options.rows, options.length)
     prompts, answers = list(rows[:, :half]), list(rows[:, half:])
     exact = (language.log_prob(rows) - language.log_prob(rows[:, :half])) / half
-    mean = measured(model, prompts, answers, [10**6], method="any_order", draws=options.orders)[0][0]
+    mean = measured(model, prompts, answers, [10**6], draws=options.reference)[0][0]
     seeds = range(options.seeds)
     print(f"{options.rows} answers of {half} tokens; exact {exact.mean():.4f} nats a token, the bound's own mean "
           f"{mean.mean():.4f}: {(mean - exact).mean():.4f} +- {(mean - exact).std() / np.sqrt(len(exact)):.4f}\n")

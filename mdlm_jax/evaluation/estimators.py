@@ -8,7 +8,7 @@ block of it, whose passes are those of all blocks at once):
     Subsets     every set of tokens hidden once, 2^A - 1 passes; each token of a set of k counts 1 / (k C(A, k)).
                 The mean of Counts itself, without any noise
     AnyOrder    A passes along a random order: all tokens are hidden but the first A - k of it, k = A..1, and count
-                1 / k each. The same mean; the counts of a sample leave nothing to chance
+                1 / k each. The same mean, for more forwards: the masks of an order hang together
     ChainRule   A passes from left to right: pass j hides the tokens from the j-th on, the j-th counts alone
                 (SMDM, arXiv 2410.18514). The log-probability of writing from left to right, exactly
     Causal      one pass, nothing hidden, everything counts, of a network that reads from left to right
