@@ -57,8 +57,13 @@ def without_weights(folder: Path, *, mask_id: int | None = None) -> LanguageMode
 
 def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
     model = _of_hf(path, mask_id)
-    with _progress(f"loading {path.name}", model.description) as progress:
-        params = reader.read(path, model.description, mesh=mesh, dtype=dtype, progress=progress)
+    from mdlm_jax.models.shapes import parameter_count
+    from mdlm_jax.training.progress import Growing
+
+    large = parameter_count(model.description.config) * 2 > _SMALL
+    with Growing(f"loading {path.name}", "MB", shown=large) as shown:
+        params = reader.read(path, model.description, mesh=mesh, dtype=dtype,
+                             progress=lambda done, total: shown(done >> 20, total >> 20))
     return dataclasses.replace(model, params=params, description=_computing_in(model.description, params))
 
 
@@ -188,28 +193,6 @@ def _give_ids(tokenizer, description: Description) -> None:
     for name in ("mask_id", "eos_id", "pad_id"):
         if tokenizer is not None and getattr(description, name) is not None:
             setattr(tokenizer, name, getattr(description, name))
-
-
-class _progress:
-    """A bar in megabytes for models that take a while; nothing for small ones."""
-
-    def __init__(self, title: str, description: Description):
-        from mdlm_jax.models.shapes import parameter_count
-
-        self._title, self._shown, self._long = title, None, parameter_count(description.config) * 2 > _SMALL
-
-    def __enter__(self):
-        return self._update if self._long else None
-
-    def _update(self, done: int, total: int) -> None:
-        from mdlm_jax.training.progress import Progress
-
-        self._shown = self._shown or Progress(total >> 20, desc=self._title, unit="MB")
-        self._shown.update(done >> 20)
-
-    def __exit__(self, *exception) -> None:
-        if self._shown:
-            self._shown.close()
 
 
 def ids_of(description: Description) -> dict[str, int | None]:
