@@ -57,7 +57,7 @@ class HarnessModel(LM):
         if self.model.tokenizer is None:
             raise ConfigError(f"checkpoint={checkpoint}: holds no tokenizer.json, and the harness gives text")
         self._measuring = {"method": method, "draws": draws, "error": error}
-        self._common = {"guidance": guidance, "batch_size": int(batch_size)}
+        self._common = {"guidance": guidance, "batch_size": int(batch_size), "max_length": max_length}
         self._seed, self._decoding, self._checkpoint = seed, decoding, checkpoint
         self.max_length = max_length or self.model.description.max_length or 1 << 30
         self._template = _chat_template(Path(checkpoint)) if checkpoint else None
@@ -128,7 +128,8 @@ class HarnessModel(LM):
     @property
     def _blind(self) -> bool:
         """Whether a first token cannot be scored without one before it."""
-        return self.model.config.logit_shift and self.model.process is None
+        config = self.model.config
+        return config.logit_shift and (config.attention != "causal" or bool(self.model.description.family))
 
     def _before(self) -> int:
         tokenizer = self.model.tokenizer

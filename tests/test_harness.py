@@ -131,6 +131,21 @@ def test_a_chat_template_is_rendered_and_its_special_tokens_read(tmp_path):
         HarnessModel(model=made).apply_chat_template([])
 
 
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_a_shifted_network_reads_a_token_before_a_text_that_has_no_context(attention):
+    """Dream's kind, and published causal ones; the longest request is what the caller says."""
+    made = model("causal")
+    described = dataclasses.replace(made.description, family="dream" if attention == "bidirectional" else "llama",
+                                    config=dataclasses.replace(made.config, attention=attention))
+    shifted = dataclasses.replace(made, description=described)
+    (found,) = HarnessModel(model=shifted, method="chain_rule").loglikelihood(requests(("", "xyz")))
+    before = np.array([made.tokenizer.eos_id])
+    expected = shifted.log_likelihood(before, made.tokenizer.encode("xyz"), method="chain_rule").nats
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    longer = HarnessModel(model=shifted, method="chain_rule", max_length=80)
+    assert len(longer._pair("a" * 100, "b")[0]) == 79 and longer.loglikelihood(requests(("a" * 100, "b")))
+
+
 def test_mistakes():
     with pytest.raises(ConfigError, match="checkpoint, model: give one of them"):
         HarnessModel()
