@@ -153,9 +153,9 @@ def log_likelihood(ruler: Ruler, rows: Sequence[Row], *, method: str = "bound", 
             items = np.array([(i, j, step) for i in chosen for j in range(len(samples[i]), goals[i])
                               for step in range(plans[i].passes)])
             found = _measured(ruler, rows, estimator, items, seed, batch_size, mesh, tick)
-            for i in chosen:
-                new = found[items[:, 0] == i].reshape(-1, plans[i].passes).sum(1)
-                samples[i] = np.concatenate([samples[i], new])
+            ends = np.cumsum([(goals[i] - len(samples[i])) * plans[i].passes for i in chosen])
+            for i, own in zip(chosen, np.split(found, ends[:-1]), strict=True):
+                samples[i] = np.concatenate([samples[i], own.reshape(-1, plans[i].passes).sum(1)])
         active = [i for i in active if error is not None and goals[i] < plans[i].most
                   and plans[i].stderr(samples[i]) > error]
         for i in active:
