@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.data.files import flush_names
+from mdlm_jax.data.files import flush_names, write_text
 
 Key = tuple[int, int]  # place of the prompt, and number of the sample of it
 
@@ -64,7 +64,7 @@ class Answers:
             return []
         job = json.dumps(self._job, indent=2) + "\n"  # first: a folder of parts without it would be nobody's
         if not _job_file(self.output).exists() or _job_file(self.output).read_text(encoding="utf-8") != job:
-            self._write(_job_file(self.output), job)
+            write_text(_job_file(self.output), job)
         self._parts.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.truncate(self._own, self._own.read_bytes().rfind(b"\n") + 1)
@@ -98,7 +98,7 @@ class Answers:
         missing = sum(key not in found for key in self.keys)
         if missing:
             return 0 if self._joined() else missing  # another process has just joined them
-        self._write(self.output, "".join(_json(found[key]) + "\n" for key in self.keys))
+        write_text(self.output, "".join(_json(found[key]) + "\n" for key in self.keys))
         shutil.rmtree(self._parts, ignore_errors=True)
         return 0
 
@@ -109,16 +109,6 @@ class Answers:
         shutil.rmtree(self._parts, ignore_errors=True)
         self.done = set(self.keys)
         return True
-
-    def _write(self, path: Path, text: str) -> None:
-        """The file appears at once; processes of several machines may have one number, or one pid, but not both."""
-        temporary = path.with_name(f"{path.name}.{self._number}.{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_names(path.parent)
 
     def _found(self) -> dict[Key, dict[str, Any]]:
         """Every whole line of every part; of two of one key, which can only be equal, the first."""

@@ -1,10 +1,12 @@
 """What launch.tasks does once its options are checked: answers, verdicts, the result."""
 
 import json
+import sys
+import time
 from collections.abc import Callable
 
+from mdlm_jax.data.files import write_text
 from mdlm_jax.tasks.base import Mean
-from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.progress import Progress
 
 from . import run_answers
@@ -12,33 +14,58 @@ from ._answers import Answers
 from .sample import SampleOptions
 from .tasks import TaskOptions
 
+_PAUSE = 2.0  # seconds between two looks at what the other processes have answered
+_REMINDER = 60.0  # seconds between two lines about it
+
 
 def main(options: TaskOptions, job: Callable[[SampleOptions], Answers]) -> None:
-    """Answers what is left, turn after turn; judges when all is there, and prints the figures, the one that counts
-    last. ``job``: this process's part of a turn."""
+    """Answers what is left, turn after turn, each when all of the one before is there. Whoever finds the last turn
+    whole at its end judges, and prints the figures, the one that counts last. ``job``: this process's part of a turn.
+
+    Processes that find it whole at one moment all judge, and write the same.
+    """
     answering = options.answering
     for turn in range(options.task.turns):
         if turn:
             answering = options.following(turn, [_next(options, line) for line in _lines(answering)])
         answers = job(answering)
         run_answers.main(answering, answers)
-        if not answering.output.exists():
-            return
-    if not answers.speaks:
+        if turn < options.task.turns - 1:
+            _wait(answers, turn)
+    if not answering.output.exists():
+        print(f"{options.task.name}: whoever answers the last of {answering.output} judges them all", file=sys.stderr)
         return
     verdicts = _judged(options, answering)
-    figures = {name: Mean.of([one["verdict"][name] for one in verdicts]) for name in verdicts[0]["verdict"]}
+    figures = {name: Mean.of_rows([(one["row"], one["verdict"][name]) for one in verdicts])
+               for name in verdicts[0]["verdict"]}
     forwards = Mean.of([float(one["forwards"]) for one in verdicts]).value
-    result = options.says | {"checkpoint": str(options.answering.folder), "forwards": forwards,
+    samples = options.answering.sample.num
+    result = options.says | {"samples": samples, "checkpoint": str(options.answering.folder), "forwards": forwards,
                              "figures": {name: [mean.value, mean.stderr] for name, mean in figures.items()}}
-    write_atomically(options.folder / "result.json", json.dumps(result, indent=1) + "\n")
-    print(f"written to {options.folder}: answers.jsonl, verdicts.jsonl, result.json; {forwards:.1f} forwards an answer")
+    write_text(options.folder / "result.json", json.dumps(result, indent=1) + "\n")
+    out = sys.stdout if answers.speaks else sys.stderr  # the standard output of the others may be shut
+    print(f"written to {options.folder}: answers.jsonl, verdicts.jsonl, result.json; {forwards:.1f} forwards an answer",
+          file=out)
     for name in sorted(figures, key=lambda name: name == options.task.main):
-        print(f"{options.task.name}: {name} {figures[name]} ({figures[name].number} answers)", flush=True)
+        of = f"{figures[name].number} rows of {samples} samples" if samples > 1 else f"{len(verdicts)} answers"
+        print(f"{options.task.name}: {name} {figures[name]} ({of})", file=out, flush=True)
+
+
+def _wait(answers: Answers, turn: int) -> None:
+    """Until all answers of a turn are there; whoever sees it first joins them. Says what it waits for."""
+    said = -_REMINDER
+    while missing := answers.join():
+        if time.monotonic() - said >= _REMINDER:
+            said = time.monotonic()
+            print(f"turn {turn + 2} waits for {missing} of {len(answers.keys)} answers of turn {turn + 1}, which other "
+                  f"processes write ({answers.output}.parts); give one that has ended the same command again",
+                  file=sys.stderr, flush=True)
+        time.sleep(_PAUSE)
 
 
 def _lines(answering: SampleOptions) -> list[dict]:
-    return [json.loads(line) for line in answering.output.read_text(encoding="utf-8").splitlines()]
+    """The objects of its output. Their texts may hold other ends of lines than the one between them."""
+    return [json.loads(line) for line in answering.output.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _next(options: TaskOptions, answer: dict) -> dict:
@@ -55,6 +82,5 @@ def _judged(options: TaskOptions, answering: SampleOptions) -> list[dict]:
             kept = {name: answer[name] for name in ("row", "sample", "text", "tokens", "forwards", "finish")}
             found.append(kept | {"verdict": options.task.verdict(row, answer["text"])})
             progress.update(len(found))
-    text = "".join(json.dumps(one) + "\n" for one in found)
-    write_atomically(options.folder / "verdicts.jsonl", text)
+    write_text(options.folder / "verdicts.jsonl", "".join(json.dumps(one) + "\n" for one in found))
     return found

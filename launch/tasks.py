@@ -1,7 +1,8 @@
 """Tasks with verdicts: ``python -m launch.tasks --checkpoint=DIR --task=gsm8k --data=test.jsonl --output=DIR``.
 
 Prompts are made here and answered as launch.sample answers a file of them: each once, by any number of processes,
-killed and resumed. Everything is checked before jax is imported; launch/run_tasks.py judges.
+killed and resumed; whoever completes the answers judges them. Everything is checked before jax is imported;
+launch/run_tasks.py does the work.
 """
 
 import dataclasses
@@ -49,8 +50,9 @@ given.
 tasks
 {tasks}
 
-Programs that a model wrote run in processes of their own, with limits on time, memory, files and network; use a
-container as well against what wants to do harm. The same command again goes on where it was stopped.
+Programs that a model wrote run in processes of their own, with limits on time, memory, files and network; what
+cannot be had of that here is said at the start; use a container as well against what wants to do harm. Standard errors
+are over rows, the mean of whose samples counts once. The same command again goes on where it was stopped.
 
 examples
   {program} --checkpoint=runs/first --task=humaneval --data=HumanEval.jsonl.gz --output=results/first --limit=20
@@ -111,6 +113,8 @@ def read_options(flags: dict) -> TaskOptions:
     says = {"task": task.name, "rows": len(rows), "shots": len(shots),
             "data": hashlib.sha256(Path(data).expanduser().read_bytes()).hexdigest()}
     first = _answering(passed | {"output": str(folder / _answers_of(task, 0))}, prompts)
+    if task.turns > 1:
+        _check_room(task, passed, prompts, first)
     return TaskOptions(task, tuple(rows), folder, first, says, passed)
 
 
@@ -152,6 +156,24 @@ def _answering(flags: dict, prompts: list[dict]) -> sample.SampleOptions:
             return sample.read_options(flags | {"prompts": str(file)})
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(file), "of the task")) from None
+
+
+def _check_room(task: Task, flags: dict, prompts: list[dict], first: sample.SampleOptions) -> None:
+    """ConfigError where the last turn of the longest prompt would not fit behind full answers of the earlier ones.
+
+    An answer counts as the tokens it was written in: text that takes more when it is read again, as bytes that are no
+    letters do, is noticed in its own turn alone.
+    """
+    followed = [one["prompt"] for one in prompts]
+    for _ in range(task.turns - 1):
+        followed = [task.follow(one, "x") for one in followed]  # what stands around an answer, and not next to itself
+    most = task.turns * first.new_tokens
+    asked = flags | {"new_tokens": most, "output": str(first.output)}
+    try:
+        _answering(asked, [{"prompt": one} for one in followed])
+    except ConfigError as error:
+        raise ConfigError(f"--task={task.name}: asks {task.turns} times, with --new_tokens={first.new_tokens} "
+                          f"up to {most} new tokens in all: {error}") from None
 
 
 def _shots(flags: dict, task: Task) -> list[dict]:
@@ -198,6 +220,9 @@ def _ask(options: TaskOptions) -> None:
     from . import run_tasks
 
     with _distributed.leaving_at_once():
+        if number == 0 and (lacking := options.task.lacking()):
+            print(f"warning: the programs that are judged are not confined in full here: {'; '.join(lacking)}. Use a "
+                  "container against what wants to do harm", file=sys.stderr, flush=True)
         run_tasks.main(options, lambda answering: sample.job(answering, number, count))
         _distributed.part()
 

@@ -50,15 +50,18 @@ class Task(abc.ABC):
         """What a solved row teaches: pairs of ``prompt`` and ``completion`` for training."""
         raise ConfigError(f"the task {self.name} has no form for training")
 
-    @abc.abstractmethod
+    def lacking(self) -> list[str]:
+        """What this machine cannot keep from the programs that verdicts run, a clause each; of others nothing."""
+        return []
 
+    @abc.abstractmethod
     def verdict(self, row: Row, answer: str) -> Verdict:
         """Of the text that came back, cut at a stop string."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """Of a figure over the answers, with its standard error."""
+    """Of a figure over independent values, with its standard error."""
 
     value: float
     stderr: float
@@ -72,6 +75,14 @@ class Mean:
             return cls(mean, math.nan, 1)
         return cls(mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (number - 1) / number), number)
 
+    @classmethod
+    def of_rows(cls, values: Sequence[tuple[int, float]]) -> "Mean":
+        """Of pairs (row, value): samples of one row depend on each other, so that their mean counts once."""
+        rows: dict[int, list[float]] = {}
+        for row, value in values:
+            rows.setdefault(row, []).append(value)
+        return cls.of([sum(samples) / len(samples) for samples in rows.values()])
+
     def __str__(self) -> str:
         return f"{self.value:.4f}" if math.isnan(self.stderr) else f"{self.value:.4f} +- {self.stderr:.4f}"
 
@@ -81,7 +92,7 @@ def read_rows(path: Path, label: str) -> list[dict[str, Any]]:
     where one is no object."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:  # at no other ends of lines
             lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
     except (OSError, EOFError, UnicodeError) as error:
         raise ConfigError(f"{label}: cannot be read ({error}); renew it") from None

@@ -7,11 +7,18 @@ from mdlm_jax.tasks import sandbox
 from mdlm_jax.tasks.base import Row, Task, Verdict
 
 
+class _Programs(Task):
+    """What tasks share whose answers are run."""
+
+    def lacking(self) -> list[str]:
+        return sandbox.lacking()
+
+
 @dataclasses.dataclass(frozen=True)
-class HumanEval(Task):
+class HumanEval(_Programs):
     """Rows with ``prompt``, ``test`` and ``entry_point``: the rest of a function, without examples.
 
-    passed: the tests did. timed_out: they were stopped.
+    passed: the line behind the last test was reached, in a module that is not ``__main__``. timed_out: it was stopped.
     """
 
     name: str = "humaneval"
@@ -30,7 +37,7 @@ class HumanEval(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mbpp(Task):
+class Mbpp(_Programs):
     """Rows with ``text``, ``code`` and ``test_list``; three solved examples are usual."""
 
     name: str = "mbpp"
@@ -55,4 +62,4 @@ class Mbpp(Task):
 
 def _ran(program: str, limits: sandbox.Limits) -> Verdict:
     found = sandbox.run(program, limits)
-    return {"passed": float(found.status == 0), "timed_out": float(found.timed_out)}
+    return {"passed": float(found.finished), "timed_out": float(found.timed_out)}

@@ -1,10 +1,12 @@
 """``launch.tasks``: asked, answered, judged, gone on with, and what it refuses before jax."""
 
 import json
+import threading
+import time
 
 import pytest
 
-from launch import tasks
+from launch import run_tasks, tasks
 from mdlm_jax.config import ConfigError
 from mdlm_jax.loading import save_checkpoint
 from tests.generation.models import bytes_model
@@ -64,8 +66,78 @@ def test_a_task_of_two_turns(place, capsys):
 
 
 def test_several_samples_a_row_and_fewer_rows(place, capsys):
+    """Row 0 is right in all of its samples and row 1 in none: two values, whose standard error is 0.5."""
     assert tasks.main(command(place, limit=2, num=3, task="match")) == 0
-    assert "(6 answers)" in capsys.readouterr().out
+    assert "match: match 0.5000 +- 0.5000 (2 rows of 3 samples)" in capsys.readouterr().out
+    result = json.loads((place / "out" / "result.json").read_text())
+    assert result["figures"]["match"] == [0.5, 0.5] and result["samples"] == 3
+
+
+def test_texts_with_other_ends_of_lines_are_judged(place):
+    """An answer stands beside its prompt, both as they are."""
+    row = {"prompt": "one\u2028two\u2029three\u0085:", "completion": "a"}
+    (place / "rows.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    assert tasks.main(command(place)) == 0
+    assert json.loads((place / "out" / "result.json").read_text())["figures"]["match"][0] == 1.0
+    (place / "sums.jsonl").write_text(json.dumps({"question": row["prompt"], "answer": "#### 1"}) + "\n")
+    (place / "twice").mkdir()
+    assert tasks.main(command(place, task="gsm8k_twice", data=place / "sums.jsonl", output=place / "twice")) == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_process_that_completes_the_answers_judges(place, capsys, order):
+    first, last = order
+    assert tasks.main(command(place, distributed=f"127.0.0.1:1,2,{first}")) == 0
+    assert "whoever answers the last of" in capsys.readouterr().err and not (place / "out" / "result.json").exists()
+    assert tasks.main(command(place, distributed=f"127.0.0.1:1,2,{last}")) == 0
+    shown = capsys.readouterr()
+    assert "match: match 0.4000 +- 0.2449 (5 answers)" in (shown.err if last else shown.out)
+    assert json.loads((place / "out" / "result.json").read_text())["rows"] == 5
+    assert not list((place / "out").glob("*.tmp"))
+
+
+def test_processes_wait_for_each_other_between_turns(place, capsys, monkeypatch):
+    monkeypatch.setattr(run_tasks, "_PAUSE", 0.05)
+    rows = [{"question": f"How many, {n}?", "answer": f"#### {n}"} for n in range(3)]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked, found = command(place, task="gsm8k_twice", data=place / "sums.jsonl"), []
+    early = threading.Thread(target=lambda: found.append(tasks.main([*asked, "--distributed=127.0.0.1:1,2,0"])))
+    early.start()
+    parts = place / "out" / "answers-1.jsonl.parts" / "00000.jsonl"
+    while early.is_alive() and not (parts.exists() and parts.read_text().count("\n") == 2):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert early.is_alive()  # though it has answered all that is its own
+    assert tasks.main([*asked, "--distributed=127.0.0.1:1,2,1"]) == 0
+    early.join(60)
+    said = capsys.readouterr().err
+    assert "turn 2 waits for 1 of 3 answers of turn 1, which other processes write" in said
+    assert found == [0] and (place / "out" / "result.json").exists()
+    assert len((place / "out" / "answers.jsonl").read_text().splitlines()) == 3
+
+
+def test_all_turns_must_fit_before_the_first_is_asked(place):
+    """128 positions: the question takes 24, and what stands behind an answer one."""
+    row = {"question": "How many?", "answer": "#### 1"}
+    (place / "sums.jsonl").write_text(json.dumps(row) + "\n")
+    flags = {"checkpoint": str(place / "model"), "task": "gsm8k_twice", "data": str(place / "sums.jsonl"),
+             "output": str(place / "out"), "decoder": "low_confidence"}
+    assert tasks.read_options(flags | {"new_tokens": 53}).answering.new_tokens == 53
+    for tokens in (55, 100):
+        with pytest.raises(ConfigError, match=f"--task=gsm8k_twice: asks 2 times, with --new_tokens={tokens} up to "
+                           f"{2 * tokens} new tokens in all: .*lower --new_tokens, or raise --max_length"):
+            tasks.read_options(flags | {"new_tokens": tokens})
+    assert tasks.read_options(flags | {"new_tokens": 100, "max_length": 256}).answering.new_tokens == 100
+
+
+def test_what_programs_are_not_kept_from_is_said_once(place, capsys, monkeypatch):
+    monkeypatch.setattr("mdlm_jax.tasks.sandbox.lacking", lambda: ["they can reach the network"])
+    row = {"prompt": "def f():\n", "entry_point": "f", "test": "def check(f): pass"}
+    (place / "programs.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    assert tasks.main(command(place, task="humaneval", data=place / "programs.jsonl")) == 0
+    assert capsys.readouterr().err.count("not confined in full here: they can reach the network. Use a container") == 1
+    assert tasks.main(command(place, output=place / "other")) == 0
+    assert "confined" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "said"), [

@@ -47,6 +47,20 @@ def test_programs_are_run_against_their_tests():
     assert not mbpp.verdict(SQUARE, "def square(x): return x")["passed"]
 
 
+@pytest.mark.parametrize("leaving", ["exit()", "sys.exit(0)", "raise SystemExit", "os._exit(0)"])
+def test_a_wrong_program_that_leaves_before_its_tests_fails(leaving):
+    wrong = f"def square(x): return x\nimport os, sys\n{leaving}"
+    assert TASKS["mbpp"].verdict(SQUARE, wrong) == {"passed": 0, "timed_out": 0}
+    assert not TASKS["humaneval"].verdict(ADD, f"    import os, sys\n    {leaving}\n")["passed"]
+
+
+def test_the_main_block_of_an_answer_is_not_run():
+    main = "\n\ndef main():\n    print(square(int(input())))\n    return 0\n\n\nif __name__ == '__main__':\n"
+    verdict = TASKS["mbpp"].verdict
+    assert verdict(SQUARE, SQUARE["code"] + main + "    main()\n")["passed"] == 1
+    assert not verdict(SQUARE, "def square(x): return x" + main + "    import sys\n    sys.exit(0)\n")["passed"]
+
+
 def test_match_is_a_substring_and_bleu_of_characters():
     task = TASKS["match"]
     row = {"prompt": "Known as the composer,", "completion": " Uriah Hawthorne"}
@@ -60,6 +74,9 @@ def test_match_is_a_substring_and_bleu_of_characters():
 
 def test_means_have_errors():
     assert str(Mean.of([1.0, 0.0, 1.0, 0.0])) == "0.5000 +- 0.2887" and str(Mean.of([1.0])) == "1.0000"
+    # a row of which all samples are right and one of which none is are two values, not eight
+    several = [(row, float(row)) for row in (0, 1) for _ in range(4)]
+    assert Mean.of_rows(several) == Mean.of([0.0, 1.0]) and Mean.of_rows(several).stderr == 0.5
 
 
 def test_files_that_hold_no_rows_are_named(tmp_path):
@@ -71,6 +88,9 @@ def test_files_that_hold_no_rows_are_named(tmp_path):
         (tmp_path / "bad.jsonl").write_text(content)
         with pytest.raises(ConfigError, match=said):
             read_rows(tmp_path / "bad.jsonl", "--data")
+    odd = DUCKS | {"question": "How\u2028many\u0085eggs?"}
+    (tmp_path / "odd.jsonl").write_bytes((json.dumps(odd, ensure_ascii=False) + "\r\n").encode() * 2)
+    assert read_rows(tmp_path / "odd.jsonl", "--data") == [odd, odd]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_rows(path, "--data")
