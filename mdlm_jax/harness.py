@@ -4,9 +4,12 @@
     lm_eval.simple_evaluate("mdlm_jax", "checkpoint=LLaDA-8B-Base,draws=128", tasks=["arc_easy"])
 
 A result depends on the request, the seed and the arguments, not on the batch it is in, nor on the other requests: the
-randomness of a request belongs to a digest of its tokens.
+randomness of a request belongs to a digest of its tokens. Where a task wants several answers to one request, each has
+draws of its own: those of the n-th belong to the digest and n.
 """
 
+import collections
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -15,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mdlm_jax import loading
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.training.progress import Growing
@@ -27,6 +31,7 @@ except ImportError as error:
     raise ImportError("mdlm_jax.harness needs lm-evaluation-harness: pip install 'mdlm_jax[eval]'") from error
 
 _NEW_TOKENS = 256  # of an answer where the task does not say
+_OF_THE_TASK = ("new_tokens", "stop", "row_ids", "special", "trace")  # options of `LanguageModel.generate`
 
 
 @register_model("mdlm_jax")
@@ -42,7 +47,10 @@ class HarnessModel(LM):
       mesh: as in fsdp:-1, to share weights and rows among the devices; "": one device.
       dtype, mask_id: of `mdlm_jax.load`.
       decoding: further keywords of `LanguageModel.generate`: decoder, steps (at most as many as new tokens),
-        block_length, cache, temperature, ...
+        block_length, cache, ... A ``temperature`` is that of every request; otherwise a request that samples has its
+        own (where it names none, the decoder's), and the others have 0.
+    Raises:
+      ConfigError: what the model would refuse of these, before its weights are read.
     """
 
     def __init__(self, checkpoint: str = "", model: LanguageModel | None = None, *, method: str = "bound",
@@ -53,18 +61,55 @@ class HarnessModel(LM):
         del device, max_batch_size  # the harness's own flags, which mean nothing here
         if bool(checkpoint) == (model is not None):
             raise ConfigError("checkpoint, model: give one of them")
-        self.model = model or _loaded(checkpoint, mesh, dtype, mask_id)
+        folder = _found(checkpoint) if checkpoint else None
+        self.model = model or loading.without_weights(folder, mask_id=mask_id)
         if self.model.tokenizer is None:
-            raise ConfigError(f"checkpoint={checkpoint}: holds no tokenizer.json, and the harness gives text")
+            raise ConfigError(f"checkpoint={checkpoint}: holds no tokenizer.json, and the harness gives text; add it")
         self._measuring = {"method": method, "draws": draws, "error": error}
-        self._common = {"guidance": guidance, "batch_size": int(batch_size), "max_length": max_length}
+        self._common = {"guidance": guidance, "batch_size": _whole("batch_size", batch_size), "max_length": max_length}
         self._seed, self._decoding, self._checkpoint = seed, decoding, checkpoint
+        self._check_measuring()
+        self._check_decoding()
         self.max_length = max_length or self.model.description.max_length or 1 << 30
         self._template = _chat_template(Path(checkpoint)) if checkpoint else None
+        self.model = model or _loaded(folder, mesh, dtype, mask_id)
+
+    def _check_measuring(self) -> None:
+        """Refuses arguments that `LanguageModel.log_likelihood` refuses, by asking it for none at all.
+
+        Only those: a model that has no likelihood can still be asked for answers.
+        """
+        given = self._measuring | self._common | {"seed": self._seed}
+        try:
+            self.model.log_likelihood([], [], **given)
+        except ConfigError as error:
+            if str(error).partition("=")[0] in given:
+                raise
+
+    def _check_decoding(self) -> None:
+        """Refuses what `LanguageModel.generate` refuses; `stream` does so before it computes anything."""
+        for name in _OF_THE_TASK:
+            if name in self._decoding:
+                raise ConfigError(f"{name}={self._decoding[name]!r}: is for the task to say; leave it out")
+        if not self._decoding and not self._common["guidance"]:
+            return
+        try:
+            self.model.stream([self._before()], new_tokens=1, seed=self._seed, **self._common, **self._decoding)
+        except ConfigError as error:
+            said = str(error)
+            if "there is no such option" in said and "did you mean" not in said:  # it knows not the names that are here
+                own = (*self._measuring, *self._common, "checkpoint", "seed", "mesh", "dtype", "mask_id")
+                close = difflib.get_close_matches(said.partition("=")[0], own, n=1)
+                said += f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(said) from None
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Nats of each answer, and whether greedy decoding would write it."""
         pairs = [self._pair(*request.args) for request in requests]
-        return self._scored(pairs, disable_tqdm)
+        nats = self._measured(pairs, disable_tqdm)
+        greedy = self.model.greedy_match([prompt for prompt, _ in pairs], [answer for _, answer in pairs],
+                                         **self._common)
+        return [(float(value), bool(hit)) for value, hit in zip(nats, greedy, strict=True)]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Windows as the harness cuts them: every token once, one token of context where the one before ends."""
@@ -75,38 +120,47 @@ class HarnessModel(LM):
             for context, answer in map(make_disjoint_window, windows):
                 pairs.append((np.array(context, np.int32), np.array(answer, np.int32)))
                 owner.append(number)
-        found, totals = self._scored(pairs, disable_tqdm), [0.0] * len(requests)
-        for number, (nats, _) in zip(owner, found, strict=True):
-            totals[number] += nats
+        totals = [0.0] * len(requests)
+        for number, nats in zip(owner, self._measured(pairs, disable_tqdm), strict=True):
+            totals[number] += float(nats)
         return totals
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Answers cut at the task's stop strings. A task that samples brings its temperature."""
+        """Answers cut at the task's stop strings; equal requests are samples, and have different draws."""
         found: dict[int, str] = {}
         for key, chosen in _alike([request.args[1] for request in requests]).items():
             told = json.loads(key)
             new_tokens = told.get("max_gen_toks") or told.get("max_tokens") or _NEW_TOKENS
             until = [told["until"]] if isinstance(told.get("until"), str) else told.get("until", [])
             prompts = [self._encoded(requests[i].args[0])[-(self.max_length - new_tokens) :] for i in chosen]
-            how = dict(self._decoding)
-            if told.get("do_sample") and "temperature" in told:
-                how["temperature"] = told["temperature"]
-            if "steps" in how:
+            how = self._temperature(told) | self._decoding
+            if how.get("steps") is not None:
                 how["steps"] = min(how["steps"], new_tokens)
             answers = self.model.generate(
                 prompts, new_tokens=new_tokens, stop=[text for text in until if text], seed=self._seed,
-                row_ids=[_digest(prompt) for prompt in prompts], **self._common, **how)
+                row_ids=_row_ids(prompts), **self._common, **how)
             found |= {i: _cut(answer.text, until) for i, answer in zip(chosen, answers, strict=True)}
         return [found[i] for i in range(len(requests))]
 
-    def _scored(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], quiet: bool) -> list[tuple[float, bool]]:
+    def _temperature(self, told: dict[str, Any]) -> dict[str, float]:
+        """What a request says of it, read as the harness's own models do: without do_sample, above 0 means to sample.
+
+        A decoder that is an object has its own.
+        """
+        if not isinstance(self._decoding.get("decoder"), str | None):
+            return {}
+        samples, wanted = told.get("do_sample"), told.get("temperature")
+        if not (bool(wanted) if samples is None else samples):
+            return {"temperature": 0.0}
+        return {} if wanted is None else {"temperature": wanted}
+
+    def _measured(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], quiet: bool) -> np.ndarray:
+        """[N] nats of each pair of a prompt and an answer."""
         prompts, answers = ([pair[i] for pair in pairs] for i in (0, 1))
         ids = [_digest(np.concatenate([*pair, [len(pair[0])]])) for pair in pairs]
-        with Growing("log-likelihoods", "pass", shown=not quiet) as progress:
-            found = self.model.log_likelihood(prompts, answers, seed=self._seed, row_ids=ids, progress=progress,
-                                              **self._measuring, **self._common)
-        greedy = self.model.greedy_match(prompts, answers, **self._common)
-        return [(float(nats), bool(hit)) for nats, hit in zip(found.nats, greedy, strict=True)]
+        with Growing("log-likelihoods", "forward", shown=not quiet) as progress:
+            return self.model.log_likelihood(prompts, answers, seed=self._seed, row_ids=ids, progress=progress,
+                                             **self._measuring, **self._common).nats
 
     def _pair(self, context: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
         """Both encoded as one text; spaces that end the context are the answer's (the harness's own rule)."""
@@ -150,15 +204,30 @@ class HarnessModel(LM):
         return self._checkpoint.replace("/", "__") or repr(self.model)
 
 
-def _loaded(checkpoint: str, mesh: str, dtype: str | None, mask_id: int | None) -> LanguageModel:
+def _found(checkpoint: str) -> Path:
+    """A Hugging Face directory, or the folder of a step."""
+    from mdlm_jax.models.hf import families
+    from mdlm_jax.training import checkpoints, places
+
+    path = places.place(checkpoint)
+    return path if families.is_hf(path) else checkpoints.find(path)
+
+
+def _loaded(folder: Path, mesh: str, dtype: str | None, mask_id: int | None) -> LanguageModel:
     import jax
 
     from mdlm_jax.config import parse_mesh
-    from mdlm_jax.loading import load
     from mdlm_jax.models.sharding import make_mesh
 
     made = make_mesh(parse_mesh(mesh), jax.local_devices()) if mesh else None
-    return load(checkpoint, mesh=made, dtype=dtype, mask_id=mask_id)
+    return loading.load(folder, mesh=made, dtype=dtype, mask_id=mask_id)
+
+
+def _whole(name: str, value: Any) -> int:
+    """A number that the harness may give as a string."""
+    if not str(value).isdecimal():
+        raise ConfigError(f"{name}={value!r}: must be a whole number; there is no automatic one")
+    return int(value)
 
 
 def _alike(told: Iterable[dict[str, Any]]) -> dict[str, list[int]]:
@@ -179,6 +248,17 @@ def _cut(text: str, until: Sequence[str]) -> str:
 def _digest(ids: np.ndarray) -> int:
     """32 bits of what was asked."""
     return int.from_bytes(hashlib.sha256(np.asarray(ids, "<i4").tobytes()).digest()[:4], "little")
+
+
+def _row_ids(prompts: Sequence[np.ndarray]) -> list[int]:
+    """A digest of each prompt and of how many equal ones are before it."""
+    seen: collections.Counter[bytes] = collections.Counter()
+    found = []
+    for prompt in prompts:
+        before = seen[prompt.tobytes()]
+        found.append(_digest(np.append(prompt, -before) if before else prompt))  # no id is negative
+        seen[prompt.tobytes()] += 1
+    return found
 
 
 def _special_text(tokenizer, token_id: int | None) -> str:

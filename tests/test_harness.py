@@ -14,6 +14,7 @@ from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.sampling import registry
 from tests.generation.models import bytes_model, random_weights
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra eval")
@@ -74,6 +75,49 @@ def test_results_do_not_depend_on_the_batch_nor_on_the_other_requests(attention)
     assert [hit for _, hit in together] == [hit for _, hit in alone]
     assert large.generate_until(requests(*generate)) == [
         small.generate_until(requests(one))[0] for one in reversed(generate)][::-1]
+
+
+def test_samples_of_one_request_differ_whatever_the_batch_and_whatever_else_is_asked():
+    """As the harness asks for pass@k: the same request several times over."""
+    made, told = bytes_model(), {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    large, small = (HarnessModel(model=made, batch_size=size, steps=8) for size in (8, 1))
+    samples = large.generate_until(requests(*[("x", told)] * 3))
+    assert len(set(samples)) == 3
+    assert small.generate_until(requests(*[("x", told)] * 3)) == samples
+    mixed = [("y", told), ("x", told), ("x", told | {"max_gen_toks": 4}), ("x", told), ("y", told), ("x", told)]
+    found = large.generate_until(requests(*mixed))
+    assert [found[i] for i in (1, 3, 5)] == samples and found[0] != found[4]
+    assert large.generate_until(requests(("x", told))) == samples[:1]
+
+
+SAMPLED = {"do_sample": True, "temperature": 5.0}
+
+
+@pytest.mark.parametrize(("told", "decoding", "greedy"), [
+    ({}, {}, True), ({"do_sample": False}, {}, True), ({"temperature": 0.0}, {}, True),
+    ({"do_sample": False, "temperature": 5.0}, {}, True), ({"do_sample": True, "temperature": 0.0}, {}, True),
+    (SAMPLED, {}, False), ({"temperature": 5.0}, {}, False), ({"do_sample": True}, {}, False),
+    (SAMPLED, {"temperature": 0.0}, True), ({}, {"temperature": 5.0}, False), (SAMPLED, {"decoder": "margin"}, False),
+])
+def test_a_request_samples_where_its_task_does_unless_the_caller_gave_a_temperature(told, decoding, greedy):
+    """The default decoder of our own models is ancestral, at temperature 1; a is likelier than b."""
+    adapter = HarnessModel(model=bytes_model({"a": 0.0, "b": -0.3}), **decoding)
+    answers = adapter.generate_until(requests(*[("x", {"until": [], "max_gen_toks": 8} | told)] * 4))
+    assert (answers == ["aaaaaaaa"] * 4) == greedy
+
+
+def test_a_decoder_that_is_an_object_has_its_temperature():
+    made = bytes_model({"a": 0.0, "b": -0.3})
+    decoder = registry.make("ancestral", process=made.process, numbers={"temperature": 2.0})
+    (answer,) = HarnessModel(model=made, decoder=decoder).generate_until(requests(("x", {"max_gen_toks": 16})))
+    assert set(answer) == {"a", "b"}
+
+
+def test_rolling_asks_for_no_greedy_decoding_and_counts_in_words(monkeypatch, capsys):
+    monkeypatch.delattr(LanguageModel, "greedy_match")
+    (found,) = HarnessModel(model=bytes_model(), draws=8).loglikelihood_rolling(requests(("ab",)))
+    np.testing.assert_allclose(found, 2 * np.log(0.5), rtol=1e-4)
+    assert "log-likelihoods: 3/3 forwards (100%)" in capsys.readouterr().err
 
 
 def test_rolling_windows_count_every_token_once():
@@ -146,10 +190,56 @@ def test_a_shifted_network_reads_a_token_before_a_text_that_has_no_context(atten
     assert len(longer._pair("a" * 100, "b")[0]) == 79 and longer.loglikelihood(requests(("a" * 100, "b")))
 
 
-def test_mistakes():
+def test_requests_and_models_that_do_not_fit():
     with pytest.raises(ConfigError, match="checkpoint, model: give one of them"):
         HarnessModel()
     with pytest.raises(ConfigError, match="holds no tokenizer.json"):
         HarnessModel(model=dataclasses.replace(model(), tokenizer=None))
     with pytest.raises(ConfigError, match="is no token of its own"):
         HarnessModel(model=model()).loglikelihood(requests(("a", "")))
+
+
+MISTAKES = [
+    ({"draw": 16}, "draw=16: there is no such option.*did you mean draws"),
+    ({"erorr": 0.1}, "erorr=0.1: there is no such option.*did you mean error"),
+    ({"temperatur": 0.5}, r"temperatur=0.5.*did you mean temperature\?"),
+    ({"draws": 100}, "draws=100: must be a multiple of 8"),
+    ({"error": -1}, "error=-1: must be a positive number"),
+    ({"method": "bond"}, "method='bond': choose one of bound"),
+    ({"method": "chain_rule", "draws": 8}, "draws=8: the chain rule has no noise; leave it out"),
+    ({"decoder": "ancestrl"}, "decoder='ancestrl': choose one of ancestral,[^?]*$"),
+    ({"temperature": -1.0}, "temperature=-1.0: must be 0"),
+    ({"threshold": 0.5}, "threshold=0.5: there is no such option; the decoder ancestral has temperature"),
+    ({"decoder": "joint_threshold", "steps": 4}, "steps=4: .*leave them out"),
+    ({"block_length": -1}, "block_length=-1: must be a whole number of at least 0$"),
+    ({"batch_size": "auto"}, "batch_size='auto': must be a whole number"),
+    ({"seed": -1}, "seed=-1: must be a whole number"),
+    ({"max_length": 0}, "max_length=0: must be a whole number of at least 1"),
+    ({"guidance": -1.0}, "guidance=-1.0: must be a finite number"),
+    ({"stop": "x"}, "stop='x': is for the task to say"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), MISTAKES)
+def test_arguments_that_the_model_would_refuse_later(given, said):
+    with pytest.raises(ConfigError, match=said):
+        HarnessModel(model=bytes_model(), **given)
+
+
+def test_they_are_refused_before_the_weights_are_read(tmp_path, monkeypatch):
+    made = bytes_model()
+    made.tokenizer.save(tmp_path / "tokenizer.json")
+    save_checkpoint(tmp_path / "model", made, (tmp_path / "tokenizer.json").read_bytes())
+    monkeypatch.setattr("mdlm_jax.loading.load", lambda *args, **options: pytest.fail("reads the weights"))
+    for given, said in MISTAKES:
+        with pytest.raises(ConfigError, match=said):
+            HarnessModel(str(tmp_path / "model"), **given)
+
+
+def test_a_model_of_mixed_noise_answers_though_it_has_no_likelihood_here():
+    made = bytes_model()
+    mixed = dataclasses.replace(made, process=dataclasses.replace(made.process, mixing=0.1))
+    adapter = HarnessModel(model=mixed, draws=8)
+    assert len(adapter.generate_until(requests(("x", {"max_gen_toks": 4})))[0]) == 4
+    with pytest.raises(ConfigError, match="process.mixing=0.1"):
+        adapter.loglikelihood(requests(("a", "b")))
