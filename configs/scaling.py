@@ -7,8 +7,16 @@ steps of 16 rows of 128 follow, and with them the cosine of the learning rate.
 from mdlm_jax.config import ConfigError, default_config
 from mdlm_jax.models.shapes import layer_parameter_count
 
-STUDY = {"sizes": ("2x16", "2x32", "2x48", "3x64", "4x96"), "budgets": (1e12, 3e12, 1e13),
-         "families": ("masked", "autoregressive")}
+FAMILIES = ("masked", "autoregressive")
+STUDY = {
+    "sizes": {  # amid them the optimum of bytes of Python, which moves with the budget
+        1e12: ("2x16", "2x32", "2x48", "2x64", "3x64"),
+        3e12: ("2x32", "2x48", "2x64", "3x64", "3x80"),
+        1e13: ("2x48", "2x64", "3x64", "4x80", "4x96"),
+    },
+    "budgets": (1e12, 3e12, 1e13),
+    "families": FAMILIES,
+}
 
 
 def get_config(choice="2x32,masked,1e12"):
@@ -16,8 +24,8 @@ def get_config(choice="2x32,masked,1e12"):
     layers, _, width = size.partition("x")
     if not (layers.isdigit() and width.isdigit() and int(layers) and int(width) and int(width) % 16 == 0):
         raise ConfigError(f"scaling:{choice}: begin with LAYERSxWIDTH, the width a multiple of 16, as in 2x32")
-    if (family or "masked") not in STUDY["families"]:
-        raise ConfigError(f"scaling:{choice}: FAMILY is {' or '.join(STUDY['families'])}")
+    if (family or "masked") not in FAMILIES:
+        raise ConfigError(f"scaling:{choice}: FAMILY is {' or '.join(FAMILIES)}")
     config = default_config()
     config.model.layers = int(layers)
     config.model.d_model = int(width)

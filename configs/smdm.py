@@ -7,7 +7,9 @@ The twins differ in their attention, their loss, and a shift of the rows, and in
 row of the mask, which stands before its text. Give your own text with --config.data.source and Llama 2's tokenizer.json
 with --config.data.tokenizer; the paper trained on SlimPajama. Three things differ from the released script, as in
 configs/smdm_1028m.py: the learning rate is the paper's 4e-4, norms and biases do not decay, and noise levels are
-antithetic.
+antithetic. Networks that are to be asked short questions are trained with --config.data.random_length=0.01 (the paper
+cuts one batch in a hundred to a random length, we one row in a hundred). Its temporal shift is launch.evaluate with
+--held_out=false --samples=0 --text=MARCH.jsonl,APRIL.jsonl on both twins.
 """
 
 from mdlm_jax.config import ConfigError, default_config
@@ -48,4 +50,6 @@ def get_config(choice="170"):
         config.model.attention = "causal"
         config.model.logit_shift = True
         config.train.objective = "autoregressive"
+    else:
+        config.eval.draws = 32  # few draws put outliers on the parabolas of a study
     return config

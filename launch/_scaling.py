@@ -1,5 +1,6 @@
 """What launch.scaling does: the grid as text, its runs one after another, the fits and the figure."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from mdlm_jax.evaluation import scaling, scaling_report
 from mdlm_jax.planning import budget, search
 
 from ._supervisor import Job, supervise
-from ._workdir import check_workdir
+from ._workdir import check_workdir, read_config
 from .scaling import Cell, Study
 
 
@@ -21,6 +22,7 @@ def run(study: Study) -> int:
     study.workdir.mkdir(parents=True, exist_ok=True)
     for cell in study.cells:
         check_workdir(str(study.workdir / cell.name), cell.config)  # before any time is spent
+        _check_measured(study, cell)
     status = 0 if study.report else _train(study)
     report(study)
     return status
@@ -62,7 +64,7 @@ def _train(study: Study) -> int:
         print(f"\n[{study.cells.index(cell) + 1} of {len(study.cells)}] {cell.name}: {spent / whole:.0%} of the FLOPs "
               f"to spend are spent{left}", flush=True)
         command = [sys.executable, "-m", f"{__package__}.train", f"--config={cell.recipe}",
-                   f"--workdir={study.workdir / cell.name}", *study.overrides]
+                   f"--workdir={study.workdir / cell.name}", *cell.flags]
         status = supervise(Job(command, 1, None, max_restarts=0, grace=60))
         if status:
             print(f"[{cell.name}] ended with status {status}; the same command goes on from there", file=sys.stderr)
@@ -73,6 +75,19 @@ def _train(study: Study) -> int:
 
 def _done(study: Study, cell: Cell) -> bool:
     return (study.workdir / cell.name / "summary.json").exists()
+
+
+def _check_measured(study: Study, cell: Cell) -> None:
+    """ConfigError where a run that is done was measured otherwise than the others are to be."""
+    if not _done(study, cell):
+        return
+    there, here = (dataclasses.asdict(config.eval)
+                   for config in (read_config(study.workdir / cell.name / "config.json"), cell.config))
+    for name in ("draws", "final_rows"):
+        if there[name] != here[name]:
+            raise ConfigError(f"{study.workdir / cell.name}: was measured with eval.{name}={there[name]}, not "
+                              f"{here[name]}; runs of a study are measured alike: set --config.eval.{name}="
+                              f"{there[name]}, or choose another --workdir")
 
 
 def report(study: Study) -> None:

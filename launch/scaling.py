@@ -5,7 +5,6 @@ held-out losses of those that are done are fitted and drawn. launch/_scaling.py 
 """
 
 import dataclasses
-import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -24,7 +23,8 @@ FLAGS = (
     _cli.Flag("workdir", "DIR", "the folder of the study; the same command again goes on in it. Required, but for "
               "--dry_run."),
     _cli.Flag("budgets", "C,...", "training FLOPs, 6 N D; default: the recipe's STUDY"),
-    _cli.Flag("sizes", "SIZE,...", "as the recipe names them; at least three for a parabola; default: its STUDY"),
+    _cli.Flag("sizes", "SIZE,...", "as the recipe names them; at least three for a parabola; default: its STUDY, which "
+              "may have others for every budget"),
     _cli.Flag("families", "NAME,...", "as the recipe names them; default: its STUDY, or masked,autoregressive"),
     _cli.Flag("dry_run", "", "check every run, print the grid and stop", bool),
     _cli.Flag("report", "", "train nothing more: fit and draw what is done", bool),
@@ -32,6 +32,8 @@ FLAGS = (
               "it by arithmetic"),
     _cli.Flag("efficiency", "SHARE", "with --topology: share of the bound's speed; 0.5 unless given", float),
 )
+
+_MASKED = ("eval.draws", "sample.steps")  # fields that autoregressive runs do not read
 
 _HELP = """\
 Trains networks of several sizes at several budgets of compute, as masked models and as autoregressive twins, and finds
@@ -44,8 +46,9 @@ usage: {program} --config=FILE --workdir=DIR [--budgets=C,...] [--sizes=SIZE,...
 {flags}
 
 Every run is `launch.train --config=FILE:SIZE,FAMILY,FLOPS` (of scaling LAYERSxWIDTH, as in 2x32) in
-DIR/FAMILY_SIZE_FLOPS; fields of the command line go to all of them. --dry_run does not look at the data. A study that
-was stopped or killed goes on where it was. N counts no embedding and no head.
+DIR/FAMILY_SIZE_FLOPS; fields of the command line go to all of them (eval.draws and sample.steps not to autoregressive
+ones, which do not read them), and runs of one study are measured alike. --dry_run does not look at the data. A study
+that was stopped or killed goes on where it was. N counts no embedding and no head.
 
 examples
   {program} --config=scaling --workdir=runs/scaling
@@ -59,13 +62,15 @@ exit status: that of the run that did not end well; 0 done
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of the grid. ``recipe``: what --config is for launch.train; ``config``: the same, checked."""
+    """One run of the grid. ``recipe``: what --config is for launch.train; ``config``: the same, checked; ``flags``: of
+    launch.train, beside it."""
 
     family: str
     size: str
     flops: float
     recipe: str
     config: RunConfig
+    flags: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -90,13 +95,12 @@ class Study:
     """A checked command line.
 
     Attributes:
-      cells: the grid, the smallest budget first. overrides: flags that every run gets.
+      cells: the grid, the smallest budget first.
       topology: to plan for, or None.
     """
 
     workdir: Path
     cells: tuple[Cell, ...]
-    overrides: tuple[str, ...]
     dry_run: bool
     report: bool
     topology: Topology | None
@@ -117,14 +121,17 @@ def read_study(flags: dict, overrides: dict) -> Study:
         if name in overrides:
             raise ConfigError(f"--config.{name}={overrides[name]}: follows from size and budget; leave it out")
     told = _configs.study(recipe)
-    sizes = _listed(flags, "sizes", told)
     families = _listed(flags, "families", {"families": ("masked", "autoregressive")} | told)
-    budgets = [_flops(text) for text in _listed(flags, "budgets", told)]
+    budgets = sorted(_flops(text) for text in _listed(flags, "budgets", told))
+    sizes = {flops: _sizes(flags, told, flops) for flops in budgets}
     cells = []
-    for flops, family, size in itertools.product(sorted(budgets), families, sizes):
+    grid = [(flops, family, size) for flops in budgets for family in families for size in sizes[flops]]
+    for flops, family, size in grid:
         name = f"{recipe}:{size},{family},{flops:g}"
+        own = {key: value for key, value in overrides.items() if family != "autoregressive" or key not in _MASKED}
+        given = tuple(f"--config.{key}={value}" for key, value in own.items())
         try:
-            cells.append(Cell(family, size, flops, name, _configs.load(name, overrides)))
+            cells.append(Cell(family, size, flops, name, _configs.load(name, own), given))
         except ConfigError as error:
             raise ConfigError(f"--sizes={size} --families={family} --budgets={flops:g}: {error}") from None
         _check(cells[-1])
@@ -138,9 +145,7 @@ def read_study(flags: dict, overrides: dict) -> Study:
     efficiency = flags.get("efficiency", 0.5)
     if not 0 < efficiency <= 1:
         raise ConfigError(f"--efficiency={efficiency:g}: must lie in (0, 1]")
-    given = tuple(f"--config.{name}={value}" for name, value in overrides.items())
-    return Study(Path(workdir).expanduser(), tuple(cells), given, dry_run, flags.get("report", False), topology,
-                 efficiency)
+    return Study(Path(workdir).expanduser(), tuple(cells), dry_run, flags.get("report", False), topology, efficiency)
 
 
 def _check(cell: Cell) -> None:
@@ -160,6 +165,18 @@ def _listed(flags: dict, name: str, told: dict) -> list[str]:
     if len(set(found)) < len(found):
         raise ConfigError(f"--{name}={flags.get(name)}: names one twice")
     return found
+
+
+def _sizes(flags: dict, told: dict, flops: float) -> list[str]:
+    """--sizes is for all budgets; a STUDY may have others for each: optima move, and a parabola wants them amid."""
+    by_budget = told.get("sizes", ())
+    if not isinstance(by_budget, dict):
+        return _listed(flags, "sizes", told)
+    if "sizes" not in flags and flops not in by_budget:
+        known = ", ".join(f"{budget:g}" for budget in by_budget)
+        raise ConfigError(f"--budgets={flops:g}: the recipe's STUDY has sizes for {known}; say with --sizes which are "
+                          "to be trained")
+    return _listed(flags, "sizes", {"sizes": by_budget.get(flops, ())})
 
 
 def _flops(text: str) -> float:

@@ -4,8 +4,9 @@ Protocol of SMDM (arXiv 2410.18514; Hoffmann et al., 2203.15556, approach 2). At
 sizes N (parameters without embedding and head) are trained on D = C / (6 N) tokens. Their held-out losses are fitted by
 a parabola in log N, whose vertex is the best size N* with loss L*; over budgets, by least squares,
 
-    log L* = a log C + b,        log N* = n log C + m.
+    log L* = a log C + b,        log N* = n log C + m,
 
+from the vertices that lie among the sizes of their budget: those beyond them are extrapolated, and told apart.
 Intervals are parametric: the losses are drawn again around their parabolas with the spread that the runs of a family
 have about theirs, and everything is fitted anew. Numpy alone; losses in nats a token.
 """
@@ -78,7 +79,8 @@ class Law:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The fits of a family: a parabola a budget; the laws of L* and N*, None where fewer than two budgets have one."""
+    """The fits of a family: a parabola a budget; the laws of L* and N*, None where fewer than two vertices lie
+    inside."""
 
     name: str
     runs: tuple[Run, ...]
@@ -102,7 +104,7 @@ def fit(name: str, runs: Sequence[Run]) -> Family:
     whole = [sorted(found, key=lambda run: run.parameters) for _, found in sorted(by_budget.items())
              if len({run.parameters for run in found}) >= _LEAST_SIZES]
     parabolas = tuple(parabola(found) for found in whole)
-    good = [p for p in parabolas if p.opens_upwards]
+    good = [p for p in parabolas if p.inside]
     laws = [power_law([p.flops for p in good], [value(p) for p in good]) if len(good) > 1 else None
             for value in (lambda p: p.loss, lambda p: p.size)]
     return Family(name, tuple(run for found in whole for run in found), parabolas, *laws)
@@ -143,10 +145,10 @@ class Estimate:
 
 
 def estimates(families: Sequence[Family], replicates: int = REPLICATES, seed: int = 0) -> dict[str, Estimate]:
-    """Exponents of every family; of a pair (masked, autoregressive), in that order, the gap and the ratio of sizes.
+    """Exponents of every family; of a pair, masked and autoregressive, the gap and the ratio of sizes.
 
-    ``gap at C``: how many times the second family's budget C the first needs for its loss; ``size ratio at C``: N* of
-    the first over that of the second.
+    ``gap at C``: how many times autoregressive's budget C masked needs for its loss, by masked's law; ``size ratio at
+    C``: N* of masked over that of autoregressive. Of families of other names: the first for masked.
     """
     rng = np.random.default_rng(seed)
     found = _figures(families)
@@ -171,6 +173,11 @@ def _redrawn(family: Family, rng: np.random.Generator) -> Iterable[Run]:
         yield dataclasses.replace(run, loss=fitted + family.spread * rng.standard_normal())
 
 
+def masked_first(families: Sequence[Family]) -> list[Family]:
+    """As they are, but for autoregressive, the last."""
+    return sorted(families, key=lambda family: family.name == "autoregressive")
+
+
 def _figures(families: Sequence[Family]) -> dict[str, float]:
     found = {}
     for family in families:
@@ -179,7 +186,7 @@ def _figures(families: Sequence[Family]) -> dict[str, float]:
             found[f"{family.name}: exponent of N*"] = family.size_law.exponent
     if len(families) != 2 or not all(family.loss_law and family.size_law for family in families):
         return found
-    first, second = families
+    first, second = masked_first(families)
     for flops in (p.flops for p in second.parabolas):
         found[f"gap at {flops:.2g}"] = float(first.loss_law.inverse(second.loss_law(flops)) / flops)
         found[f"size ratio at {flops:.2g}"] = float(first.size_law(flops) / second.size_law(flops))

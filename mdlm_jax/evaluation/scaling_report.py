@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdlm_jax.evaluation.scaling import Estimate, Family
+from mdlm_jax.evaluation.scaling import Estimate, Family, masked_first
 
 # SMDM, arXiv 2410.18514: exponents digitised from its figures, 6e18 to 1e20 FLOPs.
 PUBLISHED = {
@@ -28,7 +28,9 @@ def table(families: Sequence[Family], found: dict[str, Estimate]) -> str:
                   for p in family.parabolas]
     if found:
         lines += ["", "| | here (95 % interval) | published, 6e18 to 1e20 |", "|---|---|---|"]
-        lines += [f"| {name} | {value} | {_published(name)} |" for name, value in found.items()]
+        most = max(run.flops for run in masked_first(families)[0].runs)
+        lines += [f"| {name} | {value}{_beyond(name, value, most)} | {_published(name)} |"
+                  for name, value in found.items()]
     return "\n".join(lines)
 
 
@@ -36,6 +38,14 @@ def _remark(p) -> str:
     if not p.opens_upwards:
         return "no optimum: the parabola opens downwards"
     return "" if p.inside else "outside the sizes that were trained"
+
+
+def _beyond(name: str, gap: Estimate, most: float) -> str:
+    """Gaps are read off a law; where that is beyond the largest budget, it is an extrapolation."""
+    kind, _, flops = name.partition(" at ")
+    if kind != "gap" or gap.value * float(flops) <= most:
+        return ""
+    return f"; extrapolated: {gap.value * float(flops):.1g} FLOPs are beyond the largest budget, {most:.1g}"
 
 
 def _published(name: str) -> str:
@@ -91,7 +101,7 @@ def _isoflops(axes, family: Family, colour: str) -> None:
 
 
 def _optima(axes, family: Family, colour: str, which: str) -> None:
-    good = [p for p in family.parabolas if p.opens_upwards]
+    good = [p for p in family.parabolas if p.inside]
     if not good:
         return
     law = family.loss_law if which == "loss" else family.size_law

@@ -73,6 +73,24 @@ def test_optima_that_are_none_or_outside_are_told(tmp_path):
     assert "no optimum: the parabola opens downwards" in text and "outside the sizes that were trained" in text
 
 
+def test_a_vertex_outside_gives_no_law_and_a_gap_beyond_the_budgets_says_so():
+    runs = [run for run in exact("masked") if run.flops < 3e13]
+    away = [Run("masked", 3e13, size, math.log(size / 10**9) ** 2, 0.01) for size in (100, 200, 400)]
+    family = scaling.fit("masked", runs + away)
+    assert len(family.parabolas) == 4 and family.size_law.exponent == pytest.approx(0.63, abs=1e-3)
+    pair = [scaling.fit("masked", exact("masked", b=4.0)), scaling.fit("autoregressive", exact("autoregressive"))]
+    lines = scaling_report.table(pair, scaling.estimates(pair, replicates=2)).splitlines()
+    gaps = {line.split("|")[1].strip(): line for line in lines if line.startswith("| gap")}
+    assert "extrapolated" not in gaps["gap at 1e+12"]  # 5.3 times as much is within 3e13
+    assert "; extrapolated: 5e+13 FLOPs are beyond the largest budget, 3e+13" in gaps["gap at 1e+13"]
+
+
+def test_the_order_of_the_families_changes_nothing():
+    pair = [scaling.fit("masked", exact("masked", b=4.0)), scaling.fit("autoregressive", exact("autoregressive"))]
+    found, other = (scaling.estimates(families, replicates=2) for families in (pair, pair[::-1]))
+    assert {name: one.value for name, one in found.items()} == {name: one.value for name, one in other.items()}
+
+
 def test_table_and_figure(tmp_path):
     pair = [scaling.fit("masked", exact("masked", b=4.0)), scaling.fit("autoregressive", exact("autoregressive"))]
     text = scaling_report.table(pair, scaling.estimates(pair, replicates=20))

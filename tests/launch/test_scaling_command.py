@@ -49,13 +49,21 @@ def study(folder, overrides=None, **flags):
 def test_the_grid_of_the_recipe_for_a_cpu():
     grid = scaling.read_study({"config": "scaling", "dry_run": True}, {"train.seed": 3})
     told = _configs.study("scaling")
-    assert len(grid.cells) == 30 == len(told["sizes"]) * len(told["budgets"]) * len(told["families"])
+    assert len(grid.cells) == 30 == sum(map(len, told["sizes"].values())) * len(told["families"])
+    assert {c.size for c in grid.cells if c.flops == 1e12} == set(told["sizes"][1e12])
     for cell in grid.cells:
         assert abs(cell.spent / cell.flops - 1) < 0.01 and cell.config.train.seed == 3
         assert cell.parameters == layer_parameter_count(cell.config.model.transformer(259))
         assert (cell.config.train.objective == "autoregressive") == (cell.family == "autoregressive")
     twins = [{(c.size, c.flops, c.config.train.steps) for c in grid.cells if c.family == f} for f in told["families"]]
     assert twins[0] == twins[1]
+
+
+def test_sizes_of_a_budget_that_the_recipe_does_not_know():
+    with pytest.raises(ConfigError, match="--budgets=2e.12: the recipe's STUDY has sizes for 1e.12, .*; say with --si"):
+        scaling.read_study({"config": "scaling", "dry_run": True, "budgets": "2e12"}, {})
+    flags = {"config": "scaling", "dry_run": True, "budgets": "2e12,1e12", "sizes": "2x32,2x48"}
+    assert [cell.size for cell in scaling.read_study(flags, {}).cells] == ["2x32", "2x48"] * 4
 
 
 def test_a_plan_for_a_pod_has_days_and_chip_hours():
@@ -75,7 +83,8 @@ def test_a_plan_for_a_pod_has_days_and_chip_hours():
     ({"topology": "v5e:4x4"}, "--topology=v5e:4x4: is of a plan; add --dry_run"),
     ({"workdir": ""}, "--workdir is missing"),
     ({"config": "scaling:2x32,masked,1e12"}, "what is behind the colon is made here"),
-    ({"config": "quickstart"}, "--sizes is missing: the recipe has no STUDY"),
+    ({"config": "quickstart"}, "--budgets is missing: the recipe has no STUDY"),
+    ({"config": "quickstart", "budgets": "1e12"}, "--sizes is missing: the recipe has no STUDY"),
     ({"config": "quickstart", "sizes": "1,2,3", "budgets": "1e12"}, "takes 0 positional arguments"),
 ])
 def test_mistakes_are_named(tmp_path, flags, said):
@@ -98,6 +107,18 @@ def test_what_is_done_is_fitted_and_drawn(tmp_path, capsys):
     assert (made.workdir / "scaling.png").stat().st_size > 10_000
     assert "| autoregressive | 9e+07 |" in (made.workdir / "scaling.md").read_text()
     assert json.loads((made.workdir / "scaling.json").read_text())["autoregressive: exponent of L*"]["value"] < 0
+
+
+def test_runs_of_a_study_are_measured_alike(tmp_path):
+    made = study(tmp_path, {"eval.draws": 6}, report=True)
+    assert [cell.config.eval.draws for cell in made.cells] == [6] * 3 + [4] * 3  # autoregressive ones read none
+    assert ["--config.eval.draws=6" in cell.flags for cell in made.cells] == [True] * 3 + [False] * 3
+    folder = made.workdir / made.cells[0].name
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(to_dict(made.cells[0].config)))
+    with pytest.raises(ConfigError, match=r"was measured with eval.draws=6, not 2; .* set --config.eval.draws=6"):
+        _scaling.run(study(tmp_path, report=True))
 
 
 def test_refused_before_jax():
