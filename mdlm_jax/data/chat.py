@@ -7,11 +7,14 @@ it is text, whatever it looks like.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.data.tokenizers import Tokenizer
 
+_MARKER = re.compile(r"<\|[^|]+\|>")  # what a tokenizer made for a template has as one token; <role> may be text
 Piece = tuple[str, bool]  # a text, and whether the names of special tokens in it stand for those
 
 
@@ -29,6 +32,11 @@ class Template:
     end: str
     strip: bool = False
     roles: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Names in it that are to be special tokens."""
+        return tuple(dict.fromkeys(_MARKER.findall(self.begin + self.head + self.end)))
 
     def header(self, role: str) -> str:
         return self.head.format(role=dict(self.roles).get(role, role))
@@ -79,3 +87,28 @@ def exchanges(messages: Sequence[Mapping[str, Any]], template: str, where: str) 
         before += [head, (content, False), (made.end, True)]
     if not found:
         raise ConfigError(f"{where}: nobody answers; a turn must have the role assistant")
+
+
+def spelled_out(template: str, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The template's markers that the tokenizer has no token for: they are written as ordinary text."""
+    absent = (name for name in TEMPLATES[template].markers if name not in tokenizer.special)
+    return tuple(name for name in absent
+                 if [tokenizer.token_text(i) for i in tokenizer.encode_special(name)] != [name])
+
+
+def check_markers(template: str, tokenizer: Tokenizer, spec: str) -> str:
+    """A note where markers are spelled out in the tokens of a run that trained its own, which knows none; else "".
+
+    Args:
+      spec: ``data.tokenizer``.
+    Raises:
+      ConfigError: the tokenizer was not made for this template.
+    """
+    absent = spelled_out(template, tokenizer)
+    if not absent:
+        return ""
+    said = f"data.chat_template={template!r}: data.tokenizer={spec!r} has no token for {', '.join(absent)}"
+    if spec.startswith("bpe:"):
+        return f"{said}; each is written as ordinary text, which costs tokens and can be said by anybody"
+    raise ConfigError(f"{said}, and would spell out each as ordinary text; choose a tokenizer.json that has them, or "
+                      "data.chat_template=plain")

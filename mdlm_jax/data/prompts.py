@@ -13,21 +13,24 @@ from collections.abc import Iterable
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.data.chat import check_markers
 from mdlm_jax.data.pipeline import Built, Pipeline
 from mdlm_jax.data.sources import Document, open_source
 from mdlm_jax.data.tokenizers import Tokenizer, make_tokenizer
 
 
 def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = None) -> Built:
-    """`pipeline.build` for a source with a ``prompt_field``; ``info`` also counts the ``too_long`` pairs of a split.
+    """`pipeline.build` for a source with a ``prompt_field``; ``info`` also counts the ``too_long`` pairs of a split,
+    and may hold a ``note`` to be printed.
 
     Raises:
-      ConfigError: as there; or too few pairs fit.
+      ConfigError: as there; too few pairs fit; or a chat template whose markers a given tokenizer lacks.
     """
     source = open_source(config)
     texts = lambda: (text for d in source.documents("train")  # noqa: E731
                      for text in (d.prompt, *(piece for piece, _ in d.pieces), d.text))
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, texts)
+    note = check_markers(config.chat_template, tokenizer, config.tokenizer) if config.messages_field else ""
     pipelines, info = {}, {}
     for split in ("train", "valid"):
         documents = list(source.documents(split))
@@ -44,7 +47,7 @@ def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | No
         pipelines[split] = Pipeline(rows, batch_size=batch_size, seed=config.seed, packing="prompts",
                                     tokenizer=tokenizer)
     info = {"source": config.source, "skipped_files": len(source.skipped), "vocab_size": tokenizer.vocab_size,
-            "lossless": tokenizer.lossless, **info}
+            "lossless": tokenizer.lossless, **({"note": note} if note else {}), **info}
     return Built(pipelines["train"], pipelines["valid"], tokenizer, info)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from mdlm_jax.core import draws
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import chunk_length
-from mdlm_jax.evaluation.answers import BUDGET, Ruler, predict
+from mdlm_jax.evaluation.answers import BUDGET, Ruler, predict, time_of
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.rows import Row
 
@@ -46,7 +46,7 @@ def _surest(denoise, process: Process, block: int, params, canvas: Canvas, hidde
     network, whether those of all positions are."""
     causal = denoise.contract == "causal"
     noisy = jnp.where(hidden & (not causal), jnp.asarray(process.mask_id or 0, canvas.tokens.dtype), canvas.tokens)
-    time = process.schedule.inverse_complement(hidden.sum(1) / (canvas.editable.sum(1) + 1.0))
+    time = time_of(process, hidden, canvas.editable)
     found = predict(denoise, params, canvas, noisy, time, process.mask_id, guidance)
     drawn = draws.draw(found, jnp.zeros(len(hidden), jnp.uint32), suppress=process.mask_id, where=hidden,
                        wants=("argmax", "top_log_prob"), chunk=chunk_length(len(noisy), found.logits_held, BUDGET))

@@ -1,5 +1,6 @@
 """Conversations: the templates by hand, one row for every answer, and special names that people write."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import tokenizers as hf
 
 from mdlm_jax.config import CHAT_TEMPLATES, ConfigError, DataConfig
-from mdlm_jax.data.chat import TEMPLATES, exchanges
+from mdlm_jax.data.chat import TEMPLATES, check_markers, exchanges, spelled_out
 from mdlm_jax.data.pipeline import build
 from mdlm_jax.data.prompts import answer_rows
 from mdlm_jax.data.sources import Document
-from mdlm_jax.data.subword import SubwordTokenizer
+from mdlm_jax.data.subword import SubwordTokenizer, train_bpe
+from mdlm_jax.data.tokenizers import ByteTokenizer
 
 TALK = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": " Hi\n"},
         {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Bye"},
@@ -76,6 +78,34 @@ def test_heads_are_special_tokens_and_what_people_say_is_text(tokenizer):
     assert (rest[4:] == tokenizer.eos_id).all()
 
 
+def test_markers_that_a_tokenizer_lacks_are_named(tokenizer):
+    assert spelled_out("chatml", tokenizer) == () and check_markers("chatml", tokenizer, "tokenizer.json") == ""
+    assert spelled_out("llama3", tokenizer) == ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
+                                                "<|eot_id|>")
+    assert spelled_out("llada2", tokenizer) == ("<|role_end|>",)  # <role> is text where it is no token
+    for given, spec in ((ByteTokenizer(), "byte"), (tokenizer, "folder/tokenizer.json")):
+        template = "chatml" if spec == "byte" else "llada2"
+        marker = TEMPLATES[template].end.strip()
+        with pytest.raises(ConfigError) as caught:
+            check_markers(template, given, spec)
+        for part in (f"data.chat_template='{template}'", f"data.tokenizer='{spec}'", marker, "chat_template=plain"):
+            assert part in str(caught.value)
+        assert check_markers("plain", given, spec) == ""
+
+
+def test_a_run_that_trains_its_tokenizer_is_told(tokenizer):
+    trained = train_bpe(["a b a b a b"], 270)
+    note = check_markers("chatml", trained, "bpe:270")
+    assert "data.tokenizer='bpe:270' has no token for <|im_start|>, <|im_end|>; each is written as ordinary" in note
+    assert check_markers("chatml", tokenizer, "bpe:270") == ""  # that of a checkpoint, taken instead
+
+
+def test_a_marker_is_a_token_also_where_it_is_not_called_special():
+    made = hf.Tokenizer(hf.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    made.add_tokens([hf.AddedToken("<|im_start|>", special=False)])
+    assert spelled_out("chatml", SubwordTokenizer(made)) == ("<|im_end|>",)  # an unknown word is one token as well
+
+
 def test_a_source_of_conversations(tmp_path, tokenizer):
     path = tmp_path / "talks.jsonl"
     path.write_text("".join(json.dumps({"talk": TALK[: 3 + 2 * (n % 2)]}) + "\n" for n in range(60)))
@@ -88,6 +118,17 @@ def test_a_source_of_conversations(tmp_path, tokenizer):
     assert np.array_equal(batch["noise_mask"], batch["loss_mask"]) and not batch["noise_mask"][:, 0].any()
     with pytest.raises(ConfigError, match="messages_field='chat'.*has no such field"):
         build(DataConfig(source=str(path), messages_field="chat", length=128), 4, tokenizer)
+
+
+def test_a_run_is_refused_or_told_where_the_markers_would_be_text(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps({"talk": TALK}) + "\n" for _ in range(60)))
+    config = DataConfig(source=str(path), messages_field="talk", length=256)  # bytes and chatml, unless told otherwise
+    with pytest.raises(ConfigError, match="data.chat_template='chatml': data.tokenizer='byte' has no token for"):
+        build(config, 4)
+    built = build(dataclasses.replace(config, tokenizer="bpe:300"), 4)
+    assert "data.tokenizer='bpe:300' has no token for <|im_start|>" in built.info["note"]
+    assert "note" not in build(dataclasses.replace(config, chat_template="plain"), 4).info
 
 
 @pytest.mark.parametrize(("fields", "said"), [
