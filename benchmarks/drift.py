@@ -1,10 +1,10 @@
 """Temporal shift by proxy: ``python -m benchmarks.drift --workdir=DIR``.
 
-On the drifting oracle language (`data.languages.drift`) a masked model and its autoregressive twin see the rows of
-tau in [0, 1/2] (SMDM's protocol, arXiv 2410.18514: text of one period, measured on later ones). The twin is taken at
-the step at which its loss inside the period equals that of the masked model, the nearest kept; both are then measured
-on rows of later times, beside the law of tau = 1/4, which knows the middle of the period and nothing else, and the law
-of each time itself. The masked loss is a bound.
+On the drifting oracle language (`data.languages.drift`) a masked model and its autoregressive twin see rows of all
+times tau in [0, 1/2], in no order (SMDM's protocol, arXiv 2410.18514: text of one period, measured on later ones). The
+twin is taken at the step at which its loss inside the period equals that of the masked model, the nearest kept; both
+are then measured on rows of later times, beside the law of tau = 1/4, the middle of the period, and the law of each
+time itself. The masked loss is a bound.
 """
 
 import argparse
@@ -21,7 +21,7 @@ LENGTH, TIMES = 64, (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 def runs(folder: Path, seed: int, options) -> tuple[Path, Path]:
     """The masked run and the twin's, with its steps kept."""
-    common = {"data.source": "language:drift:last=0.5", "data.length": LENGTH, "train.seed": seed, "data.seed": seed,
+    common = {"data.source": "language:drift:last=0.5,mixed=1", "data.length": LENGTH, "train.seed": seed,
               "train.steps": options.steps, "model.layers": 2, "eval.final_rows": 256}
     masked = train(folder / f"masked_{seed}", "oracle", **common, **{"train.checkpoint_every": options.steps})
     causal = {"model.attention": "causal", "model.logit_shift": True, "train.objective": "autoregressive",

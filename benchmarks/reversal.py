@@ -7,9 +7,9 @@ its files). Both are then asked the way they were told and the other way round, 
     name to description, same way       p2d_prompts_test            reversed    d2p_reverse_prompts_test
     description to name, same way       d2p_prompts_test            reversed    p2d_reverse_prompts_test
 
-The masked model decodes the surest token first, in 32 steps, greedily, with unsupervised guidance of 0.8 (SMDM's
-protocol, 2410.18514); the twin greedily. ``in place``: a fact in the words in which it was told, its name or its
-description hidden, filled in by the masked model and right where every token is.
+The masked model decodes the surest token first, in 28 steps of one token each, greedily, with unsupervised guidance of
+0.8 (SMDM's protocol, 2410.18514); the twin greedily. ``in place``: a fact in the words in which it was told, its name
+or its description hidden, filled in by the masked model and right where every token is.
 """
 
 import argparse
@@ -30,12 +30,12 @@ ASKED = {
     "description to name, same way": "d2p_prompts_test",
     "description to name, reversed": "p2d_reverse_prompts_test",
 }
-DECODING = {"masked": ("--decoder=low_confidence", "--temperature=0", "--steps=32", "--guidance=0.8"),
+DECODING = {"masked": ("--decoder=low_confidence", "--temperature=0", "--steps=28", "--guidance=0.8"),
             "autoregressive": ("--temperature=0",)}
 
 
 def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def joined(data: Path, workdir: Path) -> Path:
@@ -48,10 +48,10 @@ def joined(data: Path, workdir: Path) -> Path:
 
 def asked(run: Path, family: str, name: str, data: Path, options) -> dict[str, float]:
     """Share of right answers, and BLEU, of one file."""
-    output = run / "tasks" / name
+    output = run / ("tasks" if options.limit is None else f"tasks_{options.limit}") / name
     output.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "launch.tasks", f"--checkpoint={run}", "--task=match",
-               f"--data={data / name}.jsonl", f"--output={output}", "--new_tokens=32", *DECODING[family]]
+               f"--data={data / name}.jsonl", f"--output={output}", "--new_tokens=28", *DECODING[family]]
     if options.limit:
         command.append(f"--limit={options.limit}")
     subprocess.run(command, check=True)
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with the published files")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3000, help="updates of both, 32 rows each")
+    parser.add_argument("--steps", type=int, default=8000, help="updates of both, 16 rows each")
     parser.add_argument("--limit", type=int, help="questions of every file, for a trial")
     options = parser.parse_args()
     source = joined(options.data, options.workdir)

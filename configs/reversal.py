@@ -14,25 +14,25 @@ def get_config(family="masked"):
     if family not in FAMILIES:
         raise ConfigError(f"reversal:{family}: FAMILY is {' or '.join(FAMILIES)}")
     config = default_config()
-    config.model.layers = 4
+    config.model.layers = 2
     config.model.d_model = 192
     config.model.heads = 6
     config.data.source = "all_prompts_train.jsonl"
     config.data.prompt_field = "prompt"
     config.data.text_field = "completion"
     config.data.prompt_loss = True
-    config.data.tokenizer = "bpe:2048"
-    config.data.length = 64
+    config.data.tokenizer = "bpe:4096"
+    config.data.length = 60
     config.data.valid_fraction = 0.01
-    config.train.steps = 3000
-    config.train.batch_size = 32
-    config.train.learning_rate = 2e-3
+    config.train.steps = 8000
+    config.train.batch_size = 16
+    config.train.learning_rate = 1e-3
     config.train.warmup_steps = 200
     config.train.b2 = 0.98
     config.train.ema_decay = 0.995
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 1
-    config.eval.every = 500
+    config.eval.every = 1000
     config.eval.rows = 32
     config.sample.num = 2
     if family == "autoregressive":
@@ -40,5 +40,5 @@ def get_config(family="masked"):
         config.model.logit_shift = True
         config.train.objective = "autoregressive"
     else:
-        config.sample.steps = 32
+        config.sample.steps = 30
     return config

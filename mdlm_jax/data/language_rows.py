@@ -98,14 +98,16 @@ def references(config: DataConfig, tokens: np.ndarray, index: np.ndarray, traine
         return {"the language itself (exact)": float(-language.log_prob(tokens).mean() / config.length)}
     sizes = split_sizes(config, language)
     total = sum(sizes.values())
-    latest = language.times(np.full(len(tokens), min(trained_rows, sizes["train"]) - 1), total)
-    times = {"the language, time known": language.times(sizes["train"] + np.asarray(index), total),
-             "the language last trained on": latest}
+    times = {"the language, time known": language.times(sizes["train"] + np.asarray(index), total)}
+    if not language.mixed:
+        latest = language.times(np.full(len(tokens), min(trained_rows, sizes["train"]) - 1), total)
+        times["the language last trained on"] = latest
     return {name: float(-language.log_prob(tokens, tau).mean() / config.length) for name, tau in times.items()}
 
 
 def account(config: DataConfig) -> dict[str, dict]:
-    """What is to be known of each split of a stream: ``tau`` of its first and its last row, and of the held-out one
+    """What is to be known of each split of a stream: ``tau`` of its first and its last row (mixed: the least and the
+    largest), and of the held-out one
     ``nats_per_token``, the exact mean entropy of its rows, their times known. Nothing for independent rows."""
     language = open_language(config)
     if not isinstance(language, DriftStream):
@@ -114,5 +116,6 @@ def account(config: DataConfig) -> dict[str, dict]:
     times = language.times(np.arange(sum(sizes.values())), sum(sizes.values()))
     train, valid = np.split(times, [sizes["train"]])
     nats = language.entropy(valid, config.length).value / config.length
-    ends = {split: {"tau": [float(t[0]), float(t[-1])]} for split, t in (("train", train), ("valid", valid))}
+    ends = {split: {"tau": [float(t.min()), float(t.max())] if language.mixed else [float(t[0]), float(t[-1])]}
+            for split, t in (("train", train), ("valid", valid))}
     return ends | {"valid": ends["valid"] | {"nats_per_token": nats}}

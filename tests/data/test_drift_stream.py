@@ -12,6 +12,7 @@ from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.languages.drift import Drift, DriftStream
 from mdlm_jax.data.languages.markov import MarkovChain
+from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.pipeline import Pipeline, build
 from mdlm_jax.evaluation.likelihood import held_out_index, held_out_rows
 
@@ -156,6 +157,25 @@ def test_a_run_trains_on_the_past_in_its_order_and_is_measured_on_the_future():
     assert built.info["valid"]["tau"] == [pytest.approx(0.8), pytest.approx(0.99)]
     expected = np.mean([stream.at(t).entropy(12).value for t in np.arange(80, 100) / 100]) / 12
     assert built.info["valid"]["nats_per_token"] == pytest.approx(expected)
+
+
+def test_mixed_times_cover_the_period_in_every_stretch():
+    """A golden-ratio sequence of n leaves no gap of more than 2.7 / n; 32 rows anywhere are a batch of the period."""
+    stream = make("drift:last=0.5,mixed=1,vocab=5")
+    for begin in (0, 1000, 987_654):
+        times = np.sort(stream.times(np.arange(begin, begin + 32), 1_000_000))
+        assert np.diff(np.concatenate([[0.0], times, [0.5]])).max() < 0.5 * 2.7 / 32
+    config = dataclasses.replace(CONFIG, source="language:drift:rows=100,vocab=5,last=0.5,mixed=1")
+    built = build(config, 8)
+    assert built.info["train"]["tau"][0] < 0.02 and 0.48 < built.info["train"]["tau"][1] < 0.5
+    rows = stream.rows(80, 20, 100, 12)
+    np.testing.assert_array_equal(built.valid.sequential(0, 20)["tokens"], rows)
+    found = language_rows.references(config, rows, np.arange(20), 80)
+    assert list(found) == ["the language, time known"]
+    known = -stream.log_prob(rows, stream.times(np.arange(80, 100), 100)).mean() / 12
+    assert found["the language, time known"] == pytest.approx(known)
+    with pytest.raises(ConfigError, match="mixed=2: must be 0"):
+        make("drift:mixed=2")
 
 
 def test_the_order_is_part_of_the_fingerprint():

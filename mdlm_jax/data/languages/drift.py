@@ -7,6 +7,7 @@ later ones shows what a temporal shift costs; `Drift.kl` is what it must cost a 
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -73,6 +74,7 @@ class Drift:
 
 _ROWS_STREAM = 0x6D646C6D  # the second word of the key of the rows' random numbers; the first is the seed
 _BLOCK = 4096  # rows drawn together
+_GOLDEN = (math.sqrt(5) - 1) / 2
 _NUMBERS = 1 << 22  # alive at once in an entropy
 
 
@@ -88,6 +90,8 @@ class DriftStream:
       first, last: tau of row 0, and the one that row R would have; equal for a language that stands still.
       num_rows: R, or 0 to leave it to whoever draws.
       seed: of the rows' random numbers.
+      mixed: times are spread evenly over the period instead, the same everywhere in the stream: those of a golden-ratio
+        sequence, first + (last - first) frac(i (sqrt(5) - 1) / 2). A text of one period, to be measured on others.
     """
 
     start: MarkovChain
@@ -96,6 +100,7 @@ class DriftStream:
     last: float = 1.0
     num_rows: int = 0
     seed: int = 0
+    mixed: bool = False
 
     def __post_init__(self):
         for name in ("first", "last"):
@@ -107,11 +112,13 @@ class DriftStream:
     @classmethod
     def random(
         cls, first: float = 0.0, last: float = 1.0, rows: int = 0, vocab: int = 16, seed: int = 0,
-        concentration: float = 0.2,
+        concentration: float = 0.2, mixed: int = 0,
     ) -> "DriftStream":
         """Between the two chains of `Drift.random`. ConfigError for an impossible parameter."""
+        if mixed not in (0, 1):
+            raise ConfigError(f"mixed={mixed}: must be 0, rows in the order of time, or 1, all times everywhere")
         ends = Drift.random(0.0, vocab, seed, concentration)
-        return cls(ends.start, ends.end, first, last, rows, seed)
+        return cls(ends.start, ends.end, first, last, rows, seed, bool(mixed))
 
     @property
     def vocab_size(self) -> int:
@@ -127,7 +134,8 @@ class DriftStream:
         outside = (index < 0) | (index >= num_rows)
         if outside.any():
             raise ValueError(f"row {index[outside][0]}: the stream has rows 0..{num_rows - 1}")
-        return self.first + (self.last - self.first) * (index / num_rows)
+        share = index * _GOLDEN % 1.0 if self.mixed else index / num_rows
+        return self.first + (self.last - self.first) * share
 
     def rows(self, start: int, count: int, num_rows: int, length: int) -> np.ndarray:
         """Rows start .. start + count - 1 of a stream of ``num_rows``, int32 [count, length]."""
