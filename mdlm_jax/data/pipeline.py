@@ -145,6 +145,10 @@ def build(config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = Non
         from mdlm_jax.data.images import build_images
 
         return build_images(config, batch_size, tokenizer)
+    if config.source.startswith("trajectories:"):
+        from mdlm_jax.data.trajectories import build_trajectories
+
+        return build_trajectories(config, batch_size, tokenizer)
     if parse_prepared(config.source):
         from mdlm_jax.data.prepared import build_prepared
 

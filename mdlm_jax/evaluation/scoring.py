@@ -45,12 +45,13 @@ class Distance:
     unreachable: int
 
 
-def forced_log_prob(denoise, params, canvas: Canvas, tokens, decoder: Decoder, *, steps: int, batch: int = 256,
-                    **options) -> np.ndarray:
+def forced_log_prob(denoise, params, canvas: Canvas, tokens, decoder: Decoder, *, steps: int | None,
+                    batch: int = 256, **options) -> np.ndarray:
     """log q(row), nats, float64 [N]: of the editable tokens given the others; -inf for rows that q cannot give.
 
     Args:
-      denoise, params, canvas, steps: of `sampling.loop.decode`, which would write on the canvas of N rows.
+      denoise, params, canvas, steps: of `sampling.loop.decode`, which would write on the canvas of N rows; steps None
+        for decoders that do not go by them.
       tokens: [N, L] integers, the finished rows, equal to the canvas where it is not editable.
       decoder: one whose positions follow from the state; its temperature and truncation are part of q.
       batch: rows at once; all batches have this size, so that one program serves.
@@ -90,8 +91,8 @@ def distance(log_p: np.ndarray, log_q: np.ndarray) -> Distance:
     return Distance(kl, kl_stderr, *_mean(lost), len(log_p), unreachable)
 
 
-def to_own_joint(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int, reference: Decoder | None = None,
-                 batch: int = 256, seed: int = 0, **options) -> Distance:
+def to_own_joint(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int | None,
+                 reference: Decoder | None = None, batch: int = 256, seed: int = 0, **options) -> Distance:
     """How far ``decoder`` at ``steps`` is from the model's joint, the law of the same rule at one token a step.
 
     Args:
@@ -103,7 +104,7 @@ def to_own_joint(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: in
     """
     given, reference = reference is not None, decoder.one_by_one() if reference is None else reference
     layout = _lay_out(denoise, canvas, reference, options)
-    singly, tokens = layout.blocks * layout.block, []
+    singly, tokens = layout.blocks * layout.block if reference.reads_steps else None, []
     for _, part, each in _batches(denoise, canvas, reference, singly, batch, options):
         run = decode(denoise, params, part, reference, steps=each, seed=seed, **options)
         if reference is decoder or given:
@@ -141,8 +142,8 @@ def _lay_out(denoise, canvas: Canvas, decoder: Decoder, options: dict):
                    cache=options.get("cache", "none"), guided=bool(options.get("guidance")))
 
 
-def _batches(denoise, canvas: Canvas, decoder: Decoder, steps: int, batch: int,
-             options: dict) -> Iterator[tuple[np.ndarray, Canvas, int]]:
+def _batches(denoise, canvas: Canvas, decoder: Decoder, steps: int | None, batch: int,
+             options: dict) -> Iterator[tuple[np.ndarray, Canvas, int | None]]:
     """Indices of ``batch`` rows, the last row again where there are no more, their canvas, and their steps.
 
     A batch whose rows all have fewer blocks than the longest takes as many steps a block as the whole would.
@@ -153,7 +154,7 @@ def _batches(denoise, canvas: Canvas, decoder: Decoder, steps: int, batch: int,
         rows = np.minimum(np.arange(first, first + batch), total - 1)
         part = jax.tree.map(lambda x, rows=rows: x[rows], canvas)
         here = _lay_out(denoise, part, decoder, options).blocks
-        yield rows, part, steps if steps % blocks else steps // blocks * here
+        yield rows, part, steps if steps is None or steps % blocks else steps // blocks * here
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """What the decoders that go by confidence have in common."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core import draws
 from mdlm_jax.core.draws import Drawn
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, check, decoder, static
 
@@ -57,6 +59,19 @@ def opened(move: Move, look: Look) -> Move:
         return move
     first = look.masked & look.inside & (jnp.cumsum(look.inside, axis=1) == 1)
     return dataclasses.replace(move, write=jnp.where(first.any(1, keepdims=True), first, move.write))
+
+
+def drawn_law(rule) -> dict[str, Any]:
+    """`Decoder.law` for rules that measure confidence on the law which tokens are drawn from, also at temperature 0:
+    logits / temperature (there undivided), then the nucleus, then the top k."""
+    sharpen = functools.partial(
+        draws.law, temperature=rule.temperature, top_p=rule.top_p, top_k=rule.top_k, nucleus_first=True
+    )
+    whether = rule.temperature > 0
+    return {
+        "sharpen": sharpen,
+        "temperature": whether.astype(jnp.float32) if isinstance(whether, jax.Array) else float(whether),
+    }
 
 
 def fraction(name: str, value) -> None:

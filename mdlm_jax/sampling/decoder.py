@@ -162,8 +162,9 @@ class Decoder:
         del look, hidden
 
     def inputs(self, call, look: Look, state):
-        """The network's call for this step, with another time or other embeddings. Rows and positions must stay: the
-        loop reads the look's positions off the prediction by their places."""
+        """The network's call for this step, with another time, other embeddings, or several copies of every row side by
+        side, [B * copies, ...]; the prediction then has as many. Positions must stay: the loop reads the look's off the
+        prediction by their places."""
         del look, state
         return call
 

@@ -1,15 +1,14 @@
 """Dream's decoder (arXiv 2508.15487), which SMDM's (arXiv 2410.18514) is a case of: numbers of tokens from times."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdlm_jax.core import categorical, draws
+from mdlm_jax.core import categorical
 from mdlm_jax.core.draws import Drawn
-from mdlm_jax.sampling.confidence import ByConfidence, fraction, opened
+from mdlm_jax.sampling.confidence import ByConfidence, drawn_law, fraction, opened
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, at_places, check, decoder, lots, static, take_best
 from mdlm_jax.sampling.margin import margin
 
@@ -84,14 +83,7 @@ class Dream(ByConfidence):
         return np.append(np.linspace(1.0, self.eps, steps + 1)[:-1], 0.0)
 
     def law(self) -> dict[str, Any]:
-        sharpen = functools.partial(
-            draws.law, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k, nucleus_first=True
-        )
-        whether = self.temperature > 0
-        return {
-            "sharpen": sharpen,
-            "temperature": whether.astype(jnp.float32) if isinstance(whether, jax.Array) else float(whether),
-        }
+        return drawn_law(self)
 
     def update(self, prediction, look: Look, state) -> tuple[Move, None]:
         del state

@@ -104,7 +104,9 @@ def _run(program: Program, decoder, params, numbers, now: Progress, look: Look, 
     if program.guided:
         call = _doubled(call, now.canvas, start, decoder.mask_id)
     found, cache = program.model.run(params, call, now.cache if program.cached else None)
-    found = _rows_of(found, look.index[:, 0] - start, look.tokens.shape[1], program.guided)
+    offset = look.index[:, 0] - start
+    copies = found.hidden.shape[0] // (len(offset) * (1 + program.guided))  # a decoder may ask of several a row
+    found = _rows_of(found, jnp.repeat(offset, copies), look.tokens.shape[1], program.guided)
     if program.guided:
         seen, blind = jnp.split(found.hidden, 2)
         found = dataclasses.replace(found, hidden=seen).guided(blind, numbers.guidance)

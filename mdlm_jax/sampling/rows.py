@@ -1,8 +1,8 @@
 """Rows of unequal lengths as canvases of few shapes, so that few programs serve them all.
 
 A row is filled up on the right with padding that nothing sees, and a batch with copies of its last row. Lengths come
-four to an octave and numbers of rows in powers of two: one compilation serves a (rows, length) bucket, and less than a
-fifth of the positions are padding where rows are alike.
+four to an octave and numbers of rows in powers of two, or as the whole batch: one compilation serves a (rows, length)
+bucket, and less than a fifth of the positions are padding where rows are alike.
 """
 
 import dataclasses
@@ -62,11 +62,12 @@ def batches(rows: Sequence[Row], fill_id: int, *, batch_size: int, most: int = 0
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         length = bucket(len(rows[chosen[-1]]), most)
-        yield chosen, _canvas([rows[i] for i in chosen], -(-length // context) * context, fill_id, shards, segments)
+        count = min(1 << (len(chosen) - 1).bit_length(), batch_size)
+        yield chosen, _canvas([rows[i] for i in chosen], count, -(-length // context) * context, fill_id, shards,
+                              segments)
 
 
-def _canvas(rows: list[Row], length: int, fill_id: int, shards: int, segments: bool) -> Canvas:
-    count = 1 << (len(rows) - 1).bit_length()
+def _canvas(rows: list[Row], count: int, length: int, fill_id: int, shards: int, segments: bool) -> Canvas:
     rows = rows + rows[-1:] * (-(-count // shards) * shards - len(rows))
     tokens = np.full((len(rows), length), fill_id, np.int32)
     editable = np.zeros((len(rows), length), bool)

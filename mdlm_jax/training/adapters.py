@@ -1,30 +1,43 @@
-"""Low-rank adapters in training (`models.lora`): what trains, what stays, and how the two make a network.
+"""Runs in which the network's weights stay as they are: what trains in their place, and how the two make a model.
 
-With ``train.lora_rank`` the network's weights stay as they are, in `TrainState.frozen`. In their place, under the name
-``adapters``, the adapters train, nested as the weights are: moments and moving averages are theirs alone. The average
-is taken of A and of B, not of their product. Every function here takes None for "no adapters", and then all trains.
+The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
+low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
+A and of B, not of their product. With the objective ``joint`` a layer beside the network does (`models.joint`), under
+the name ``joint``. Every function here takes None for a plan, and then all trains.
 """
+
+import dataclasses
 
 import jax
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from mdlm_jax.config import ConfigError, TrainConfig
-from mdlm_jax.models import api, lora
+from mdlm_jax.models import api, joint, lora
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.lora import Lora
 
 STREAM = 2  # of the run's seed, for fresh adapters
 
 
-def of(train: TrainConfig) -> Lora | None:
-    """What ``train.lora_rank``, ``lora_alpha`` and ``lora_targets`` say."""
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """The joint layer trains, beside a network that stays."""
+
+
+Plan = Lora | Beside
+
+
+def of(train: TrainConfig) -> Plan | None:
+    """What ``train.objective``, ``lora_rank``, ``lora_alpha`` and ``lora_targets`` say."""
+    if train.objective.partition(":")[0] == "joint":
+        return Beside()
     if not train.lora_rank:
         return None
     return Lora(train.lora_rank, train.lora_alpha, tuple(map(str.strip, train.lora_targets.split(","))))
 
 
-def split(plan: Lora | None, network: TransformerConfig, weights: dict, key: jax.Array) -> tuple[dict, dict | None]:
+def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax.Array) -> tuple[dict, dict | None]:
     """(what trains, what stays) of fresh ``weights``: what an `Objective` gave, its network among them.
 
     Raises:
@@ -32,35 +45,41 @@ def split(plan: Lora | None, network: TransformerConfig, weights: dict, key: jax
     """
     if plan is None:
         return weights, None
+    others = {name: leaf for name, leaf in weights.items() if name != "network"}
+    if isinstance(plan, Beside):
+        return others, {"network": weights["network"]}
     try:
         fresh = lora.init(plan, network, jax.random.fold_in(key, STREAM))
     except ConfigError as error:
         raise ConfigError(str(error).replace("lora.", "train.lora_", 1)) from None
-    others = {name: leaf for name, leaf in weights.items() if name != "network"}
     return {"adapters": _nested(fresh)} | others, {"network": weights["network"]}
 
 
-def join(plan: Lora | None, trainable: dict, frozen: dict | None) -> dict:
+def join(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     """The weights as an `Objective` takes them, differentiable in ``trainable``."""
     return _joined(plan, trainable, frozen, lora.apply)
 
 
-def merged(plan: Lora | None, trainable: dict, frozen: dict | None) -> dict:
+def merged(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     """The same once and for all, to measure, sample and export."""
     return _joined(plan, trainable, frozen, lora.merge)
 
 
-def shardings(plan: Lora | None, network: TransformerConfig, mesh: Mesh) -> tuple[dict, dict | None]:
+def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh) -> tuple[dict, dict | None]:
     """A ``NamedSharding`` at each leaf of what trains of the network, and of what stays."""
     whole = {"network": api.shardings(network, mesh)}
     if plan is None:
         return whole, None
+    if isinstance(plan, Beside):
+        return {"joint": joint.shardings(network, mesh)}, whole
     return {"adapters": _nested(lora.shardings(plan, network, mesh))}, whole
 
 
 def _joined(plan, trainable, frozen, add) -> dict:
     if plan is None:
         return trainable
+    if isinstance(plan, Beside):
+        return trainable | frozen
     others = {name: leaf for name, leaf in trainable.items() if name != "adapters"}
     pairs = traverse_util.flatten_dict(trainable["adapters"], is_leaf=lambda _, node: set(node) == {"a", "b"}, sep="/")
     return others | {"network": add(plan, frozen["network"], pairs)}

@@ -16,6 +16,7 @@ from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.sharding import whole_parameters
 from mdlm_jax.training.objectives.any_order import AnyOrderObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
@@ -26,6 +27,7 @@ from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 from mdlm_jax.training.objectives.gidd import GiddObjective
+from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
@@ -70,7 +72,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = ("iid", []) if kind in _NOISELESS else _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
         "process": process,
@@ -83,6 +85,8 @@ def build_objective(
     }
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared), notes
+    if kind == "joint":
+        return _joint(train, shared), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
@@ -101,6 +105,22 @@ def build_objective(
     if kind == "levenshtein":
         return _levenshtein(train, shared, *numbers), notes
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
+
+
+def _joint(train: TrainConfig, shared: dict) -> JointObjective:
+    network = shared["network"]
+    blocks = network.block_length if network.attention == "block_causal" else 0
+    return JointObjective(**shared, passes=_passes(train.objective), block_length=blocks)
+
+
+def _passes(objective: str) -> int:
+    return int(parse_spec("train.objective", objective, OBJECTIVES)[1][0])
+
+
+def joint_sampler(objective: str, network: TransformerConfig, weights: dict) -> JointSampler:
+    """The joint layer of a run of ``objective``, joint:PASSES, with what it reads of the network in ``weights``."""
+    scope = "block" if network.attention == "block_causal" else "row"
+    return JointSampler(weights["joint"], weights["network"]["embedding"], network, _passes(objective) + 1, scope)
 
 
 def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
@@ -148,6 +168,8 @@ def build_bound(
     }
     if kind == "genmd4":
         return GenMD4Bound(**shared)
+    if kind == "joint":
+        return _joint(config.train, shared)
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared)
     paired = config.eval.draws % 2 == 0

@@ -238,9 +238,12 @@ def find(path: Path | str) -> Path:
     if _STEP.fullmatch(path.name) or (path / META).exists() or (path / manifest.NAME).exists():
         _require_whole(path)
         return path
+    runs = sorted(folder.parent.name for folder in path.glob("*/checkpoints"))
+    more = ", ..." if len(runs) > 8 else ""
+    among = f"; it is a folder of runs, give one of them: {', '.join(runs[:8])}{more}" if runs else ""
     raise ConfigError(
         f"checkpoint {path}: holds no checkpoint; looked for a step ({META}, {manifest.NAME}), for steps named like "
-        f"00000500, and for such steps in checkpoints/"
+        f"00000500, and for such steps in checkpoints/{among}"
     )
 
 

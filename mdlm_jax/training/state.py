@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mdlm_jax.models.lora import Lora
 from mdlm_jax.models.sharding import replicated
 from mdlm_jax.training import adapters
 from mdlm_jax.training.objectives.base import Objective
@@ -19,7 +18,7 @@ class TrainState:
     """Everything a step changes, and what it only reads.
 
     ``step``, the number of steps done, also says where the data and the noise are. ``frozen`` are the network's weights
-    where adapters train (`adapters`), else None.
+    where something else trains (`adapters`), else None.
     """
 
     step: jax.Array
@@ -31,28 +30,29 @@ class TrainState:
 
 def init_state(
     objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, key: jax.Array,
-    lora: Lora | None = None,
+    plan: adapters.Plan | None = None,
 ) -> TrainState:
     """Fresh parameters, zero moments, and the average equal to the parameters."""
-    trainable, frozen = adapters.split(lora, objective.network, objective.init(key), key)
+    trainable, frozen = adapters.split(plan, objective.network, objective.init(key), key)
     ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), ema, frozen)
 
 
 def state_shardings(
-    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh, lora: Lora | None = None
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh,
+    plan: adapters.Plan | None = None,
 ) -> TrainState:
     """A `NamedSharding` at each leaf: weights by their logical axes, moments and average like their weights."""
-    return _layout(_shapes(objective, optimizer, use_ema, lora), objective, mesh, lora)
+    return _layout(_shapes(objective, optimizer, use_ema, plan), objective, mesh, plan)
 
 
-def _shapes(objective, optimizer: optax.GradientTransformation, use_ema: bool, lora: Lora | None) -> TrainState:
-    return jax.eval_shape(lambda: init_state(objective, optimizer, use_ema, jax.random.key(0), lora))
+def _shapes(objective, optimizer: optax.GradientTransformation, use_ema: bool, plan) -> TrainState:
+    return jax.eval_shape(lambda: init_state(objective, optimizer, use_ema, jax.random.key(0), plan))
 
 
-def _layout(shapes: TrainState, objective: Objective, mesh: Mesh, lora: Lora | None) -> TrainState:
+def _layout(shapes: TrainState, objective: Objective, mesh: Mesh, plan: adapters.Plan | None) -> TrainState:
     whole = replicated(mesh)
-    network, frozen = adapters.shardings(lora, objective.network, mesh)
+    network, frozen = adapters.shardings(plan, objective.network, mesh)
     weights = jax.tree.map(lambda _: whole, shapes.trainable) | network
     moments = _like_their_weights(shapes.optimizer, shapes.trainable, weights, whole)
     return TrainState(whole, weights, moments, None if shapes.ema is None else weights, frozen)
@@ -84,20 +84,21 @@ def _keys(path) -> tuple[str, ...]:
 
 def sharded_init(
     objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh, seed: int,
-    lora: Lora | None = None,
+    plan: adapters.Plan | None = None,
 ) -> TrainState:
     """`init_state` compiled so that each device makes only its own part."""
     make = jax.jit(
-        lambda: init_state(objective, optimizer, use_ema, jax.random.key(seed), lora),
-        out_shardings=state_shardings(objective, optimizer, use_ema, mesh, lora),
+        lambda: init_state(objective, optimizer, use_ema, jax.random.key(seed), plan),
+        out_shardings=state_shardings(objective, optimizer, use_ema, mesh, plan),
     )
     return make()
 
 
 def abstract_state(
-    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh, lora: Lora | None = None
+    objective: Objective, optimizer: optax.GradientTransformation, use_ema: bool, mesh: Mesh,
+    plan: adapters.Plan | None = None,
 ) -> TrainState:
     """``ShapeDtypeStruct``s with shardings: the target of a checkpoint restore."""
-    shapes = _shapes(objective, optimizer, use_ema, lora)
+    shapes = _shapes(objective, optimizer, use_ema, plan)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                        _layout(shapes, objective, mesh, lora))
+                        _layout(shapes, objective, mesh, plan))

@@ -59,12 +59,12 @@ def make_train_step(
 
 def _accumulate(objective: Objective, state: TrainState, batch: dict, key: jax.Array, train: TrainConfig):
     """Summed gradients, totals, routers' sums and sums by noise level over the microbatches, one after the other."""
-    microbatches, lora = train.microbatches, adapters.of(train)
+    microbatches, plan = train.microbatches, adapters.of(train)
     total_rows = batch["tokens"].shape[0]
 
     def one(piece, rows) -> tuple[dict, LossTotals, RouterStats | None, jax.Array | None]:
         def summed(trainable):
-            weights = adapters.join(lora, stop_frozen(train, trainable), state.frozen)
+            weights = adapters.join(plan, stop_frozen(train, trainable), state.frozen)
             parts = objective.loss(weights, piece, key, rows, total_rows)
             parts = parts.per_answer() if train.per_answer else parts
             return parts.objective(), (parts.totals(), parts.router, objective.by_level(parts, key, rows, total_rows))

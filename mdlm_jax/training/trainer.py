@@ -127,8 +127,8 @@ class Trainer:
 
     def _restore_or_init(self, optimizer) -> TrainState:
         use_ema = self.train.ema_decay > 0
-        lora = adapters.of(self.train)
-        restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh, lora))
+        plan = adapters.of(self.train)
+        restored = self.checkpoints.restore(abstract_state(self.objective, optimizer, use_ema, self.mesh, plan))
         if restored is None:
             self._refuse_damaged()
             return self._fresh(optimizer, use_ema)
@@ -142,11 +142,11 @@ class Trainer:
         return restored.tree
 
     def _fresh(self, optimizer, use_ema: bool) -> TrainState:
-        lora = adapters.of(self.train)
-        state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed, lora)
+        plan = adapters.of(self.train)
+        state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed, plan)
         if self.start_from is None:
             return state
-        if lora:
+        if plan:
             return dataclasses.replace(state, frozen={"network": self.start_from()})
         trainable = state.trainable | {"network": self.start_from()}
         ema = jax.tree.map(jnp.copy, trainable) if use_ema else None

@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 from mdlm_jax.data.languages.copy import Copy
 from mdlm_jax.data.languages.drift import Drift
+from mdlm_jax.data.languages.enumerated import Enumerated
 from mdlm_jax.data.languages.hidden_markov import HiddenMarkov
 from mdlm_jax.data.languages.markov import MarkovChain
 
@@ -26,6 +27,12 @@ CASES = {
     "copy-shortest": (Copy.random(3, noise=0.3), 2),
     "drift": (Drift.random(tau=0.4, vocab=3, seed=5), 4),
     "drift-end": (Drift(ZEROS, MarkovChain.random(3, 6), 0.0), 4),
+    "ring": (HiddenMarkov.ring(3, 1, stay=0.2), 5),
+    "pairs": (Copy.pairs(3, noise=0.1), 4),
+    "shuffle": (Enumerated.shuffle(4), 4),
+    "replace": (Enumerated.replace(6), 6),
+    "parity": (Enumerated.parity(5), 5),
+    "unlike": (Enumerated([[0, 1, 2], [2, 1, 0], [2, 2, 2]], [0.5, 0.3, 0.2], 3), 3),
 }
 cases = pytest.mark.parametrize("language,length", CASES.values(), ids=CASES.keys())
 
@@ -46,6 +53,8 @@ def slow_prob(language, row):
         a, b, t = language.start, language.end, language.tau
         transition = (1 - t) * a.transition + t * b.transition
         return chain_prob((1 - t) * a.initial + t * b.initial, transition, row)
+    if isinstance(language, Enumerated):
+        return sum(p for known, p in zip(language.rows, language.law, strict=True) if known.tolist() == row)
     if isinstance(language, HiddenMarkov):
         paths = itertools.product(range(len(language.initial)), repeat=len(row))
         return sum(

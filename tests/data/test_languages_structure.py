@@ -2,6 +2,7 @@
 
 import decimal
 import itertools
+import math
 import subprocess
 import sys
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.data.languages.base import entropy_of
 from mdlm_jax.data.languages.chain import log_matmul, stationary
 from mdlm_jax.data.languages.copy import Copy
 from mdlm_jax.data.languages.drift import Drift
+from mdlm_jax.data.languages.enumerated import Enumerated
 from mdlm_jax.data.languages.hidden_markov import HiddenMarkov
 from mdlm_jax.data.languages.markov import MarkovChain
-from mdlm_jax.data.languages.registry import LANGUAGES, make
+from mdlm_jax.data.languages.registry import make
 
 PINNED = {"copy": 321.901269, "drift": 522.385853, "hmm": -989.533975}
 
@@ -126,6 +129,52 @@ def test_conditionals_of_one_hidden_token_at_length_1024(name):
         np.testing.assert_allclose(np.exp(got[0, i]), expected / expected.sum(), rtol=1e-8, atol=1e-15)
 
 
+def total_correlation(language, length):
+    """sum_i H(x_i) - H(x) in nats, from the conditionals given nothing."""
+    nothing = language.conditional_log_probs(np.zeros((1, length), np.int64), np.zeros((1, length), bool))[0]
+    return entropy_of(np.exp(nothing)).sum() - language.entropy(length).value
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("shuffle", 6 * math.log(6) - math.log(720)), ("shuffle:size=3", 3 * math.log(3) - math.log(6)),
+    ("replace", 7 * math.log(8 / 7)), ("replace:size=500", 1.0),
+    ("parity", math.log(2)), ("parity:size=2", math.log(2)),
+    ("latin", 16 * math.log(4) - math.log(576)), ("sudoku", 16 * math.log(4) - math.log(288)),
+])
+def test_what_tokens_drawn_at_once_lose(name, expected):
+    language = make(name)
+    assert total_correlation(language, language.length) == pytest.approx(expected, rel=2e-3 if "500" in name else 1e-9)
+
+
+def test_squares_obey_their_rules_and_are_all_of_them():
+    """Counts known from the literature; the rules are asked again, in another way: sums of powers of two."""
+    for name, count in (("latin", 576), ("sudoku", 288)):
+        squares = make(name).rows.reshape(-1, 4, 4)
+        assert len(squares) == count
+        for axis in (1, 2):
+            assert ((1 << squares).sum(axis) == 15).all()
+        boxes = (1 << squares).reshape(-1, 2, 2, 2, 2).sum((2, 4))
+        assert (boxes == 15).all() == (name == "sudoku")
+
+
+def test_a_language_of_one_length_has_no_other():
+    with pytest.raises(ConfigError, match="length=7: rows of this language have 6 tokens"):
+        make("shuffle").sample(np.random.default_rng(0), 2, 7)
+    with pytest.raises(ValueError, match="rows of 7 tokens; this language's have 6"):
+        make("shuffle").log_prob(np.zeros((1, 7), np.int64))
+    with pytest.raises(ValueError, match="must be distinct"):
+        Enumerated([[0, 1], [0, 1]], [0.5, 0.5], 2)
+
+
+def test_the_ring_is_known_from_one_token():
+    """Its entropy a step, in closed form: the step itself and the symbol."""
+    language, length = make("ring"), 12
+    step = -0.05 * math.log(0.05) - 0.95 * math.log(0.95)
+    expected = math.log(4) + length * math.log(2) + (length - 1) * step
+    found = language.entropy(length)
+    assert abs(found.value - expected) < 5 * found.stderr
+
+
 def test_drift_moves_between_its_ends():
     language = Drift.random(vocab=3, seed=1)
     for tau, end in ((0.0, language.start), (1.0, language.end)):
@@ -168,7 +217,8 @@ def test_names_make_what_they_say():
     assert make("copy:noise=0.25").noise == 0.25
     stream = make("drift:first=0.25,last=0.5,rows=9,vocab=5")
     assert (stream.first, stream.last, stream.num_rows, stream.vocab_size) == (0.25, 0.5, 9, 5)
-    for name in set(LANGUAGES) - {"drift"}:
+    assert make("replace:size=9").length == 9 and make("pairs:noise=0.2").noise == 0.2
+    for name in ("hmm", "copy"):
         rows = make(name).sample(np.random.default_rng(0), 4, 32)
         np.testing.assert_array_equal(make(name).log_prob(rows), make(name).log_prob(rows))
         assert (make(name).log_prob(rows) > make(f"{name}:seed=1").log_prob(rows)).all()
@@ -184,7 +234,11 @@ def test_a_name_means_the_same_law_on_every_machine():
 @pytest.mark.parametrize(
     "name,message",
     [
-        ("latin", "'latin' is unknown; choose one of hmm, copy, drift"),
+        ("greek", "'greek' is unknown; choose one of hmm, copy, drift"),
+        ("shuffle:size=9", "size=9: must lie in [2, 8]"),
+        ("parity:size=1", "size=1: must lie in [2, 16]"),
+        ("pairs:vocab=1", "vocab=1: needs at least 2 symbols"),
+        ("ring:stay=1", "stay=1.0: needs at least 2 states"),
         ("", "choose one of hmm, copy, drift"),
         ("hmm:symbols=3", "'symbols=3' is not a setting of hmm; its settings are states=16, vocab=16"),
         ("hmm:states=8,states=9", "states is given twice"),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import mdlm_jax.sampling
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.sampling.adjust import Adjust
+from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.block_threshold import BlockThreshold
 from mdlm_jax.sampling.confidence import ByConfidence
@@ -29,6 +31,7 @@ from mdlm_jax.sampling.remdm import ReMDM, ReMDMCap, ReMDMConf, ReMDMLoop, ReMDM
 from mdlm_jax.sampling.threshold import Factor, Threshold
 
 BASES = {ReMDM, ByConfidence}  # that are no decoders themselves
+WITH_LAYER = {AdjustVerified}  # that need a joint layer of the network's width: see test_adjust_verified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,7 @@ CASES = {
     "dream_topk_margin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="topk_margin")),
     "dream_entropy": Case(lambda v, m: Dream(m, temperature=1.0), options=BLOCKS, numbers=TEMPERATURE),
     "dream_entropy_noisy": Case(lambda v, m: Dream(m, temperature=0.7, alg_temp=0.5), numbers={"alg_temp": (0.0, 2.0)}),
+    "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
     "dream_threshold": Case(lambda v, m: Dream(m, algorithm="confidence_threshold", threshold=0.6), steps=12),
 }
 
@@ -121,7 +125,7 @@ def decoders() -> set[type]:
     while new:
         new = {child for parent in new for child in parent.__subclasses__()} - found
         found |= {child for child in new if child.__module__.startswith("mdlm_jax.")}
-    return found - BASES
+    return found - BASES - WITH_LAYER
 
 
 def scorable() -> list[str]:

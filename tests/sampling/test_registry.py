@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.sampling import registry
 
 PROCESS = Process(5, 4)
@@ -18,13 +19,14 @@ def test_an_entry_is_what_the_class_says(name):
     module, cls, preset = registry.DECODERS[name]
     fields = dataclasses.fields(getattr(importlib.import_module(f"mdlm_jax.sampling.{module}"), cls))
     entry = registry.entries()[name]
-    settable = {f.name: f.default for f in fields if f.name not in ("process", "mask_id", "head_budget")} | preset
+    given = ("process", "mask_id", "joint", "head_budget")
+    settable = {f.name: f.default for f in fields if f.name not in given} | preset
     assert entry.numbers.keys() == settable.keys()
     for field, number in entry.numbers.items():
         assert number.default in (settable[field], None), field
         assert number.help and isinstance(settable[field], (number.kind, type(None))), field
     assert len(entry.help) > 20 and "\n" not in entry.help
-    assert registry.make(name, process=PROCESS, numbers={}).mask_id == 4
+    assert registry.make(name, process=PROCESS, numbers={}, joint=JointSampler({}, None, None, 4)).mask_id == 4
 
 
 def test_a_table_without_jax():

@@ -36,6 +36,13 @@ def test_every_row_is_in_one_batch_as_it_was():
     assert sorted(seen) == list(range(11)) and lengths == sorted(lengths)
 
 
+def test_no_batch_is_larger_than_asked():
+    rows = [row(8, 4, i) for i in range(31)]
+    sizes = [canvas.shape[0] for _, canvas in batches(rows, 9, batch_size=12)]
+    assert sizes == [12, 12, 8]  # seven rows in a power of two
+    assert [canvas.shape[0] for _, canvas in batches(rows, 9, batch_size=12, shards=8)] == [16, 16, 8]
+
+
 def test_row_ids_up_to_the_last():
     (_, canvas), = batches([row(4, 2, 2**32 - 1)], 9, batch_size=1, segments=False)
     assert int(canvas.row_ids[0]) == -1 and canvas.segment is None

@@ -299,6 +299,8 @@ def test_find_takes_a_workdir_its_checkpoints_or_one_step(copy):
     (copy.parent / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         checkpoints.find(copy.parent / "empty")
+    with pytest.raises(ConfigError, match=f"it is a folder of runs, give one of them: {copy.parent.name}$"):
+        checkpoints.find(copy.parent.parent)
 
 
 def test_keep_must_be_positive(tmp_path):

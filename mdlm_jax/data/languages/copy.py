@@ -38,6 +38,14 @@ class Copy:
         source = MarkovChain.random(vocab, seed, concentration)
         return cls(source, np.random.default_rng((seed, 1)).permutation(vocab), noise)
 
+    @classmethod
+    def pairs(cls, vocab: int = 8, noise: float = 0.05) -> "Copy":
+        """Uniform symbols and their noisy copies: nothing but pairs half a row apart. ConfigError if impossible."""
+        if vocab < 2:
+            raise ConfigError(f"vocab={vocab}: needs at least 2 symbols")
+        source = MarkovChain(np.full(vocab, 1 / vocab), np.full((vocab, vocab), 1 / vocab))
+        return cls(source, np.arange(vocab), noise)
+
     @property
     def vocab_size(self) -> int:
         return self.source.vocab_size

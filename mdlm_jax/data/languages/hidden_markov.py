@@ -49,6 +49,18 @@ class HiddenMarkov:
         emission = base.random_laws(rng, states, vocab, concentration)
         return cls(chain.stationary(transition), transition, emission)
 
+    @classmethod
+    def ring(cls, states: int = 4, symbols: int = 2, stay: float = 0.05) -> "HiddenMarkov":
+        """States in a circle that step on with probability 1 - stay, each with ``symbols`` of its own, alike.
+
+        Where the row stands is known from one token; when it stood still, from two. ConfigError if impossible.
+        """
+        if states < 2 or symbols < 1 or not 0 < stay < 1:
+            raise ConfigError(f"states={states}, symbols={symbols}, stay={stay}: needs at least 2 states of at least 1 "
+                              "symbol, and stay within (0, 1)")
+        transition = stay * np.eye(states) + (1 - stay) * np.roll(np.eye(states), 1, axis=1)
+        return cls(np.full(states, 1 / states), transition, np.repeat(np.eye(states), symbols, axis=1) / symbols)
+
     @property
     def vocab_size(self) -> int:
         return self.emission.shape[1]

@@ -8,12 +8,20 @@ from mdlm_jax.config import ConfigError
 from mdlm_jax.data.languages.base import Language
 from mdlm_jax.data.languages.copy import Copy
 from mdlm_jax.data.languages.drift import DriftStream
+from mdlm_jax.data.languages.enumerated import Enumerated
 from mdlm_jax.data.languages.hidden_markov import HiddenMarkov
 
 LANGUAGES: dict[str, Callable[..., Language | DriftStream]] = {
     "hmm": HiddenMarkov.random,
     "copy": Copy.random,
     "drift": DriftStream.random,
+    "ring": HiddenMarkov.ring,
+    "pairs": Copy.pairs,
+    "shuffle": Enumerated.shuffle,
+    "replace": Enumerated.replace,
+    "parity": Enumerated.parity,
+    "latin": Enumerated.latin,
+    "sudoku": Enumerated.sudoku,
 }
 
 

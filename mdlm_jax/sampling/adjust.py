@@ -1,0 +1,145 @@
+"""ADJUST (arXiv 2509.22738): several tokens a forward, each from a law that knows the ones just written.
+
+`models.joint` is the small layer that tells the network's hidden states so.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.models.joint import JointSampler
+from mdlm_jax.sampling.confidence import drawn_law
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, check, decoder, static, take_best
+
+
+class _Written(NamedTuple):
+    """What a step has written so far.
+
+    tokens: [B, W] of the window. hidden: [B, W, D]. write: [B, W] bool. log_prob: [B, W]. spent: [B] nats, the sum of
+    the entropies that were drawn from. going: [B] bool. passes: [] int32, tokens drawn, or passed over, in a row.
+    """
+
+    tokens: jax.Array
+    hidden: jax.Array
+    write: jax.Array
+    log_prob: jax.Array
+    spent: jax.Array
+    going: jax.Array
+    passes: jax.Array
+
+
+@decoder
+class Adjust(Decoder):
+    """Draws K tokens a forward one after the other: at the mask of the least entropy, then the joint layer
+    tells every position what was written, then the next.
+
+    Entropies are those of the law that is drawn from (temperature, nucleus, top k), as it stands after the tokens so
+    far, so that positions depend on the canvas alone. 1 token a forward is the network's own one-by-one decoding.
+
+    Attributes:
+      joint: the joint layer's weights, with the network's table.
+      tokens: K, tokens a forward; K - 1 passes of the layer. 0: as many as the layer was trained for, 1 without one.
+      max_entropy: stop before a token whose entropy, in nats, is above this one; the first of a forward is always
+        written. The largest number: never.
+      budget: stop before the entropies of the forward's tokens, the first left out, add up to more than so many nats.
+      beyond: allow more tokens a forward than the layer was trained for.
+    """
+
+    joint: JointSampler | None = None
+    mask_id: int = static(0)
+    tokens: int = static(0)
+    max_entropy: float = float("inf")
+    budget: float = float("inf")
+    beyond: bool = static(False)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = static(0)
+    head_budget: int = static(1 << 22)
+
+    scorable = True
+    reads_steps = False
+
+    def __post_init__(self):
+        self._check_law()
+        check("tokens", self.tokens, lambda k: k >= 0, "must be at least 1 token a forward, or 0 for the layer's own")
+        for name in ("max_entropy", "budget"):
+            check(name, getattr(self, name), lambda x: x >= 0, "must be 0 or positive, in nats")
+        if self.each == 1:
+            return
+        if self.joint is None:
+            raise ValueError(f"tokens={self.tokens}: needs a joint layer that was trained for this network; load a run "
+                             "of train.objective=joint:3, or draw 1 token a forward")
+        if self.tokens > self.joint.most and not self.beyond:
+            raise ValueError(f"tokens={self.tokens}: the joint layer was trained for at most {self.joint.most} tokens "
+                             "a forward, and more go wrong; lower it, train a deeper one, or set beyond=True")
+
+    @property
+    def each(self) -> int:
+        """K."""
+        return self.tokens or (1 if self.joint is None else self.joint.most)
+
+    @property
+    def reach(self) -> int:
+        return 0 if self.each > 1 and self.joint.scope == "row" else 1
+
+    def check(self, call: Plan) -> None:
+        if call.guidance and self.each > 1:
+            raise ValueError(f"guidance={call.guidance}: the joint layer reads one network's hidden states, and "
+                             "guidance has two; leave it at 0")
+        if self.each > 1 and self.joint.scope == "row" and call.cache != "none":
+            raise ValueError(f"cache={call.cache!r}: this joint layer sees whole rows, and windows beside a cache have "
+                             "hidden states of a block alone; use cache='none', or train one with scope block")
+
+    def law(self) -> dict[str, Any]:
+        return drawn_law(self)
+
+    def limit(self, steps: jax.Array, block_length: int) -> int:
+        del steps
+        return block_length
+
+    def one_by_one(self) -> "Adjust":
+        return dataclasses.replace(self, tokens=1)
+
+    def update(self, prediction: Prediction, look: Look, state) -> tuple[Move, Any]:
+        rows = look.tokens.shape[0]
+        begin = _Written(
+            look.tokens, prediction.hidden, jnp.zeros(look.tokens.shape, bool),
+            jnp.zeros(look.tokens.shape, jnp.float32), jnp.full((rows,), -jnp.inf), jnp.ones((rows,), bool),
+            jnp.int32(0),
+        )
+        found = self._reveal(prediction, look, begin)
+        if self.each > 1:
+            found = jax.lax.while_loop(
+                lambda now: (now.passes < self.each) & now.going.any(),
+                lambda now: self._reveal(prediction, look, self._told(look, now)),
+                found,
+            )
+        return Move(found.write, found.tokens, log_prob=found.log_prob), state
+
+    def _reveal(self, prediction: Prediction, look: Look, now: _Written) -> _Written:
+        """One token more of every row that goes on."""
+        masked = look.masked & look.inside & ~now.write
+        drawn = self.draw(dataclasses.replace(prediction, hidden=now.hidden), look, ("sample", "entropy"), where=masked)
+        place = take_best(-drawn.entropy, masked, jnp.ones(masked.shape[:1], jnp.int32))
+        entropy = jnp.where(place, drawn.entropy, 0.0).sum(1)
+        first = jnp.isneginf(now.spent)
+        spent = jnp.where(first, 0.0, now.spent + entropy)
+        going = now.going & masked.any(1) & (first | ((entropy <= self.max_entropy) & (spent <= self.budget)))
+        place = place & going[:, None]
+        log_prob = now.log_prob if drawn.law_log_prob is None else jnp.where(place, drawn.law_log_prob, now.log_prob)
+        return now._replace(tokens=jnp.where(place, drawn.sample, now.tokens), write=now.write | place,
+                            log_prob=log_prob, spent=spent, going=going, passes=now.passes + 1)
+
+    def _told(self, look: Look, now: _Written) -> _Written:
+        return now._replace(hidden=self.told(look, now.tokens, now.hidden))
+
+    def told(self, look: Look, tokens: jax.Array, hidden: jax.Array) -> jax.Array:
+        """The hidden states after a pass of the joint layer over the window's tokens."""
+        segment = look.index < look.canvas.shape[1]  # a window may reach beyond the end
+        if look.canvas.segment is not None:
+            index = jnp.minimum(look.index, look.canvas.shape[1] - 1)
+            segment = segment * jnp.take_along_axis(look.canvas.segment, index, axis=1)
+        return self.joint.step(tokens, hidden, attention_mask=segment, positions=look.place)

@@ -1,0 +1,116 @@
+"""ADJUST's joint layer (arXiv 2509.22738): what a frozen network would say after each further token, told by one layer.
+
+A row of training data is a trajectory: the tokens that the network itself wrote, one a forward, and the rank of each in
+the order of writing. State j of it shows the tokens of rank below j. From a state s drawn uniformly, the layer
+(`models.joint`) is told of k further tokens, one pass each, and the loss is
+
+    sum over positions still masked in state s + k of  KL(network at state s + k || layer after k passes),
+
+over the number of tokens that were written,
+the chain rule's share of KL(p_one-by-one || p_joint) in one draw. Depths k = 1..S have the probabilities
+softmax(2^0, 2^-1, ..., 2^{1-S}), as in the published code.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdlm_jax.core.loss_parts import LossParts
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.data.trajectories import NEVER
+from mdlm_jax.models import flops, joint
+from mdlm_jax.training.objectives.base import NOISE, SECOND, Objective, scored
+
+
+@dataclasses.dataclass(frozen=True)
+class JointObjective(Objective):
+    """Trains the joint layer; the network's weights stay as they are.
+
+    The batch also holds ``rank`` [B, L] int32, see `data.trajectories`: negative for what was given, `NEVER` for what
+    was never written.
+
+    Attributes:
+      passes: S, the most passes that are unrolled; tokens a forward may then be S + 1.
+      block_length: the layer sees the block of so many tokens that is being written alone, as beside a cache; 0: the
+        whole row.
+    """
+
+    coupling: str = "iid"
+    passes: int = 3
+    block_length: int = 0
+
+    one_level = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.passes < 1:
+            raise ValueError(f"passes={self.passes}: must be at least 1")
+        if self.network.attention not in ("bidirectional", "block_causal"):
+            raise ValueError(f"network.attention={self.network.attention!r}: a joint layer is for networks that fill "
+                             "in masks, bidirectional or block_causal")
+
+    def init(self, key: jax.Array) -> dict:
+        return super().init(key) | {"joint": joint.init(self.network, jax.random.fold_in(key, 1))}
+
+    def train_flops(self, rows: int, length: int) -> int:
+        """Two forwards of the network, and the passes with their gradient; the head thrice, once forward and twice
+        back."""
+        layer = flops.train_flops(joint.layer_config(self.network), rows * length, length, rows * length)
+        return 2 * flops.train_flops(self.network, rows * length, length, rows * length) // 3 + self.passes * layer
+
+    def depths(self) -> np.ndarray:
+        """[S], the probabilities of k = 1..S."""
+        weights = np.exp(0.5 ** np.arange(self.passes))
+        return weights / weights.sum()
+
+    def loss_at(self, trainable, batch, key, rows, u):
+        del u
+        first, depth = self.window(batch["rank"], key, rows)
+        prediction, target, masked = self.unrolled(trainable, batch, first, depth, key, rows)
+        kl = self.reduce(prediction, teacher=target).kl
+        return LossParts.of(scored(batch), joint=jnp.where(masked & (depth > 0)[:, None], kl, 0.0))
+
+    def window(self, rank: jax.Array, key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B] each: the state to begin with, and the passes from it, so few that a mask is left: of the block, where
+        there are blocks."""
+        keys, rank = self.noise_keys(key, rows, NOISE), jnp.where(rank < NEVER, rank, -1)
+        ends = jnp.maximum(rank.max(1), 0)
+        first = jax.vmap(lambda key, end: jax.random.randint(key, (), 0, end + 1))(keys, ends)
+        if self.block_length:
+            ends = jnp.where(self._now(rank, first), rank, 0).max(1)
+        keys, law = self.noise_keys(key, rows, SECOND), jnp.asarray(self.depths())
+        depth = 1 + jax.vmap(lambda key: jax.random.choice(key, self.passes, p=law))(keys)
+        return first, jnp.minimum(depth, ends - first)
+
+    def unrolled(self, trainable, batch, first, depth, key, rows):
+        """The layer's prediction after ``depth`` [B] passes from state ``first`` [B], the network's own there, and what
+        is still masked, [B, L] bool."""
+        rank, frozen = batch["rank"], jax.lax.stop_gradient({"network": trainable["network"]})
+        base = jax.lax.stop_gradient(self.denoise(frozen, batch, self._state(batch, first), None, key, rows))
+        segment = batch["attention_mask"]
+        if self.block_length:
+            now = self._now(rank, first)
+            segment = jnp.where(now, segment, 0)
+        hidden = found = base.hidden
+        for j in range(1, self.passes + 1):
+            tokens = self._state(batch, first + jnp.minimum(j, depth))
+            hidden = joint.step(self.network, trainable["joint"], frozen["network"]["embedding"], tokens, hidden,
+                                attention_mask=segment, positions=batch["positions"])
+            found = jnp.where((depth == j)[:, None, None], hidden, found)
+        target = self.denoise(frozen, batch, self._state(batch, first + depth), None, key, rows)
+        masked = rank >= (first + depth)[:, None]
+        if self.block_length:
+            masked = masked & now
+        return Prediction(found, base.head), jax.lax.stop_gradient(target), masked
+
+    def _state(self, batch: dict, number: jax.Array) -> jax.Array:
+        """[B, L]: the tokens of rank below ``number`` [B], masks elsewhere."""
+        tokens = batch["tokens"]
+        return jnp.where(batch["rank"] >= number[:, None], jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
+
+    def _now(self, rank: jax.Array, first: jax.Array) -> jax.Array:
+        """[B, L] bool: the block in which the token of rank ``first`` [B] stands."""
+        block = jnp.arange(rank.shape[1]) // self.block_length
+        return block == jnp.where(rank == first[:, None], block, -1).max(1, keepdims=True)

@@ -1,0 +1,85 @@
+"""Drafts that are checked: the law is that of one token a forward, in fewer forwards."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from mdlm_jax.models import joint
+from mdlm_jax.models.denoise import Denoiser
+from mdlm_jax.sampling.adjust_verified import AdjustVerified
+from mdlm_jax.sampling.canvas import Canvas
+from mdlm_jax.sampling.loop import decode
+from tests.sampling.test_adjust import EVERYTHING, LAYER, LENGTH, MASK, NETWORK, PARAMS, ZERO, V, masks, rule, scores
+
+ROWS = 20_000
+
+
+def verified(tokens, layer=LAYER, **fields):
+    return AdjustVerified(joint.JointSampler(layer, PARAMS["embedding"], NETWORK, 8, "row"), MASK, tokens, **fields)
+
+
+@pytest.mark.parametrize(("tokens", "layer", "temperature"), [(1, LAYER, 1.0), (3, LAYER, 1.0), (3, ZERO, 0.7)])
+def test_the_law_is_that_of_one_token_a_forward(tokens, layer, temperature):
+    """Chi-square of 20,000 rows against the exact law; cells expected less than 5 times are pooled."""
+    law = np.exp(scores(rule(1, temperature=temperature), EVERYTHING).astype(np.float64))
+    found = decode(Denoiser(NETWORK), PARAMS, masks(ROWS), verified(tokens, layer, temperature=temperature), seed=11)
+    drawn = np.asarray(found.tokens)
+    counts = np.bincount(np.ravel_multi_index(tuple(drawn.T), (V,) * LENGTH), minlength=len(law))
+    expected, rare = ROWS * law / law.sum(), ROWS * law < 5
+    seen = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    assert chi2.sf(((seen - wanted) ** 2 / wanted).sum(), len(seen) - 1) > 1e-3
+    forwards = np.asarray(found.forwards)
+    assert -(-LENGTH // (tokens + 1)) <= forwards.min() and forwards.max() <= LENGTH and forwards.mean() < LENGTH - 0.3
+
+
+def test_at_temperature_0_a_row_is_the_greedy_one_whatever_is_drafted():
+    greedy = np.asarray(decode(Denoiser(NETWORK), PARAMS, masks(1), rule(1, temperature=0.0)).tokens)
+    for tokens in (1, 2, 4):
+        found = decode(Denoiser(NETWORK), PARAMS, masks(1), verified(tokens, temperature=0.0))
+        np.testing.assert_array_equal(found.tokens, greedy)
+        assert int(found.forwards[0]) <= LENGTH
+
+
+def test_prompts_stay_and_a_row_does_not_see_its_batch():
+    tokens = np.full((3, 8), MASK, np.int32)
+    tokens[0, :2], tokens[1, :1] = [2, 0], [1]
+    segment = np.where(np.arange(8) < np.array([[6], [8], [8]]), 1, 0)
+    editable = (tokens == MASK) & (segment > 0)
+    together = Canvas(*(jnp.asarray(x) for x in (tokens, editable, np.arange(3), [2, 1, 0], segment)))
+    found = np.asarray(decode(Denoiser(NETWORK), PARAMS, together, verified(3), seed=7).tokens)
+    assert (found[~editable] == tokens[~editable]).all() and (found[editable] != MASK).all()
+    for row, length in ((0, 6), (1, 8)):
+        alone = Canvas(*(jnp.asarray(x[row : row + 1, :length]) for x in (tokens, editable)), jnp.array([row]),
+                       together.start[row : row + 1])
+        np.testing.assert_array_equal(decode(Denoiser(NETWORK), PARAMS, alone, verified(3), seed=7).tokens[0],
+                                      found[row, :length])
+
+
+def test_every_token_is_written_by_one_step():
+    found = decode(Denoiser(NETWORK), PARAMS, masks(64), verified(3), seed=2, trace=True)
+    for before, after in itertools.pairwise(found.trace):
+        fresh = (before == MASK) & (after != MASK)
+        assert (fresh.sum(1) <= 4).all() and (after[before != MASK] == before[before != MASK]).all()
+    assert (np.asarray(found.order) >= 0).all()
+
+
+@pytest.mark.parametrize(("fields", "options", "said"), [
+    ({"tokens": 8}, {}, "tokens=8: the joint layer was trained for at most 7 drafts behind a token"),
+    ({"tokens": 2}, {"guidance": 1.0}, "guidance=1.0: "),
+    ({"tokens": 2}, {"block_length": 5, "cache": "dual"}, "cache='dual': "),
+    ({"tokens": 2}, {"forced": jnp.zeros((1, LENGTH), jnp.int32)}, "forced: AdjustVerified"),
+])
+def test_mistakes_are_named(fields, options, said):
+    with pytest.raises(ValueError, match=said):
+        decode(Denoiser(NETWORK), PARAMS, masks(1), verified(**fields), **options)
+    with pytest.raises(ValueError, match="joint=None: needs a joint layer"):
+        AdjustVerified(mask_id=MASK)
+
+
+def test_its_one_by_one_rule_is_the_plain_one():
+    plain = verified(3).one_by_one()
+    assert type(plain).__name__ == "Adjust" and plain.each == 1

@@ -1,0 +1,125 @@
+"""ADJUST's objective against plain Python, and what of it trains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdlm_jax.core.process import Process
+from mdlm_jax.data.trajectories import GIVEN, NEVER, PADDING
+from mdlm_jax.models import api, joint
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.training.objectives.joint import JointObjective
+
+V, MASK, LENGTH = 5, 5, 8
+NETWORK = TransformerConfig(V + 1, V + 1, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=24)
+OBJECTIVE = JointObjective(NETWORK, Process(V + 1, MASK), passes=3)
+KEY = jax.random.key(3)
+
+
+def weights(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), jnp.float32), tree)
+
+
+TRAINED = {"network": weights(api.abstract(NETWORK), 0), "joint": weights(joint.abstract(NETWORK), 1)}
+
+
+def batch(rank):
+    rank = np.array(rank, np.int32)
+    written = (rank >= 0) & (rank < NEVER)
+    tokens = np.random.default_rng(5).integers(0, V, rank.shape).astype(np.int32)
+    return {name: jnp.asarray(value) for name, value in {
+        "tokens": tokens, "rank": rank, "attention_mask": (rank != PADDING).astype(np.int32),
+        "positions": np.broadcast_to(np.arange(rank.shape[1]), rank.shape), "noise_mask": written,
+        "loss_mask": written}.items()}
+
+
+RANKS = [[3, 1, 0, 2, 7, 5, 6, 4], [GIVEN, GIVEN, 0, 2, 1, 3, PADDING, PADDING], [GIVEN, 1, 0, 2, NEVER, 3, NEVER, 4]]
+
+
+def log_probs(hidden):
+    logits = np.array(hidden @ TRAINED["network"]["head"], np.float64)
+    logits[..., MASK] = -np.inf
+    return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+
+
+def plain(data, row, first, depth):
+    """sum over the masks left of KL(network || layer), for one row."""
+    one = {name: value[row : row + 1] for name, value in data.items()}
+    rank = np.asarray(one["rank"])
+
+    def state(number):
+        return jnp.array(np.where(rank >= number, MASK, one["tokens"]))
+
+    def base(number):
+        return api.apply(NETWORK, TRAINED["network"], state(number), attention_mask=one["attention_mask"]).hidden
+
+    hidden = base(first)
+    for j in range(1, depth + 1):
+        hidden = joint.step(NETWORK, TRAINED["joint"], TRAINED["network"]["embedding"], state(first + j), hidden,
+                            attention_mask=one["attention_mask"])
+    p, q = log_probs(base(first + depth)), log_probs(hidden)
+    kl = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - np.where(np.isneginf(q), 0, q))).sum(-1)
+    left = (rank >= first + depth) & (rank < NEVER)
+    return kl[left].sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_loss_is_the_divergence_from_what_the_network_says(seed):
+    data, rows, key = batch(RANKS), jnp.arange(3), jax.random.key(seed)
+    first, depth = OBJECTIVE.window(data["rank"], key, rows)
+    with jax.default_matmul_precision("highest"):
+        parts = OBJECTIVE.loss(TRAINED, data, key, rows, 3)
+        expected = [plain(data, row, int(first[row]), int(depth[row])) if depth[row] else 0.0 for row in range(3)]
+    np.testing.assert_allclose(parts.per_row(), expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_array_equal(parts.row_counts(), [8, 4, 5])
+
+
+def test_windows_begin_anywhere_and_leave_a_mask():
+    """Depths 1..3 have the probabilities softmax(1, 1/2, 1/4), cut where the row ends."""
+    rank = jnp.asarray(np.tile(RANKS[0], (20_000, 1)), jnp.int32)
+    first, depth = (np.asarray(x) for x in OBJECTIVE.window(rank, KEY, jnp.arange(len(rank))))
+    assert set(first) == set(range(8)) and (first + depth <= 7).all()
+    np.testing.assert_allclose(np.bincount(first) / len(first), 1 / 8, atol=0.01)
+    shares = np.bincount(depth[first < 4], minlength=4)[1:] / (first < 4).sum()
+    np.testing.assert_allclose(shares, np.exp([1, 0.5, 0.25]) / np.exp([1, 0.5, 0.25]).sum(), atol=0.02)
+    np.testing.assert_allclose(OBJECTIVE.depths(), [0.481, 0.292, 0.227], atol=5e-4)
+
+
+def test_blocks_are_windows_of_their_own():
+    network = TransformerConfig(V + 1, V + 1, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=24,
+                                attention="block_causal", block_length=4)
+    objective = JointObjective(network, Process(V + 1, MASK), passes=3, block_length=4)
+    rank = jnp.asarray(np.tile([3, 1, 0, 2, 7, 5, 6, 4], (2000, 1)), jnp.int32)
+    first, depth = (np.asarray(x) for x in objective.window(rank, KEY, jnp.arange(len(rank))))
+    assert (first + depth <= np.where(first < 4, 3, 7)).all() and set(depth) == {0, 1, 2, 3}
+    data, rows = batch([[3, 1, 0, 2, 7, 5, 6, 4]] * 64), jnp.arange(64)
+    first, _ = objective.window(data["rank"], KEY, rows)
+    params = {"network": weights(api.abstract(network), 0), "joint": TRAINED["joint"]}
+    parts = objective.loss(params, data, KEY, rows, 64)
+    counted = np.asarray(parts.terms["joint"]) > 1e-6
+    outside = np.arange(8) // 4 != (np.asarray(first) >= 4)[:, None]
+    assert counted.any() and not counted[outside].any()
+
+
+def test_only_the_layer_trains_and_at_first_only_its_gain():
+    data, rows = batch(RANKS), jnp.arange(3)
+
+    def gradient(params):
+        return jax.grad(lambda w: OBJECTIVE.loss(w, data, KEY, rows, 3).objective())(params)
+
+    found = gradient(TRAINED)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["network"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(found["joint"]))
+    fresh = gradient(TRAINED | {"joint": joint.init(NETWORK, KEY)})
+    assert [name for name, tree in fresh["joint"].items() if any(np.any(x) for x in jax.tree.leaves(tree))] == ["gain"]
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"passes": 0}, "passes=0: must be at least 1"),
+    ({"network": TransformerConfig(6, 6, 1, 16, 2, 2, 24, attention="causal")}, "network.attention='causal'"),
+])
+def test_mistakes_are_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        JointObjective(**({"network": NETWORK, "process": Process(V + 1, MASK)} | fields))
