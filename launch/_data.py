@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mdlm_jax.config import DataConfig
 from mdlm_jax.config.data import is_images, parse_prepared
+from mdlm_jax.data import trajectories
 from mdlm_jax.data.images import check_images
 from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
@@ -21,6 +22,9 @@ def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
         return
     if is_images(config.source):
         check_images(config, classes)
+        return
+    if config.source.startswith(trajectories.PREFIX):
+        trajectories.check(config)
         return
     if parse_prepared(config.source):
         check_prepared(config, batch_size)

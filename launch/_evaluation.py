@@ -76,7 +76,9 @@ def _likelihood_lines(parts: dict) -> list[str]:
     if not parts:
         return []
     width = max(map(len, parts))
-    lines = [f"{'likelihood':<{width}}  {'':<35} {'nats a token':<19} {'perplexity':>10}   bits per byte"]
+    of_text = any("bits_per_byte" in part["bound"] for part in parts.values())  # tokens of oracle languages have none
+    lines = [f"{'likelihood':<{width}}  {'':<35} {'nats a token':<19} {'perplexity':>10}"
+             + of_text * "   bits per byte"]
     for name, part in parts.items():
         given = f", given {part['given']}" if part["given"] else ""
         kinds = {("exact" if part["exact"] else "true bound") + given: part["bound"]}

@@ -90,8 +90,8 @@ def name_lines() -> str:
     lines.append(" oracle languages (--config.data.source=language:NAME or language:NAME:KEY=VALUE,...)")
     for name, maker in LANGUAGES.items():
         settings = ",".join(f"{key}={p.default}" for key, p in inspect.signature(maker).parameters.items())
-        doc = inspect.getdoc(sys.modules[maker.__self__.__module__])
-        lines.append(row(f"{name}:{settings}", doc.partition("\n")[0]))
+        told = sys.modules[maker.__self__.__module__] if maker.__name__ == "random" else maker
+        lines.append(row(f"{name}:{settings}".removesuffix(":"), inspect.getdoc(told).partition("\n")[0]))
     return "\n".join(lines)
 
 

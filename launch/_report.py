@@ -33,7 +33,9 @@ def finish(
 
     ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
     """
-    print(f"drawing {config.sample.num} sample(s) in {config.sample.steps} steps, and the pictures ...", flush=True)
+    joint = config.train.objective.startswith("joint")
+    steps = "" if joint else f" in {config.sample.steps} steps"
+    print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
     tokens = _draw(config, workdir, built, held_out, network, process, params, references, bound)
@@ -59,7 +61,8 @@ def finish(
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
         print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
-    print(f"held-out bound{given}: {value:.3f}{spread} {unit} ({rows})")
+    name = "held-out KL from the network to the layer, a token written" if joint else "held-out bound"
+    print(f"{name}{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
 def _figure(bound: Bound) -> tuple[float, float, str]:
@@ -115,6 +118,8 @@ def _own_scale(config: RunConfig) -> str:
 
 def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:
     """What the bound stands beside, measured on the very same held-out rows."""
+    if config.train.objective.startswith("joint"):
+        return {}
     if config.data.source.startswith("language:"):
         index = held_out_index(built.valid.num_rows, len(valid))
         return language_rows.references(config.data, valid, index, config.train.steps * config.train.batch_size)

@@ -9,12 +9,14 @@ import numpy as np
 from mdlm_jax.config import SampleConfig
 from mdlm_jax.evaluation.entropy import unigram_entropy
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
+from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.pictures import denoising_png
 from mdlm_jax.sampling.trace_html import denoising_html
+from mdlm_jax.training.build import joint_sampler
 from mdlm_jax.training.manifest import write_atomically
 
 BLOCKS = ("block", "levenshtein")
@@ -38,7 +40,10 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         denoise = CausalDenoiser(network, process.mask_id, process.vocab_size)
     else:
         denoise = Denoiser(network, process.vocab_size, process)
-    if kind in LEFT_TO_RIGHT:
+    if kind == "joint":
+        size, steps = network.block_length if network.attention == "block_causal" else None, None
+        decoder = Adjust(joint_sampler(objective, network, weights), process.mask_id, **chain)
+    elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)
         steps = blocks * (-(-steps // blocks) if kind in BLOCKS else 1)

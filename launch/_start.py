@@ -72,7 +72,7 @@ def stored_tokenizer(text: str) -> Tokenizer | None:
 def brings_tokenizer(config: RunConfig) -> bool:
     """Whether the source has a tokenizer of its own."""
     source = config.data.source
-    return source.startswith(("language:", "prepared:", "mixture:")) or is_images(source)
+    return source.startswith(("language:", "prepared:", "mixture:", "trajectories:")) or is_images(source)
 
 
 def named_tokenizer(spec: str) -> Tokenizer:

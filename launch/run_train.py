@@ -75,12 +75,14 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     parameters = _parameters(config, objective)
     notes += _training_note(config, parameters)
     notes += _vocabulary_note(config, given, tokenizer.vocab_size)
+    notes += [built.info["note"]] if "note" in built.info else []
     hosts.agree({"the configuration": json.dumps(to_dict(config)), "the training data": built.train.fingerprint,
                  "the held-out data": built.valid.fingerprint})
     _announce(config, built.info, network, objective, mesh, notes)
 
     files = _settle(config, workdir, tokenizer)
-    token_bytes = tokenizer.token_bytes if tokenizer.lossless else np.zeros_like  # bytes of text, where that is exact
+    text = tokenizer.lossless and not train.objective.startswith("joint")
+    token_bytes = tokenizer.token_bytes if text else np.zeros_like  # bytes of text, where the figure is of text
     bound = build_bound(config, network, process, shards)
 
     def measure(params: dict, held_out: Mapping[str, np.ndarray]) -> Bound:

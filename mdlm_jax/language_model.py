@@ -19,6 +19,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
 
 
@@ -32,6 +33,7 @@ class LanguageModel:
       process: its noise; None for an autoregressive model, which knows no mask.
       tokenizer: `data.tokenizers.Tokenizer`, or None where the files hold none.
       schedule: [V], what a run of the objective genmd4 learned beside the network; else None.
+      joint: the layer that a run of the objective joint learned beside it, for the decoder ``adjust``; else None.
     """
 
     params: dict
@@ -39,6 +41,7 @@ class LanguageModel:
     process: Process | None
     tokenizer: Any = None
     schedule: jax.Array | None = None
+    joint: JointSampler | None = None
 
     def __repr__(self) -> str:
         """One line, without the weights."""
@@ -124,7 +127,8 @@ class LanguageModel:
             the same bound along whole random orders; chain_rule: of writing from left to right, exact, a pass a token.
           draws: masks a pair, a multiple of 8 (of any_order: orders, at least 2); the standard error is that over
             them; default 128 (8), and with ``error`` at most 1024 (64).
-          error: nats of standard error of a pair at which no more are drawn; None: all are.
+          error: nats of standard error of a pair that are wanted: a pilot, which is then left out, tells how many draws
+            that takes; None: all are drawn.
           guidance: strength of unsupervised guidance; the figure is then no bound.
           options: seed, row_ids, batch_size, max_length, special; progress, a function of the passes done and to do.
         Returns:

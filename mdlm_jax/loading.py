@@ -14,6 +14,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.config import DTYPES, TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
+from mdlm_jax.models.joint import JointSampler
 
 _SMALL = 1 << 28  # bytes of parameters below which loading shows no progress
 
@@ -94,7 +95,7 @@ def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: in
     weights = _restored(folder, model.config, mesh, dtype)
     described = _computing_in(model.description, weights["network"], keep=dtype is None)
     return dataclasses.replace(model, params=weights["network"], description=described,
-                               schedule=weights.get("schedule"))
+                               schedule=weights.get("schedule"), joint=_joint(folder, described.config, weights))
 
 
 def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
@@ -110,7 +111,17 @@ def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
         _give_ids(tokenizer, description)
     else:
         process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
-    return LanguageModel(shapes["network"], description, process, tokenizer, shapes.get("schedule"))
+    return LanguageModel(shapes["network"], description, process, tokenizer, shapes.get("schedule"),
+                         _joint(folder, description.config, shapes))
+
+
+def _joint(folder: Path, network: TransformerConfig, weights: dict) -> JointSampler | None:
+    """The joint layer of a run that trained one."""
+    if "joint" not in weights:
+        return None
+    from mdlm_jax.training.build import joint_sampler
+
+    return joint_sampler(_run_config(folder).train.objective, network, weights)
 
 
 def describe_run(path: Path) -> tuple[Path, Description]:

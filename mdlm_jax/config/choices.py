@@ -36,6 +36,8 @@ OBJECTIVES = _choices(
     ("block", "block", "masked blocks of model.block_length, each given the clean ones before it; with "
      "model.attention=block_causal"),
     ("any_order", "any_order", "each token given those before it in a random order; with model.attention=permutation"),
+    ("joint:PASSES", "joint:3", "ADJUST's layer beside the network of train.init_from, which stays, unrolled over "
+     "PASSES tokens; with data.source=trajectories:DIR"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

@@ -16,9 +16,9 @@ class DataConfig:
     """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them. A path
     is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare
     made, mixture:0.7*DIR,0.3*DIR mixes several; digits and codes:PATH are images as rows of codes with their classes,
-    PATH an .npz or a folder with tokens and labels."""
+    PATH an .npz or a folder with tokens and labels; trajectories:DIR what launch.trajectories wrote."""
 
-    source: str = "stdlib"  # stdlib | a path | tfds:NAME | language:NAME | prepared:DIR | mixture: | digits | codes:DIR
+    source: str = "stdlib"  # stdlib | a path | tfds: | language: | prepared: | mixture: | digits | codes: and others
     codes: int = 0  # codes:PATH only: size of the codebook; 0: one more than the largest code
     data_dir: str = ""  # tfds only: the prepared data_dir
     text_field: str = "text"  # jsonl, parquet and tfds only: which field holds the text

@@ -6,6 +6,7 @@ from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
+_JOINT = ("bidirectional", "block_causal")
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
               "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
@@ -13,8 +14,9 @@ _LEVELS = ("train.time_sampling", "train.level_law", "train.weighting", "train.h
 _UNREAD = {
     "autoregressive": (*_NOISE, *_LEVELS, "eval.draws", "sample.steps"),
     "any_order": (*_NOISE, *_LEVELS, "sample.steps"),
+    "joint": (*_NOISE, *_LEVELS, "sample.steps"),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein")
+_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint")
 _BLOCKS = ("block", "levenshtein")
 
 
@@ -24,6 +26,13 @@ def check_objective(run, objective: str) -> None:
     ``run``: a `RunConfig`, its sections checked each by itself.
     """
     _check_attention(run, objective)
+    if objective == "joint":
+        require(run.model.attention in _JOINT, "model.attention", run.model.attention,
+                 f"train.objective=joint is for networks that fill in masks: {' or '.join(_JOINT)}")
+    trajectories = run.data.source.startswith("trajectories:")
+    require(trajectories == (objective == "joint"), "data.source", run.data.source,
+             "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "
+             "train.objective=joint:3 and data.source=trajectories:DIR, or neither")
     if objective in _MASKED:
         require(run.process.masked_only, *_noise(run.process),
                  f"train.objective={run.train.objective} knows no noise but the mask; leave it out")

@@ -80,6 +80,13 @@ class TrainConfig:
                      "the number of steps must be a positive integer")
         if name == "genmd4":
             require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
+        if name == "joint":
+            require(1 <= numbers[0] <= 64 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
+                     "the passes must be a whole number from 1 to 64, as in joint:3")
+            require(bool(self.init_from), "train.objective", self.objective,
+                     "trains a layer beside a network that stays as it is; give that with train.init_from")
+            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
+                     f"adapts the network, which stays with train.objective={self.objective}; leave it out")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,
@@ -112,7 +119,7 @@ class TrainConfig:
                      "set train.weighting to constant, power:P or clipped:MAX")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
         require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
-                 f"must lie in [0, train.steps={self.steps}]")
+                 f"must lie in [0, train.steps={self.steps}]; of a shorter run set both")
         schedule, numbers = parse_spec("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         if schedule == "wsd":
             require(0 < numbers[0] <= 1, "train.lr_schedule", self.lr_schedule, "the share must lie in (0, 1]")

@@ -34,6 +34,7 @@ class Generation:
       forwards: runs of the network that the row needed.
       row: [L] int32, the row as it stands: prompt, answer, what was left after its end, and masks.
       given: [L] bool, what of it was not to be written.
+      order: [L] int32, the step at which each position got its token; -1 for what was given, filled up, or is a mask.
       trace: [S + 1, L] int32, the row before the first step and after each, where it was asked for.
     """
 
@@ -43,6 +44,7 @@ class Generation:
     forwards: int
     row: np.ndarray
     given: np.ndarray
+    order: np.ndarray | None = None
     trace: np.ndarray | None = None
 
     def __repr__(self) -> str:
@@ -220,14 +222,15 @@ def _finish(job: Job, chosen: list[int]) -> Callable[[Progress], np.ndarray]:
 
 def _generations(job: Job, chosen, now: Progress, done: bool, trace=None) -> list[Generation]:
     tokens, forwards = np.asarray(now.canvas.tokens), np.asarray(now.forwards)
-    finished = np.asarray(now.finished)
+    finished, order = np.asarray(now.finished), np.asarray(now.order)
     found, first = [], _first(job)
     for place, i in enumerate(chosen):
         row = job.rows[i]
         ids, text, finish = _cut(job, i, tokens[place])
         frames = None if trace is None else trace[:, place, first : len(row)]
         found.append(Generation(ids, text, finish if done or finished[place] else None, int(forwards[place]),
-                                tokens[place, first : len(row)], ~row.editable[first:], frames))
+                                tokens[place, first : len(row)], ~row.editable[first:],
+                                order[place, first : len(row)], frames))
     return found
 
 
