@@ -4,11 +4,16 @@ On five small oracle languages a network is trained, writes trajectories one tok
 to imitate it (`models.joint`, arXiv 2509.22738). Rows of the language are then scored exactly under three decoders of
 the same network, K tokens a forward at the masks of the least entropy: one by one (K = 1), from the product of
 marginals (the layer's gain at zero), and by the layer. KL and total variation are to the language, in nats a row;
-beside them the closed form of a perfect network that draws K at a time from marginals.
+beside them the closed form of a perfect network that draws K at a time from marginals. With --on_policy a second layer
+is trained, which itself draws the tokens of that share of its windows.
+
+The second table is of drafts that the network checks (`adjust_verified`): tokens a forward, and the p-value of a
+chi-square test of the rows written against the exact law of one token a forward, where its rows can be enumerated.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -17,6 +22,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import chi2
 
 import mdlm_jax
 from benchmarks.adaptation import train
@@ -24,7 +30,9 @@ from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.evaluation.scoring import distance, forced_log_prob
 from mdlm_jax.models.denoise import Denoiser
+from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.sampling.adjust import Adjust
+from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.canvas import blank
 
 LENGTHS = {"shuffle": 6, "replace": 8, "pairs": 12, "ring": 12, "parity": 6}
@@ -55,49 +63,117 @@ def _replace(left: int, each: int) -> float:
     return now * single - joint + ((1 - seen) * _replace(left - now, each) if seen < 1 else 0.0)
 
 
-def models(folder: Path, name: str, seed: int, options) -> mdlm_jax.LanguageModel:
-    """The network with its joint layer."""
-    length, source = LENGTHS[name], f"language:{name}"
+def models(folder: Path, name: str, length: int, seed: int, options, width: int = 32,
+           **fields) -> mdlm_jax.LanguageModel:
+    """The network with its joint layer. ``fields``: of the layer's run, more than the usual ones."""
     base = train(folder / f"{name}_{seed}", "oracle", **{
-        "data.source": source, "data.length": length, "data.seed": seed, "train.seed": seed, "model.layers": 2,
-        "model.d_model": 32, "model.heads": 2, "train.steps": options.steps, "train.checkpoint_every": options.steps,
-        "eval.every": options.steps, "train.learning_rate": 3e-3, "train.batch_size": 64, "eval.final_rows": 512})
+        "data.source": f"language:{name}", "data.length": length, "data.seed": seed, "train.seed": seed,
+        "model.layers": 2, "model.d_model": width, "model.heads": 2, "train.steps": options.steps,
+        "train.checkpoint_every": options.steps, "eval.every": options.steps, "train.learning_rate": 3e-3,
+        "train.batch_size": 64, "eval.final_rows": 512})
     written = folder / f"{name}_{seed}_trajectories"
     subprocess.run([sys.executable, "-m", "launch.trajectories", f"--checkpoint={base}", f"--output={written}",
                     f"--num={options.trajectories}", f"--length={length}", f"--seed={seed}", "--batch_size=1024",
-                    f"--suppress={','.join(map(str, _beyond(name)))}"], check=True)
-    joint = train(folder / f"{name}_{seed}_joint", "joint", **{
+                    f"--suppress={','.join(map(str, beyond(name)))}"], check=True)
+    kind = "_".join(["joint", *(f"{key.partition('.')[2]}={value}" for key, value in fields.items())])
+    return mdlm_jax.load(train(folder / f"{name}_{seed}_{kind}", "joint", **{
         "train.init_from": base, "data.source": f"trajectories:{written}", "data.length": length, "data.seed": seed,
         "train.seed": seed, "train.steps": options.joint_steps, "train.checkpoint_every": options.joint_steps,
-        "eval.every": options.joint_steps, "train.batch_size": 64})
-    return mdlm_jax.load(joint)
+        "eval.every": options.joint_steps, "train.batch_size": 64} | fields))
 
 
-def _beyond(name: str) -> list[int]:
+def beyond(name: str) -> list[int]:
     """Ids of the tokenizer that the language has no use for, but for the mask."""
     tokenizer = LanguageTokenizer(make(name).vocab_size)
     return [i for i in range(make(name).vocab_size, tokenizer.vocab_size) if i != tokenizer.mask_id]
 
 
+def rows_of(name: str, number: int) -> np.ndarray:
+    return make(name).sample(np.random.default_rng(1234), number, LENGTHS[name])
+
+
+def scored(model, name: str, rule, rows: np.ndarray) -> np.ndarray:
+    """log q of the rows, nats."""
+    mask_id, columns = model.process.mask_id, model.process.num_columns
+    bias = jnp.zeros(columns).at[jnp.array(beyond(name))].set(-jnp.inf)
+    return forced_log_prob(Denoiser(model.config, columns), model.params, blank(mask_id, *rows.shape), rows, rule,
+                           steps=None, batch=1024, bias=bias)
+
+
 def measured(model, name: str, options) -> dict[str, list[float]]:
     """Decoder -> KL and total variation to the language."""
-    language, length = make(name), LENGTHS[name]
-    rows = language.sample(np.random.default_rng(1234), options.rows, length)
-    log_p, mask_id = language.log_prob(rows), model.process.mask_id
-    bias = jnp.zeros(model.process.num_columns).at[jnp.array(_beyond(name))].set(-jnp.inf)
-    plain = dataclasses.replace(model.joint, params=model.joint.params | {
-        "gain": jnp.zeros_like(model.joint.params["gain"])})
+    rows, mask_id = rows_of(name, options.rows), model.process.mask_id
     decoders = {"one by one": Adjust(mask_id=mask_id, tokens=1)}
     for each in TOKENS:
-        decoders[f"marginal, {each}"] = Adjust(plain, mask_id, each)
+        decoders[f"marginal, {each}"] = Adjust(plain(model.joint), mask_id, each)
         decoders[f"ADJUST, {each}"] = Adjust(model.joint, mask_id, each)
+    return {title: distances(model, name, rule, rows) for title, rule in decoders.items()}
+
+
+def distances(model, name: str, rule, rows: np.ndarray) -> list[float]:
+    """KL and total variation of the language to what ``rule`` writes."""
+    found = distance(make(name).log_prob(rows), scored(model, name, rule, rows))
+    return [found.kl, found.tv]
+
+
+def on_policy(model, name: str, options) -> dict[str, list[float]]:
+    rows = rows_of(name, options.rows)
+    return {f"ADJUST on policy, {each}": distances(model, name, Adjust(model.joint, model.process.mask_id, each), rows)
+            for each in TOKENS}
+
+
+def plain(layer: JointSampler) -> JointSampler:
+    """The layer as it is before training: it says nothing, and tokens come from marginals."""
+    return dataclasses.replace(layer, params=layer.params | {"gain": jnp.zeros_like(layer.params["gain"])})
+
+
+def verified(model, name: str, options) -> dict[str, list[float]]:
+    """Drafts -> tokens a forward with the layer's drafts and with those of marginals, and the p-value of the law of the
+    layer's; NaN where it cannot be enumerated."""
+    mask_id, length, size = model.process.mask_id, LENGTHS[name], make(name).vocab_size
+    law = None
+    if size**length <= 1 << 16:
+        every = np.array(list(itertools.product(range(size), repeat=length)), np.int32)
+        law = np.exp(scored(model, name, Adjust(mask_id=mask_id, tokens=1), every))
     found = {}
-    for title, decoder in decoders.items():
-        log_q = forced_log_prob(Denoiser(model.config, model.process.num_columns), model.params,
-                                blank(mask_id, options.rows, length), rows, decoder, steps=None, batch=1024, bias=bias)
-        one = distance(log_p, log_q)
-        found[title] = [one.kl, one.tv]
+    for drafts in range(1, model.joint.most):
+        speed, rows = [], None
+        for layer in (plain(model.joint), model.joint):
+            answers = model.generate([np.zeros(0, np.int32)] * options.rows, new_tokens=length, max_length=length,
+                                     decoder=AdjustVerified(layer, mask_id, drafts), stop_id=None, seed=3,
+                                     suppress=beyond(name), batch_size=1024)
+            speed.append(length / float(np.mean([one.forwards for one in answers])))
+            rows = np.stack([one.row for one in answers])
+        found[str(drafts)] = [speed[1], speed[0], math.nan if law is None else p_value(rows, law, size)]
     return found
+
+
+def p_value(rows: np.ndarray, law: np.ndarray, size: int) -> float:
+    """Of Pearson's chi-square; cells expected less than five times are one."""
+    counts = np.bincount(np.ravel_multi_index(tuple(rows.T), (size,) * rows.shape[1]), minlength=len(law))
+    expected, rare = len(rows) * law / law.sum(), len(rows) * law < 5
+    seen, wanted = (np.append(x[~rare], x[rare].sum()) for x in (counts, expected))
+    return float(chi2.sf(((seen - wanted) ** 2 / np.maximum(wanted, 1e-9)).sum(), len(seen) - 1))
+
+
+def kept(file: Path, work) -> dict:
+    """What is in the file, or what ``work`` finds, which is then in it."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(work(), indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def results(options, name: str, seed: int) -> tuple[dict, dict]:
+    """`measured`, with `on_policy` where it is asked for; `verified`."""
+    def model(**fields):
+        return models(options.workdir, name, LENGTHS[name], seed, options, **fields)
+
+    found = kept(options.workdir / f"{name}_{seed}.json", lambda: measured(model(), name, options))
+    if share := options.on_policy:
+        found |= kept(options.workdir / f"{name}_{seed}_on_policy_{share}.json",
+                      lambda: on_policy(model(**{"train.on_policy": share}), name, options))
+    return found, kept(options.workdir / f"{name}_{seed}_verified.json", lambda: verified(model(), name, options))
 
 
 def main() -> None:
@@ -109,23 +185,31 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=16384)
     parser.add_argument("--joint_steps", type=int, default=2500)
     parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--on_policy", type=float, default=0.0, help="also a layer with this share of its own tokens")
     options = parser.parse_args()
     print("| language | decoder | KL | TV | closed form |\n|---|---|---|---|---|", flush=True)
+    checked = {}
     for name in options.languages:
-        found = []
-        for seed in options.seeds:
-            file = options.workdir / f"{name}_{seed}.json"
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(measured(models(options.workdir, name, seed, options), name, options)))
-            found.append(json.loads(file.read_text()))
-        for title in found[0]:
-            values = np.array([one[title] for one in found])
-            errors = values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else [math.nan] * 2
+        both = [results(options, name, seed) for seed in options.seeds]
+        checked[name] = [one[1] for one in both]
+        for title in both[0][0]:
+            (kl, kl_error), (tv, tv_error) = _means([one[0][title] for one in both])
             form = closed_form(name, int(title.partition(", ")[2])) if title.startswith("marginal") else math.nan
-            print("| {} | {} | {:.3f} +- {:.3f} | {:.3f} +- {:.3f} | {} |".format(
-                name, title, values[:, 0].mean(), errors[0], values[:, 1].mean(), errors[1],
-                "" if math.isnan(form) else f"{form:.3f}"), flush=True)
+            print(f"| {name} | {title} | {kl:.3f} +- {kl_error:.3f} | {tv:.3f} +- {tv_error:.3f} | "
+                  f"{'' if math.isnan(form) else f'{form:.3f}'} |", flush=True)
+    print("\n| language | drafts | tokens a forward | drafts of marginals | p-values |\n|---|---|---|---|---|")
+    for name, found in checked.items():
+        for drafts in found[0]:
+            (speed, error), (apart, apart_error), _ = _means([one[drafts] for one in found])
+            values = ", ".join(f"{one[drafts][2]:.3f}" for one in found)
+            print(f"| {name} | {drafts} | {speed:.2f} +- {error:.2f} | {apart:.2f} +- {apart_error:.2f} | {values} |")
+
+
+def _means(values: list[list[float]]) -> list[tuple[float, float]]:
+    """Mean and standard error over seeds of each figure."""
+    values = np.array(values)
+    errors = values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    return list(zip(values.mean(0), errors, strict=True))
 
 
 if __name__ == "__main__":

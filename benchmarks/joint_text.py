@@ -9,19 +9,17 @@ medians of rounds in which everybody writes once, in a random order, after a rou
 """
 
 import argparse
-import dataclasses
-import json
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 import mdlm_jax
 from benchmarks.adaptation import train
+from benchmarks.joint import kept, plain
 from mdlm_jax.evaluation.features import hidden_features
 from mdlm_jax.evaluation.judges import causal_judge, quality
 from mdlm_jax.evaluation.mauve import mauve
@@ -50,13 +48,11 @@ def models(folder: Path, seed: int, options) -> tuple[mdlm_jax.LanguageModel, md
 
 
 def decoders(model) -> dict[str, Adjust]:
-    plain = dataclasses.replace(model.joint, params=model.joint.params | {
-        "gain": jnp.zeros_like(model.joint.params["gain"])})
     mask_id, found = model.process.mask_id, {}
     found["one by one"] = found["one by one, again"] = Adjust(mask_id=mask_id, tokens=1)
     for each in TOKENS:
         found[f"marginal, {each}"], found[f"ADJUST, {each}"] = (Adjust(joint, mask_id, each)
-                                                                for joint in (plain, model.joint))
+                                                                for joint in (plain(model.joint), model.joint))
     return found
 
 
@@ -82,10 +78,7 @@ def timed(model, rules: dict, options) -> dict[str, float]:
 
 
 def measured(folder: Path, seed: int, options) -> dict[str, dict[str, float]]:
-    """By decoder: nats, entropy, mauve, speed; kept in the workdir."""
-    file = folder / f"measured_{seed}.json"
-    if file.exists():
-        return json.loads(file.read_text())
+    """By decoder: nats, entropy, mauve, speed."""
     model, judging = models(folder, seed, options)
     judge, rules = causal_judge("judge", judging, model.tokenizer), decoders(model)
     network = CausalDenoiser(judging.config, judging.process.mask_id, judge.network.columns)
@@ -100,7 +93,6 @@ def measured(folder: Path, seed: int, options) -> dict[str, dict[str, float]]:
             alike = [mauve(vectors, reference, clusters=clusters, seed=s).value for s in range(3)]
         found[name] = {"nats": told.cross_entropy["judge"][0], "entropy": told.entropy[0],
                        "mauve": 1.0 if number == 0 else float(np.mean(alike)), "speed": speed.get(name, np.nan)}
-    file.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -122,8 +114,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    options.workdir.mkdir(parents=True, exist_ok=True)
-    found = [measured(options.workdir, seed, options) for seed in options.seeds]
+    found = [kept(options.workdir / f"measured_{seed}.json", lambda seed=seed: measured(options.workdir, seed, options))
+             for seed in options.seeds]
     print("| | nats a byte | entropy of a row | MAUVE | tokens a second |\n|---|---|---|---|---|")
     for name in found[0]:
         mean = {what: np.mean([one[name][what] for one in found]) for what in found[0][name]}

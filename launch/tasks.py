@@ -14,7 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdlm_jax.config import ConfigError
+from mdlm_jax.config.choices import require_seed
+from mdlm_jax.data.files import write_text
 from mdlm_jax.tasks import registry
 from mdlm_jax.tasks.base import Task, check_rows, read_rows
 
@@ -29,6 +33,8 @@ _OWN = (
               int),
     _cli.Flag("shots_from", "FILE", "where they come from, with the fields of --data"),
     _cli.Flag("limit", "N", "ask the first N rows alone", int),
+    _cli.Flag("make", "FILE.jsonl", "ask nothing: write --items rows of a task that makes its own, by --seed"),
+    _cli.Flag("items", "N", "how many rows to make; 100 unless given", int),
     _cli.Flag("records", "FILE.jsonl", "ask nothing: write what the rows of --data teach, pairs for data.prompt_field="
               "prompt and data.text_field=completion"),
 )
@@ -42,6 +48,7 @@ Asks a model every row of a file and says how many answers are right.
 usage: {program} --checkpoint=DIR --task=NAME --data=FILE --output=DIR [--shots=N --shots_from=FILE] [--limit=N]
        [flags of launch.sample: --decoder, --steps, --temperature, --guidance, --new_tokens, --mesh, ...]
        {program} --task=NAME --data=FILE --records=FILE.jsonl
+       {program} --task=NAME --make=FILE.jsonl [--items=N] [--seed=N]
 
 {flags}
 The other flags are those of launch.sample, whose --help lists them; --stop and --new_tokens are the task's unless
@@ -55,6 +62,7 @@ cannot be had of that here is said at the start; use a container as well against
 are over rows, the mean of whose samples counts once. The same command again goes on where it was stopped.
 
 examples
+  {program} --task=line_shuffle --make=shuffle.jsonl --items=100
   {program} --checkpoint=runs/first --task=humaneval --data=HumanEval.jsonl.gz --output=results/first --limit=20
   {program} --checkpoint=LLaDA-8B-Base --task=gsm8k --data=test.jsonl --shots=4 --shots_from=train.jsonl \\
       --output=results/gsm8k --block_length=32 --mesh=fsdp:-1
@@ -131,20 +139,40 @@ def _answers_of(task: Task, turn: int) -> str:
 
 def write_records(flags: dict) -> Callable[[], None]:
     """The work of --records. ConfigError: a task without them, a file that cannot be written."""
-    task, output = _task(flags), Path(flags["records"]).expanduser()
+    task, output = _task(flags), _writable(flags, "records")
     rows = _rows("data", _cli.require(flags, "data", "train.jsonl", "the rows"), task)
-    if output.suffix != ".jsonl" or not output.absolute().parent.is_dir():
-        raise ConfigError(f"--records={output}: must be a .jsonl file in a folder that exists")
     try:
         records = [record for row in rows for record in task.records(row)]
     except ConfigError as error:
-        raise ConfigError(f"--records={output}: {error}; gsm8k_twice has one") from None
+        raise ConfigError(f"--records={output}: {error}; gsm8k_twice and those that make their rows have one") from None
+    return lambda: _write(output, records, f"records of {len(rows):,} rows")
 
-    def write() -> None:
-        output.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        print(f"{len(records):,} records of {len(rows):,} rows: {output}")
 
-    return write
+def make_rows(flags: dict) -> Callable[[], None]:
+    """The work of --make. ConfigError: a task that makes none, numbers out of range, a file that cannot be written."""
+    task, output = _task(flags), _writable(flags, "make")
+    items, seed = flags.get("items", 100), flags.get("seed", 0)
+    if items < 1:
+        raise ConfigError(f"--items={items}: must be at least 1")
+    require_seed("--seed", seed)
+    try:
+        rows = task.make(np.random.default_rng(seed), items)
+    except ConfigError as error:
+        raise ConfigError(f"--make={output}: {error}; give --data, or choose a line_ task, latin_square or sudoku"
+                          ) from None
+    return lambda: _write(output, rows, f"rows of {task.name}, seed {seed}")
+
+
+def _writable(flags: dict, name: str) -> Path:
+    path = Path(flags[name]).expanduser()
+    if path.suffix != ".jsonl" or not path.absolute().parent.is_dir():
+        raise ConfigError(f"--{name}={path}: must be a .jsonl file in a folder that exists")
+    return path
+
+
+def _write(path: Path, rows: list[dict], what: str) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{len(rows):,} {what}: {path}")
 
 
 def _answering(flags: dict, prompts: list[dict]) -> sample.SampleOptions:
@@ -207,6 +235,10 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         tasks = "\n".join(_help.row(f"--task={name}", about) for name, about in registry.HELP.items())
         print(_HELP.format(program=_help.program("tasks"), flags=_help.flag_lines(_OWN), tasks=tasks), end="")
         return None
+    if "items" in arguments.flags and "make" not in arguments.flags:
+        raise ConfigError(f"--items={arguments.flags['items']}: goes with --make; leave it out")
+    if "make" in arguments.flags:
+        return make_rows(arguments.flags)
     if "records" in arguments.flags:
         return write_records(arguments.flags)
     options = read_options(arguments.flags)

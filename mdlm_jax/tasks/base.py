@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mdlm_jax.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -32,6 +34,10 @@ class Task(abc.ABC):
     new_tokens: int
     main: str
     turns: int = 1
+
+    def make(self, rng: np.random.Generator, number: int) -> list[dict[str, Any]]:
+        """Rows of its own, of tasks that make them."""
+        raise ConfigError(f"the task {self.name} makes no rows, it reads those of a file")
 
     def mistake(self, row: Row) -> str:
         """What is wrong with a row that has all fields; empty where nothing is."""

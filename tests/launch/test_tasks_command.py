@@ -65,6 +65,26 @@ def test_a_task_of_two_turns(place, capsys):
     assert "has no form for training" in capsys.readouterr().err
 
 
+def test_a_task_that_makes_its_rows(place, capsys):
+    """Rows, what they teach, and a model that writes a alone: no list."""
+    made, records = place / "made.jsonl", place / "records.jsonl"
+    assert tasks.main(["--task=line_shuffle", f"--make={made}", "--items=5", "--seed=2"]) == 0
+    assert tasks.main(["--task=line_shuffle", f"--data={made}", f"--records={records}"]) == 0
+    rows = [json.loads(line) for line in made.read_text().splitlines()]
+    assert [len(row["people"]) for row in rows] == [3, 4, 5, 6, 3]
+    assert json.loads(records.read_text().splitlines()[4])["completion"] == f" {json.dumps(rows[4]['answer'])}\n"
+    assert tasks.main(command(place, task="line_shuffle", data=made, shots=1, shots_from=made, max_length=512)) == 0
+    out = capsys.readouterr().out
+    assert "line_shuffle: form 0.0000 +- 0.0000 (5 answers)\nline_shuffle: right 0.0000 +- 0.0000 (5 answers)" in out
+    for flags, said in ((["--task=match", f"--make={made}"], "the task match makes no rows"),
+                        (["--task=sudoku", f"--make={made}", "--items=0"], "--items=0: must be at least 1"),
+                        (["--task=sudoku", f"--make={place / 'no' / 'x.jsonl'}"], "must be a .jsonl file in a folder"),
+                        (["--task=sudoku", f"--make={made}", "--seed=-1"], "--seed=-1: must lie in"),
+                        (command(place, items=3), "--items=3: goes with --make; leave it out")):
+        assert tasks.main(flags) == 2 and said in capsys.readouterr().err
+    assert len(made.read_text().splitlines()) == 5
+
+
 def test_several_samples_a_row_and_fewer_rows(place, capsys):
     """Row 0 is right in all of its samples and row 1 in none: two values, whose standard error is 0.5."""
     assert tasks.main(command(place, limit=2, num=3, task="match")) == 0

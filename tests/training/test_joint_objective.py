@@ -1,10 +1,13 @@
 """ADJUST's objective against plain Python, and what of it trains."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.data.trajectories import GIVEN, NEVER, PADDING
 from mdlm_jax.models import api, joint
@@ -44,25 +47,28 @@ def log_probs(hidden):
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
 
 
-def plain(data, row, first, depth):
-    """sum over the masks left of KL(network || layer), for one row."""
-    one = {name: value[row : row + 1] for name, value in data.items()}
-    rank = np.asarray(one["rank"])
+def plain(data, row, first, depth, draw=None):
+    """sum over the masks left of KL(network || layer), for one row. draw: (j, hidden) -> tokens [1, L] that are written
+    at the mask of least entropy, in place of the trajectory's."""
+    one = {name: np.asarray(value[row : row + 1]) for name, value in data.items()}
+    rank = one["rank"]
+    tokens, left = np.where(rank >= first, MASK, one["tokens"]), (rank >= first) & (rank < NEVER)
 
-    def state(number):
-        return jnp.array(np.where(rank >= number, MASK, one["tokens"]))
+    def base():
+        return api.apply(NETWORK, TRAINED["network"], jnp.array(tokens), attention_mask=one["attention_mask"]).hidden
 
-    def base(number):
-        return api.apply(NETWORK, TRAINED["network"], state(number), attention_mask=one["attention_mask"]).hidden
-
-    hidden = base(first)
+    hidden = base()
     for j in range(1, depth + 1):
-        hidden = joint.step(NETWORK, TRAINED["joint"], TRAINED["network"]["embedding"], state(first + j), hidden,
+        place = np.nonzero(rank[0] == first + j - 1)[0][0]
+        if draw is not None:
+            law = log_probs(hidden)[0, :, :V]
+            place = min(np.nonzero(left[0])[0], key=lambda i: -(np.exp(law[i]) * law[i]).sum())
+        tokens[0, place] = (one["tokens"] if draw is None else draw(j, hidden))[0, place]
+        left[0, place] = False
+        hidden = joint.step(NETWORK, TRAINED["joint"], TRAINED["network"]["embedding"], jnp.array(tokens), hidden,
                             attention_mask=one["attention_mask"])
-    p, q = log_probs(base(first + depth)), log_probs(hidden)
-    kl = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - np.where(np.isneginf(q), 0, q))).sum(-1)
-    left = (rank >= first + depth) & (rank < NEVER)
-    return kl[left].sum()
+    p, q = (log_probs(x)[..., :V] for x in (base(), hidden))
+    return (np.exp(p) * (p - q)).sum(-1)[left].sum()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,6 +80,32 @@ def test_the_loss_is_the_divergence_from_what_the_network_says(seed):
         expected = [plain(data, row, int(first[row]), int(depth[row])) if depth[row] else 0.0 for row in range(3)]
     np.testing.assert_allclose(parts.per_row(), expected, rtol=2e-4, atol=1e-5)
     np.testing.assert_array_equal(parts.row_counts(), [8, 4, 5])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_policy_the_layer_writes_what_it_draws_where_it_is_surest(seed):
+    objective = dataclasses.replace(OBJECTIVE, on_policy=1.0)
+    data, rows, key = batch(RANKS), jnp.arange(3), jax.random.key(seed)
+    first, depth = objective.window(data["rank"], key, rows)
+    assert depth.max() > 0
+    with jax.default_matmul_precision("highest"):
+        parts = objective.loss(TRAINED, data, key, rows, 3)
+        for row in range(3):
+            def draw(j, hidden, row=row):
+                prediction = Prediction(hidden, Head(TRAINED["network"]["head"]))
+                return np.asarray(objective.own_draws(prediction, key, rows[row : row + 1], j))
+            expected = plain(data, row, int(first[row]), int(depth[row]), draw) if depth[row] else 0.0
+            np.testing.assert_allclose(parts.per_row()[row], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_a_share_of_the_windows_is_on_policy():
+    data = batch([RANKS[0]] * 400)
+    never, always, half = (np.asarray(dataclasses.replace(OBJECTIVE, on_policy=share).loss(
+        TRAINED, data, KEY, jnp.arange(400), 400).per_row()) for share in (0.0, 1.0, 0.5))
+    apart = ~np.isclose(never, always, rtol=1e-3)
+    assert apart.sum() > 200
+    own = np.isclose(half, always, rtol=1e-4)
+    assert (own | np.isclose(half, never, rtol=1e-4)).all() and abs(own[apart].mean() - 0.5) < 0.1
 
 
 def test_windows_begin_anywhere_and_leave_a_mask():
@@ -114,12 +146,21 @@ def test_only_the_layer_trains_and_at_first_only_its_gain():
     assert all(np.any(leaf) for leaf in jax.tree.leaves(found["joint"]))
     fresh = gradient(TRAINED | {"joint": joint.init(NETWORK, KEY)})
     assert [name for name, tree in fresh["joint"].items() if any(np.any(x) for x in jax.tree.leaves(tree))] == ["gain"]
+    begun = jax.tree.map(lambda w, g: w - 0.1 * g, joint.init(NETWORK, KEY), fresh["joint"])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient(TRAINED | {"joint": begun})["joint"]))
 
 
 @pytest.mark.parametrize(("fields", "said"), [
+    ({"on_policy": 1.5}, "on_policy=1.5: must lie in \\[0, 1\\]"),
     ({"passes": 0}, "passes=0: must be at least 1"),
     ({"network": TransformerConfig(6, 6, 1, 16, 2, 2, 24, attention="causal")}, "network.attention='causal'"),
 ])
 def test_mistakes_are_named(fields, said):
     with pytest.raises(ValueError, match=said):
         JointObjective(**({"network": NETWORK, "process": Process(V + 1, MASK)} | fields))
+
+
+def test_flops_of_drawing_are_the_heads():
+    """2 D V a token and pass."""
+    own = dataclasses.replace(OBJECTIVE, on_policy=0.3)
+    assert own.train_flops(4, LENGTH) - OBJECTIVE.train_flops(4, LENGTH) == 2 * 16 * (V + 1) * 4 * LENGTH * 3

@@ -10,6 +10,7 @@ from mdlm_jax.data.languages.copy import Copy
 from mdlm_jax.data.languages.drift import DriftStream
 from mdlm_jax.data.languages.enumerated import Enumerated
 from mdlm_jax.data.languages.hidden_markov import HiddenMarkov
+from mdlm_jax.data.languages.lines import LINES
 
 LANGUAGES: dict[str, Callable[..., Language | DriftStream]] = {
     "hmm": HiddenMarkov.random,
@@ -22,6 +23,7 @@ LANGUAGES: dict[str, Callable[..., Language | DriftStream]] = {
     "parity": Enumerated.parity,
     "latin": Enumerated.latin,
     "sudoku": Enumerated.sudoku,
+    **LINES,
 }
 
 

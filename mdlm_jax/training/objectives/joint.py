@@ -9,9 +9,14 @@ the order of writing. State j of it shows the tokens of rank below j. From a sta
 over the number of tokens that were written,
 the chain rule's share of KL(p_one-by-one || p_joint) in one draw. Depths k = 1..S have the probabilities
 softmax(2^0, 2^-1, ..., 2^{1-S}), as in the published code.
+
+The k tokens are the trajectory's. On policy, which the paper does not do, they are what the layer itself would write:
+drawn from its law after each pass at the masked position of least entropy, so that it also learns what the network says
+where its own mistakes have led.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +26,15 @@ from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.data.trajectories import NEVER
 from mdlm_jax.models import flops, joint
-from mdlm_jax.training.objectives.base import NOISE, SECOND, Objective, scored
+from mdlm_jax.training.objectives.base import EDIT, NOISE, SECOND, Objective, scored
+
+
+class _State(NamedTuple):
+    """tokens [B, L], masks included; left [B, L] bool: the masks that are to be written, in the block where there are
+    blocks."""
+
+    tokens: jax.Array
+    left: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +48,13 @@ class JointObjective(Objective):
       passes: S, the most passes that are unrolled; tokens a forward may then be S + 1.
       block_length: the layer sees the block of so many tokens that is being written alone, as beside a cache; 0: the
         whole row.
+      on_policy: the share of windows whose tokens the layer draws, in [0, 1]; at temperature 1, like trajectories.
     """
 
     coupling: str = "iid"
     passes: int = 3
     block_length: int = 0
+    on_policy: float = 0.0
 
     one_level = False
 
@@ -47,6 +62,8 @@ class JointObjective(Objective):
         super().__post_init__()
         if self.passes < 1:
             raise ValueError(f"passes={self.passes}: must be at least 1")
+        if not 0 <= self.on_policy <= 1:
+            raise ValueError(f"on_policy={self.on_policy}: must lie in [0, 1], a share of the windows")
         if self.network.attention not in ("bidirectional", "block_causal"):
             raise ValueError(f"network.attention={self.network.attention!r}: a joint layer is for networks that fill "
                              "in masks, bidirectional or block_causal")
@@ -55,10 +72,12 @@ class JointObjective(Objective):
         return super().init(key) | {"joint": joint.init(self.network, jax.random.fold_in(key, 1))}
 
     def train_flops(self, rows: int, length: int) -> int:
-        """Two forwards of the network, and the passes with their gradient; the head thrice, once forward and twice
-        back."""
+        """Two forwards of the network, and the passes with their gradient and the head's; the head once more a pass
+        where tokens are drawn."""
         layer = flops.train_flops(joint.layer_config(self.network), rows * length, length, rows * length)
-        return 2 * flops.train_flops(self.network, rows * length, length, rows * length) // 3 + self.passes * layer
+        heads = 2 * rows * length * self.network.d_model * self.network.head_size * self.passes * bool(self.on_policy)
+        return 2 * flops.train_flops(self.network, rows * length, length, rows * length) // 3 + (
+            self.passes * layer + heads)
 
     def depths(self) -> np.ndarray:
         """[S], the probabilities of k = 1..S."""
@@ -68,9 +87,9 @@ class JointObjective(Objective):
     def loss_at(self, trainable, batch, key, rows, u):
         del u
         first, depth = self.window(batch["rank"], key, rows)
-        prediction, target, masked = self.unrolled(trainable, batch, first, depth, key, rows)
+        prediction, target, left = self.unrolled(trainable, batch, first, depth, key, rows)
         kl = self.reduce(prediction, teacher=target).kl
-        return LossParts.of(scored(batch), joint=jnp.where(masked & (depth > 0)[:, None], kl, 0.0))
+        return LossParts.of(scored(batch), joint=jnp.where(left & (depth > 0)[:, None], kl, 0.0))
 
     def window(self, rank: jax.Array, key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B] each: the state to begin with, and the passes from it, so few that a mask is left: of the block, where
@@ -87,28 +106,48 @@ class JointObjective(Objective):
     def unrolled(self, trainable, batch, first, depth, key, rows):
         """The layer's prediction after ``depth`` [B] passes from state ``first`` [B], the network's own there, and what
         is still masked, [B, L] bool."""
-        rank, frozen = batch["rank"], jax.lax.stop_gradient({"network": trainable["network"]})
-        base = jax.lax.stop_gradient(self.denoise(frozen, batch, self._state(batch, first), None, key, rows))
-        segment = batch["attention_mask"]
-        if self.block_length:
-            now = self._now(rank, first)
-            segment = jnp.where(now, segment, 0)
+        frozen = jax.lax.stop_gradient({"network": trainable["network"]})
+        state, segment = self._begin(batch, first), self.seen(batch, first)
+        base = jax.lax.stop_gradient(self.denoise(frozen, batch, state.tokens, None, key, rows))
         hidden = found = base.hidden
+        own = self._on_policy(key, rows) if self.on_policy else None
         for j in range(1, self.passes + 1):
-            tokens = self._state(batch, first + jnp.minimum(j, depth))
-            hidden = joint.step(self.network, trainable["joint"], frozen["network"]["embedding"], tokens, hidden,
+            place, token = batch["rank"] == (first + j - 1)[:, None], batch["tokens"]
+            if own is not None:
+                chosen, drawn = self._written_itself(Prediction(hidden, base.head), state.left, key, rows, j)
+                place, token = jnp.where(own, chosen, place), jnp.where(own, drawn, token)
+            place = place & (j <= depth)[:, None]
+            state = _State(jnp.where(place, token, state.tokens), state.left & ~place)
+            hidden = joint.step(self.network, trainable["joint"], frozen["network"]["embedding"], state.tokens, hidden,
                                 attention_mask=segment, positions=batch["positions"])
             found = jnp.where((depth == j)[:, None, None], hidden, found)
-        target = self.denoise(frozen, batch, self._state(batch, first + depth), None, key, rows)
-        masked = rank >= (first + depth)[:, None]
-        if self.block_length:
-            masked = masked & now
-        return Prediction(found, base.head), jax.lax.stop_gradient(target), masked
+        target = self.denoise(frozen, batch, state.tokens, None, key, rows)
+        return Prediction(found, base.head), jax.lax.stop_gradient(target), state.left
 
-    def _state(self, batch: dict, number: jax.Array) -> jax.Array:
-        """[B, L]: the tokens of rank below ``number`` [B], masks elsewhere."""
-        tokens = batch["tokens"]
-        return jnp.where(batch["rank"] >= number[:, None], jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
+    def seen(self, batch: dict, first: jax.Array) -> jax.Array:
+        """[B, L] int32, the layer's segments: its positions see those with the same number, and none with 0."""
+        segment = batch["attention_mask"]
+        return jnp.where(self._now(batch["rank"], first), segment, 0) if self.block_length else segment
+
+    def _begin(self, batch: dict, first: jax.Array) -> _State:
+        """The tokens of rank below ``first`` [B], masks elsewhere."""
+        tokens, rank = batch["tokens"], batch["rank"]
+        masked = rank >= first[:, None]
+        left = masked & (rank < NEVER)
+        if self.block_length:
+            left = left & self._now(rank, first)
+        return _State(jnp.where(masked, jnp.asarray(self.process.mask_id, tokens.dtype), tokens), left)
+
+    def _on_policy(self, key: jax.Array, rows: jax.Array) -> jax.Array:
+        """[B, 1] bool: whose tokens the layer draws."""
+        keys = self.noise_keys(key, rows, EDIT)
+        return jax.vmap(lambda key: jax.random.bernoulli(key, self.on_policy))(keys)[:, None]
+
+    def _written_itself(self, prediction: Prediction, left: jax.Array, key, rows, j: int):
+        """Where the layer would write next, [B, L] bool, and draws [B, L]; no gradient."""
+        drawn = self.drawn(prediction, key, rows, j, ("sample", "entropy"))
+        index = jnp.where(left, drawn.entropy, jnp.inf).argmin(1)
+        return (jnp.arange(left.shape[1]) == index[:, None]) & left, drawn.sample
 
     def _now(self, rank: jax.Array, first: jax.Array) -> jax.Array:
         """[B, L] bool: the block in which the token of rank ``first`` [B] stands."""
