@@ -1,6 +1,6 @@
 """Right answers against tokens a forward: ``python -m benchmarks.parallel --workdir=DIR [--figure=PNG]``.
 
-ParallelBench's tasks (arXiv 2510.04767): waiting lines and puzzles with a token a person or cell (`data.languages.lines`,
+ParallelBench's tasks (arXiv 2510.04767): waiting lines and puzzles with a token a person or cell (`languages.lines`,
 `enumerated`); of each a network of its own and a joint layer. An item is a prompt drawn from the language, answered at
 temperature 1:
 
