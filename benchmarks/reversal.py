@@ -38,6 +38,14 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def check(data: Path) -> None:
+    """SystemExit, naming the first, where files are missing."""
+    for name in (*TRAIN, *ASKED.values()):
+        if not (data / f"{name}.jsonl").is_file():
+            raise SystemExit(f"error: --data={data}: holds no {name}.jsonl; give the folder with the files of the "
+                             "reversal curse")
+
+
 def joined(data: Path, workdir: Path) -> Path:
     """The three training files as one."""
     path = workdir / "all_prompts_train.jsonl"
@@ -126,6 +134,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000, help="updates of both, 16 rows each")
     parser.add_argument("--limit", type=int, help="questions of every file, for a trial")
     options = parser.parse_args()
+    check(options.data)
     source = joined(options.data, options.workdir)
     results: dict[str, list[dict[str, float]]] = {family: [] for family in DECODING}
     for seed in options.seeds:

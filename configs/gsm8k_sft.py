@@ -24,6 +24,7 @@ def get_config():
     config.data.text_field = "completion"
     config.data.length = 256
     config.data.valid_fraction = 0.01
+    config.train.init_from = "runs/smdm"  # the masked checkpoint
     config.train.steps = 120_194  # 40 * 769_240 / 256
     config.train.batch_size = 256
     config.train.learning_rate = 2e-4

@@ -6,12 +6,13 @@ from pathlib import Path
 from mdlm_jax.config import DataConfig
 from mdlm_jax.config.data import is_images, parse_prepared
 from mdlm_jax.data import trajectories
+from mdlm_jax.data.chat import check_markers
 from mdlm_jax.data.images import check_images
 from mdlm_jax.data.language_rows import check_rows
 from mdlm_jax.data.pipeline import check_size
 from mdlm_jax.data.prepared import check_prepared
 from mdlm_jax.data.sources import open_source
-from mdlm_jax.data.tokenizers import is_file, load_tokenizer
+from mdlm_jax.data.tokenizers import make_tokenizer
 
 
 def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
@@ -37,5 +38,8 @@ def check_data(config: DataConfig, batch_size: int, classes: int = 0) -> None:
     path = Path(config.source).expanduser()
     if path.is_file() and path.suffix not in (".gz", ".parquet"):
         check_size(config, batch_size, path.stat().st_size)
-    if is_file(config.tokenizer):
-        load_tokenizer(config.tokenizer)
+    if config.tokenizer.startswith("bpe:"):
+        return
+    tokenizer = make_tokenizer(config.tokenizer, lambda: ())
+    if config.messages_field:
+        check_markers(config.chat_template, tokenizer, config.tokenizer)

@@ -58,9 +58,11 @@ def _planned(study: Study, cell: Cell) -> list[str]:
 
 def _train(study: Study) -> int:
     todo = [cell for cell in study.cells if not _done(study, cell)]
-    whole, spent, begin = sum(cell.spent for cell in todo), 0.0, time.monotonic()
+    whole, begin = sum(cell.spent for cell in study.cells), time.monotonic()
+    before = spent = whole - sum(cell.spent for cell in todo)
     for cell in todo:
-        left = "" if not spent else f", about {(time.monotonic() - begin) * (whole / spent - 1) / 60:.0f} min left"
+        now = spent - before
+        left = f", about {(time.monotonic() - begin) * (whole - spent) / now / 60:.0f} min left" if now else ""
         print(f"\n[{study.cells.index(cell) + 1} of {len(study.cells)}] {cell.name}: {spent / whole:.0%} of the FLOPs "
               f"to spend are spent{left}", flush=True)
         command = [sys.executable, "-m", f"{__package__}.train", f"--config={cell.recipe}",
@@ -112,4 +114,5 @@ def report(study: Study) -> None:
 
 def _read(study: Study, cell: Cell) -> scaling.Run:
     held_out = json.loads((study.workdir / cell.name / "summary.json").read_text(encoding="utf-8"))["held_out"]
-    return scaling.Run(cell.family, cell.flops, cell.parameters, held_out["nats_per_token"], held_out["nats_stderr"])
+    return scaling.Run(cell.family, cell.flops, cell.parameters, held_out["nats_per_token"], held_out["nats_stderr"],
+                       cell.tokens)

@@ -126,11 +126,13 @@ def read_options(flags: dict) -> EvaluateOptions:
     for name, least in (("rows", 0), ("draws", 1), ("samples", 0), ("batch_size", 1), ("seed", 0)):
         if flags.get(name, least) < least:
             raise ConfigError(f"--{name}={flags[name]}: must be at least {least}")
-    judges = _judges(flags, config, folder)
+    judges, texts, samples = _judges(flags, config, folder), _texts(flags, config), _samples(flags, config)
+    rows = flags.get("rows", config.eval.final_rows)
+    if not samples and not (rows and (texts or flags.get("held_out", True))):
+        raise ConfigError("there is nothing to measure; give --rows of the held-out text or of a --text, or --samples")
     return EvaluateOptions(
-        folder, config, _output(flags, text, folder), flags.get("rows", config.eval.final_rows),
-        flags.get("draws", config.eval.draws), _texts(flags, config), _steps(flags, config),
-        _samples(flags, config), judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
+        folder, config, _output(flags, text, folder), rows, flags.get("draws", config.eval.draws), texts,
+        _steps(flags, config), samples, judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
         _detokenizer(flags), flags.get("held_out", True),
     )
 

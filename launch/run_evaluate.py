@@ -168,7 +168,7 @@ class Measure:
 
     def _run(self, objective, draws: int, end_terms, batch) -> Bound:
         model = self.model
-        lossless = model.tokenizer is not None and model.tokenizer.lossless
+        lossless = model.tokenizer is not None and model.tokenizer.lossless and not self.config.data.answers
         weights = {"network": model.params} | ({} if model.schedule is None else {"schedule": model.schedule})
         return held_out_bound(
             objective.loss_at, weights, padded_batches(batch, -(-_ROWS // self._shards) * self._shards),

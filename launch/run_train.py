@@ -1,5 +1,6 @@
 """What launch.train does once everything is checked: data, model, training, measurement, samples, pictures."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from mdlm_jax.training.optimizers import trainable_parameters
 from mdlm_jax.training.trainer import Trainer, averaged
 from mdlm_jax.training.wandb_run import WandbRun
 
-from . import _report
+from . import _lock, _report
 from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._mirror import mirrored
@@ -46,11 +47,12 @@ def main(config: RunConfig, workdir: Path, profile: tuple[int, int] | None = Non
 
     ``workdir``: a folder, or a place in a bucket.
     """
-    with mirrored(workdir) as (folder, push):
-        _train(config, folder, workdir / "checkpoints", push, profile)
+    with mirrored(workdir) as (folder, push), contextlib.ExitStack() as until_the_end:
+        _train(config, folder, workdir / "checkpoints", push, profile, until_the_end)
 
 
-def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None] | None, profile) -> None:
+def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None] | None, profile,
+           until_the_end: contextlib.ExitStack) -> None:
     """``kept``: where the checkpoints go; ``push``: called before each of them is whole."""
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -80,8 +82,8 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
                  "the held-out data": built.valid.fingerprint})
     _announce(config, built.info, network, objective, mesh, notes)
 
-    files = _settle(config, workdir, tokenizer)
-    text = tokenizer.lossless and not train.objective.startswith("joint")
+    files = _settle(config, workdir, tokenizer, until_the_end)
+    text = tokenizer.lossless and not train.objective.startswith("joint") and not config.data.answers
     token_bytes = tokenizer.token_bytes if text else np.zeros_like  # bytes of text, where the figure is of text
     bound = build_bound(config, network, process, shards)
 
@@ -109,13 +111,17 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     hosts.barrier("report")
 
 
-def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:
+def _settle(config: RunConfig, workdir: Path, tokenizer, until_the_end: contextlib.ExitStack) -> dict[str, str]:
     """Makes the workdir this run's, at the last moment: a start that fails before leaves no trace.
+
+    ConfigError where another process is at work in it.
 
     Returns:
       name -> content of the files that describe the run, for the process that writes them into checkpoints.
     """
     if hosts.speaks():
+        workdir.mkdir(parents=True, exist_ok=True)
+        until_the_end.enter_context(_lock.held(workdir))
         _write_description(config, workdir, tokenizer)
     hosts.barrier("workdir")
     if not hosts.speaks():
@@ -124,7 +130,6 @@ def _settle(config: RunConfig, workdir: Path, tokenizer) -> dict[str, str]:
 
 
 def _write_description(config: RunConfig, workdir: Path, tokenizer) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
     earlier = set_aside(workdir, config)
     if earlier:
         print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)

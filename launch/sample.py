@@ -184,9 +184,9 @@ def _lengths(flags: dict, model: _Model, counts: list[int]) -> tuple[int, int]:
             raise ConfigError(f"--{name}={flags[name]}: must be at least 1")
     if "prompts" in flags:
         if new_tokens < 1 or most and new_tokens > room:
+            lower = "lower --new_tokens, " if room > 0 else ""
             raise ConfigError(f"--prompts: prompt {counts.index(longest)} is {longest} tokens long, which leaves "
-                              f"{max(room, 0)} of the {most} positions; shorten it, lower --new_tokens, or raise "
-                              "--max_length")
+                              f"{max(room, 0)} of the {most} positions; shorten it, {lower}or raise --max_length")
         return new_tokens, 0
     length = model.made_for if model.config is not None else longest + max(new_tokens, 0)
     length = flags.get("length", longest + flags["new_tokens"] if "new_tokens" in flags else length)

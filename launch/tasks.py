@@ -8,6 +8,7 @@ launch/run_tasks.py does the work.
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from mdlm_jax.tasks.base import Task, check_rows, read_rows
 from . import _cli, _decoders, _distributed, _help, _sample_flags, sample
 
 _OWN = (
-    _cli.Flag("checkpoint", "DIR", "as for launch.sample. Required."),
+    _cli.Flag("checkpoint", "DIR", "as for launch.sample. Required, but for --records and --make."),
     _cli.Flag("task", "NAME", f"what is asked (below): {', '.join(registry.TASKS)}. Required."),
-    _cli.Flag("data", "FILE", "the rows, .jsonl or .jsonl.gz. Required."),
-    _cli.Flag("output", "DIR", "the folder for answers (with their prompts), verdicts and the result. Required."),
+    _cli.Flag("data", "FILE", "the rows, .jsonl or .jsonl.gz. Required, but for --make."),
+    _cli.Flag("output", "DIR", "the folder for answers (with their prompts), verdicts and the result. Required with "
+              "--checkpoint."),
     _cli.Flag("shots", "N", "solved examples before every prompt: the first N rows of --shots_from; none unless given",
               int),
     _cli.Flag("shots_from", "FILE", "where they come from, with the fields of --data"),
@@ -63,7 +65,8 @@ are over rows, the mean of whose samples counts once. The same command again goe
 
 examples
   {program} --task=line_shuffle --make=shuffle.jsonl --items=100
-  {program} --checkpoint=runs/first --task=humaneval --data=HumanEval.jsonl.gz --output=results/first --limit=20
+  {program} --checkpoint=runs/first --task=humaneval --data=HumanEval.jsonl.gz --output=results/first --limit=20 \\
+      --max_length=512
   {program} --checkpoint=LLaDA-8B-Base --task=gsm8k --data=test.jsonl --shots=4 --shots_from=train.jsonl \\
       --output=results/gsm8k --block_length=32 --mesh=fsdp:-1
 """
@@ -120,7 +123,7 @@ def read_options(flags: dict) -> TaskOptions:
         passed.setdefault("stop", json.dumps(list(task.stop)))
     says = {"task": task.name, "rows": len(rows), "shots": len(shots),
             "data": hashlib.sha256(Path(data).expanduser().read_bytes()).hexdigest()}
-    first = _answering(passed | {"output": str(folder / _answers_of(task, 0))}, prompts)
+    first = _answering(passed | {"output": str(folder / _answers_of(task, 0))}, prompts, len(shots))
     if task.turns > 1:
         _check_room(task, passed, prompts, first)
     return TaskOptions(task, tuple(rows), folder, first, says, passed)
@@ -175,15 +178,21 @@ def _write(path: Path, rows: list[dict], what: str) -> None:
     print(f"{len(rows):,} {what}: {path}")
 
 
-def _answering(flags: dict, prompts: list[dict]) -> sample.SampleOptions:
-    """The command launch.sample --prompts; its file is of this moment, so that none of another command is lost."""
+def _answering(flags: dict, prompts: list[dict], shots: int = 0) -> sample.SampleOptions:
+    """The command launch.sample --prompts; its file is of this moment, so that none of another command is lost.
+
+    Prompts are the rows of --data after solved examples, and errors say so.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.jsonl"
         file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), encoding="utf-8")
         try:
             return sample.read_options(flags | {"prompts": str(file)})
         except ConfigError as error:
-            raise ConfigError(str(error).replace(str(file), "of the task")) from None
+            row = f"--data: row \\2, counted from 0,{f' with --shots={shots},' * bool(shots)}"
+            said = re.sub(r"--prompts(, |: )prompt (\d+)", row, str(error))
+            said = re.sub("shorten it, (or )?", "take fewer --shots, or " if shots else "", said)
+            raise ConfigError(said.replace(str(file), "of the task")) from None
 
 
 def _check_room(task: Task, flags: dict, prompts: list[dict], first: sample.SampleOptions) -> None:

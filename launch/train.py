@@ -25,8 +25,8 @@ FLAGS = (
               "package (below); FILE:ARGUMENT hands ARGUMENT to get_config, as in smdm:170. Required."),
     _cli.Flag("workdir", "DIR", "the folder that receives checkpoints, metrics, samples and pictures. Made if it does "
               "not exist; the same command again resumes the run in it. gs://BUCKET/NAME too. Required."),
-    _cli.Flag("dry_run", "", "check everything, print the resolved configuration as JSON and stop; --workdir may be "
-              "left out", bool),
+    _cli.Flag("dry_run", "", "check everything but the text itself, print the resolved configuration as JSON and stop; "
+              "--workdir may be left out", bool),
     _distributed.FLAG,
     _cli.Flag("profile", "FIRST:LAST", "trace these steps into WORKDIR/profile, for TensorBoard's profiler"),
 )

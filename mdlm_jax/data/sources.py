@@ -250,8 +250,9 @@ def checked_text(value, where: str, field: str, option: str = "text_field") -> s
       ConfigError: it is neither str nor bytes, or not valid Unicode.
     """
     if not isinstance(value, str | bytes):
-        raise ConfigError(f"data.{option}={field!r}: {where} holds {type(value).__name__} there, not text; "
-                          "name a text field")
+        found = "null" if value is None else type(value).__name__
+        raise ConfigError(f"data.{option}={field!r}: {where} holds {found} there, not text; name a text field, or "
+                          "repair the line")
     try:
         text = value.decode() if isinstance(value, bytes) else value
         text.encode()
@@ -303,7 +304,8 @@ def open_source(config: DataConfig) -> Source:
         return FileTree(label, split, path, _folder_names(path, lambda name: True))
     if not path.is_file():
         raise ConfigError(f"data.source={label!r}: there is no such file or folder; choose an existing one, stdlib, "
-                          "tfds:NAME[/CONFIG] or language:NAME")
+                          "tfds:NAME[/CONFIG], language:NAME, prepared:DIR, mixture:WEIGHT*DIR,..., digits, codes:PATH "
+                          "or trajectories:DIR")
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
     if path.name.endswith((".jsonl", ".jsonl.gz")):

@@ -37,9 +37,10 @@ def read_meta(folder: Path) -> dict:
     """The settings; ConfigError where there are none."""
     try:
         return json.loads((folder / META).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{PREFIX}{folder}: there are no trajectories; make some with launch.trajectories") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{PREFIX}{folder}: holds no trajectories ({error}); make some with launch.trajectories"
-                          ) from None
+        raise ConfigError(f"{PREFIX}{folder}: {META} cannot be read ({error}); make the trajectories again") from None
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -23,13 +23,15 @@ _LEAST_SIZES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trained network: its family, budget and size, and the held-out loss with its standard error."""
+    """One trained network: its family, budget and size, the held-out loss with its standard error, and the tokens it
+    was trained on."""
 
     family: str
     flops: float
     parameters: int
     loss: float
     stderr: float
+    tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

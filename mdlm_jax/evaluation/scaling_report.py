@@ -20,18 +20,21 @@ def table(families: Sequence[Family], found: dict[str, Estimate]) -> str:
     """Markdown: every run, the optimum of every budget, and the figures with their intervals."""
     lines = ["| family | FLOPs | parameters | tokens | held-out loss |", "|---|---|---|---|---|"]
     for family in families:
-        lines += [f"| {family.name} | {run.flops:.2g} | {run.parameters:,} | {run.flops / 6 / run.parameters:,.0f} | "
+        lines += [f"| {family.name} | {run.flops:.2g} | {run.parameters:,} | {run.tokens:,} | "
                   f"{run.loss:.4f} +- {run.stderr:.4f} |" for run in family.runs]
     lines += ["", "| family | FLOPs | N* | L* | |", "|---|---|---|---|---|"]
     for family in families:
-        lines += [f"| {family.name} | {p.flops:.2g} | {p.size:,.0f} | {p.loss:.4f} | {_remark(p)} |"
-                  for p in family.parabolas]
+        lines += [f"| {family.name} | {p.flops:.2g} | {_optimum(p)} | {_remark(p)} |" for p in family.parabolas]
     if found:
         lines += ["", "| | here (95 % interval) | published, 6e18 to 1e20 |", "|---|---|---|"]
         most = max(run.flops for run in masked_first(families)[0].runs)
         lines += [f"| {name} | {value}{_beyond(name, value, most)} | {_published(name)} |"
                   for name, value in found.items()]
     return "\n".join(lines)
+
+
+def _optimum(p) -> str:
+    return f"{p.size:,.0f} | {p.loss:.4f}" if p.opens_upwards else " | "
 
 
 def _remark(p) -> str:

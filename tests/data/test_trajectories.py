@@ -67,7 +67,7 @@ def test_another_order_of_writing_is_other_data(tmp_path):
 
 
 @pytest.mark.parametrize(("break_it", "fields", "said"), [
-    (lambda p: (p / "meta.json").unlink(), {}, "holds no trajectories .*make some with launch.trajectories"),
+    (lambda p: (p / "meta.json").unlink(), {}, "there are no trajectories; make some with launch.trajectories"),
     (lambda p: (p / "00001.npz").unlink(), {}, "00001.npz cannot be read .*it goes on where it stopped"),
     (lambda p: (p / "00001.npz").write_bytes(b"PK"), {}, "00001.npz cannot be read"),
     (lambda p: None, {"length": 8}, "data.length=8: the trajectories have rows of 6; set it so"),

@@ -71,6 +71,7 @@ def test_optima_that_are_none_or_outside_are_told(tmp_path):
     scaling_report.draw([scaling.fit("masked", hill)], tmp_path / "none.png")
     assert (tmp_path / "none.png").stat().st_size > 10_000
     assert "no optimum: the parabola opens downwards" in text and "outside the sizes that were trained" in text
+    assert "| masked | 1e+12 |  |  | no optimum" in text  # no figures of what there is not
 
 
 def test_a_vertex_outside_gives_no_law_and_a_gap_beyond_the_budgets_says_so():

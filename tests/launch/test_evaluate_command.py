@@ -199,6 +199,8 @@ def test_the_published_convention_is_the_mean_integrand_without_the_ends():
 
 @pytest.mark.parametrize(("flags", "said"), [
     ({"samples": -1}, "--samples=-1: must be at least 0"),
+    ({"samples": 0, "held_out": False}, "there is nothing to measure; give --rows"),
+    ({"samples": 0, "rows": 0}, "there is nothing to measure; give --rows"),
     ({"steps": "4,x"}, "--steps=4,x: must be whole numbers"),
     ({"text": "some.txt"}, "stand for no text"),
     ({"judge": "nowhere"}, "--judge=nowhere: "),

@@ -42,7 +42,9 @@ def test_a_run_ends_with_answers_to_held_out_prompts(kind, pairs, tmp_path, caps
         first, second = prompt.removeprefix("prompt: ").rstrip("=").split("+")
         right = rest.rpartition("\nof the data: ")[2]
         assert int(first) + int(second) == int(right)  # the held-out pair itself
-    assert samples[0].partition("\n")[2].strip() in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert samples[0].partition("\n")[2].strip() in out
+    assert out.splitlines()[-1].startswith("held-out bound: ") and " nats per token (8 rows" in out  # ends count too
     names = {name for record in metrics.read(run) for name in record}
     assert ("loss/edit" in names) == (kind == "levenshtein") and "eval/loss" in names
     assert launch.sample.main([f"--checkpoint={run}", "--prompt=3+4=", "--num=1"]) == 0

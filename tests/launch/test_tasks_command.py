@@ -83,6 +83,10 @@ def test_a_task_that_makes_its_rows(place, capsys):
                         (command(place, items=3), "--items=3: goes with --make; leave it out")):
         assert tasks.main(flags) == 2 and said in capsys.readouterr().err
     assert len(made.read_text().splitlines()) == 5
+    for more, said in (([], "error: --data: row 3, counted from 0, is "),
+                       ([f"--shots_from={made}", "--shots=1"], "--data: row 3, counted from 0, with --shots=1, is ")):
+        assert tasks.main([*command(place, task="line_shuffle", data=made), *more]) == 2
+        assert said in (err := capsys.readouterr().err) and "shorten it" not in err and "raise --max_length" in err
 
 
 def test_several_samples_a_row_and_fewer_rows(place, capsys):

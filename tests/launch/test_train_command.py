@@ -166,3 +166,14 @@ def test_the_run_receives_config_and_workdir(tmp_path, monkeypatch):
     assert profile is None
     assert isinstance(config, RunConfig) and config.train.steps == 300
     assert workdir == tmp_path / "new" and not workdir.exists()
+
+
+def test_a_dry_run_knows_that_the_template_needs_other_tokens(tmp_path, capsys):
+    rows = [{"messages": [{"role": "user", "content": "hi" * n}, {"role": "assistant", "content": "ho"}]}
+            for n in range(300)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--config=quickstart", f"--config.data.source={tmp_path / 'chat.jsonl'}", "--config.data.tokenizer=byte",
+             "--config.data.messages_field=messages", "--dry_run"]
+    assert train.main(flags) == 2
+    assert "data.chat_template='chatml': data.tokenizer='byte' has no token for <|im_start|>" in capsys.readouterr().err
+    assert train.main([*flags, "--config.data.chat_template=plain"]) == 0

@@ -18,7 +18,7 @@ import numpy as np
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.languages import base
 
-_LARGEST = 1 << 17  # rows
+MOST_ROWS = 1 << 17
 _BLOCK = 1 << 24  # comparisons alive at once
 
 
@@ -38,8 +38,8 @@ class Enumerated:
 
     def __post_init__(self):
         rows = np.array(base.check_tokens(self.rows, self.vocab_size))
-        if len(rows) > _LARGEST or len(np.unique(rows, axis=0)) < len(rows):
-            raise ValueError(f"rows: {len(rows)}, which must be distinct and at most {_LARGEST}")
+        if len(rows) > MOST_ROWS or len(np.unique(rows, axis=0)) < len(rows):
+            raise ValueError(f"rows: {len(rows)}, which must be distinct and at most {MOST_ROWS}")
         rows.flags.writeable = False
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "law", base.check_law("law", self.law, (len(rows),)))

@@ -13,12 +13,13 @@
 All rows are alike, and all can be written down (`enumerated`).
 """
 
-import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.data.languages.enumerated import Enumerated
+from mdlm_jax.data.languages.enumerated import MOST_ROWS, Enumerated
 
 Line = tuple[int, ...]
 
@@ -41,23 +42,42 @@ def _removed(line: Line, new: int) -> Iterator[Line]:
     return (line[:i] + line[i + 1 :] for i in range(len(line)))
 
 
-_AFTERWARDS: dict[str, tuple[Callable[[Line, int], Iterator[Line]], bool]] = {  # what may follow; whether one comes
-    "line_copy": (lambda line, new: iter([line]), False),
-    "line_reverse": (lambda line, new: iter([line[::-1]]), False),
-    "line_sort": (lambda line, new: iter([tuple(sorted(line))]), False),
-    "line_shuffle": (_shuffled, False),
-    "line_replace": (_replaced, True),
-    "line_insert": (_inserted, True),
-    "line_remove": (_removed, False),
+class _Kind(NamedTuple):
+    """What may stand there afterwards, by the line and the new person; whether one comes; in words."""
+
+    afterwards: Callable[[Line, int], Iterator[Line]]
+    comes: bool
+    words: str
+
+
+_KINDS = {
+    "line_copy": _Kind(lambda line, new: iter([line]), False, "as it was."),
+    "line_reverse": _Kind(lambda line, new: iter([line[::-1]]), False, "from its end."),
+    "line_sort": _Kind(lambda line, new: iter([tuple(sorted(line))]), False, "by number."),
+    "line_shuffle": _Kind(_shuffled, False, "any other order of it."),
+    "line_replace": _Kind(_replaced, True, "somebody new for any one."),
+    "line_insert": _Kind(_inserted, True, "with somebody new anywhere."),
+    "line_remove": _Kind(_removed, False, "without any one."),
 }
 
 
-def _line(kind: str, people: int = 4, names: int = 8) -> Enumerated:
+def _maker(kind: str) -> Callable[..., Enumerated]:
+    def line(people: int = 4, names: int = 8) -> Enumerated:
+        return _line(kind, people, names)
+
+    line.__name__, line.__doc__ = kind, f"A line of people, and {_KINDS[kind].words}"
+    return line
+
+
+def _line(kind: str, people: int, names: int) -> Enumerated:
     if not 2 <= people < names <= 8:
         raise ConfigError(f"people={people}, names={names}: must be 2 <= people < names <= 8")
-    if kind in ("line_shuffle", "line_insert") and people > 4:
-        raise ConfigError(f"people={people}: {kind} has too many rows to write down beyond 4; lower it")
-    afterwards, comes = _AFTERWARDS[kind]
+    afterwards, comes, _ = _KINDS[kind]
+    each = sum(1 for _ in afterwards(tuple(range(people)), people))
+    number = math.perm(names, people) * each * (names - people if comes else 1)
+    if number > MOST_ROWS:
+        raise ConfigError(f"people={people}: {kind} has {number:,} rows then, and at most {MOST_ROWS:,} can be written "
+                          "down; lower it")
     rows = []
     for line in itertools.permutations(range(names), people):
         for new in sorted(set(range(names)) - set(line)) if comes else (-1,):
@@ -65,4 +85,4 @@ def _line(kind: str, people: int = 4, names: int = 8) -> Enumerated:
     return Enumerated.uniform(rows, names, given=people + comes)
 
 
-LINES: dict[str, Callable[..., Enumerated]] = {kind: functools.partial(_line, kind) for kind in _AFTERWARDS}
+LINES = {kind: _maker(kind) for kind in _KINDS}
