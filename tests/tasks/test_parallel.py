@@ -124,7 +124,8 @@ def test_the_correlation_of_a_shuffled_line_by_hand():
 
 @pytest.mark.parametrize(("settings", "said"), [
     ("line_sort:people=1", "people=1, names=8: must be 2 <= people < names <= 8"),
-    ("line_copy:names=9", "names=9: must be"), ("line_shuffle:people=5", "people=5: line_shuffle has 799,680 rows then"),
+    ("line_copy:names=9", "names=9: must be"),
+    ("line_shuffle:people=5", "people=5: line_shuffle has 799,680 rows then"),
 ])
 def test_lines_out_of_range_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
