@@ -4,8 +4,8 @@ On five small oracle languages a network is trained, writes trajectories one tok
 to imitate it (`models.joint`, arXiv 2509.22738). Rows of the language are then scored exactly under three decoders of
 the same network, K tokens a forward at the masks of the least entropy: one by one (K = 1), from the product of
 marginals (the layer's gain at zero), and by the layer. KL and total variation are to the language, in nats a row;
-beside them the closed form of a perfect network that draws K at a time from marginals. With --on_policy a second layer
-is trained, which itself draws the tokens of that share of its windows.
+beside them the closed form of a perfect network that draws K at a time from marginals. A second layer is
+trained on random orders, with --on_policy a third one, which itself draws the tokens of that share of its windows.
 
 The second table is of drafts that the network checks (`adjust_verified`): tokens a forward, and the p-value of a
 chi-square test of the rows written against the exact law of one token a forward, where its rows can be enumerated.
@@ -116,9 +116,10 @@ def distances(model, name: str, rule, rows: np.ndarray) -> list[float]:
     return [found.kl, found.tv]
 
 
-def on_policy(model, name: str, options) -> dict[str, list[float]]:
+def varied(model, name: str, options, kind: str) -> dict[str, list[float]]:
+    """`measured` of another layer's decoding alone."""
     rows = rows_of(name, options.rows)
-    return {f"ADJUST on policy, {each}": distances(model, name, Adjust(model.joint, model.process.mask_id, each), rows)
+    return {f"{kind}, {each}": distances(model, name, Adjust(model.joint, model.process.mask_id, each), rows)
             for each in TOKENS}
 
 
@@ -165,15 +166,19 @@ def kept(file: Path, work) -> dict:
 
 
 def results(options, name: str, seed: int) -> tuple[dict, dict]:
-    """`measured`, with `on_policy` where it is asked for; `verified`."""
+    """`measured`, of the other layers too; `verified`, of the one that saw random orders."""
     def model(**fields):
         return models(options.workdir, name, LENGTHS[name], seed, options, **fields)
 
     found = kept(options.workdir / f"{name}_{seed}.json", lambda: measured(model(), name, options))
-    if share := options.on_policy:
-        found |= kept(options.workdir / f"{name}_{seed}_on_policy_{share}.json",
-                      lambda: on_policy(model(**{"train.on_policy": share}), name, options))
-    return found, kept(options.workdir / f"{name}_{seed}_verified.json", lambda: verified(model(), name, options))
+    others = {"any order": {"train.any_order": 1.0}}
+    if options.on_policy:
+        others["on policy"] = {"train.on_policy": options.on_policy}
+    for kind, fields in others.items():
+        file = options.workdir / f"{name}_{seed}_{kind.replace(' ', '_')}.json"
+        found |= kept(file, lambda kind=kind, fields=fields: varied(model(**fields), name, options, f"ADJUST, {kind}"))
+    return found, kept(options.workdir / f"{name}_{seed}_verified.json",
+                       lambda: verified(model(**others["any order"]), name, options))
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ def models(folder: Path, seed: int, options) -> tuple[mdlm_jax.LanguageModel, md
     written = folder / f"trajectories_{seed}"
     subprocess.run([sys.executable, "-m", "launch.trajectories", f"--checkpoint={base}", f"--output={written}",
                     f"--num={options.trajectories}", f"--seed={seed}"], check=True)
-    layer = train(folder / f"joint_{seed}", "joint", **{
+    order = {"train.any_order": options.any_order} if options.any_order else {}
+    layer = train(folder / f"joint_{seed}_{options.any_order}", "joint", **order, **{
         "train.init_from": base, "data.source": f"trajectories:{written}", "data.length": LENGTH, "train.seed": seed,
         "train.objective": "joint:7", "train.steps": options.joint_steps, "data.seed": seed,
         "train.checkpoint_every": options.joint_steps, "eval.every": options.joint_steps})
@@ -110,12 +111,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="of network and judge")
     parser.add_argument("--trajectories", type=int, default=8192)
     parser.add_argument("--joint_steps", type=int, default=4000)
+    parser.add_argument("--any_order", type=float, default=1.0, help="share of trajectories shown in a random order")
     parser.add_argument("--rows", type=int, default=2000, help="of a set")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    found = [kept(options.workdir / f"measured_{seed}.json", lambda seed=seed: measured(options.workdir, seed, options))
-             for seed in options.seeds]
+    found = [kept(options.workdir / f"measured_{seed}_{options.any_order}.json",
+                  lambda seed=seed: measured(options.workdir, seed, options)) for seed in options.seeds]
     print("| | nats a byte | entropy of a row | MAUVE | tokens a second |\n|---|---|---|---|---|")
     for name in found[0]:
         mean = {what: np.mean([one[name][what] for one in found]) for what in found[0][name]}

@@ -1,8 +1,8 @@
 """Right answers against tokens a forward: ``python -m benchmarks.parallel --workdir=DIR [--figure=PNG]``.
 
 ParallelBench's tasks (arXiv 2510.04767): waiting lines and puzzles with a token a person or cell (`languages.lines`,
-`enumerated`); of each a network of its own and a joint layer. An item is a prompt drawn from the language, answered at
-temperature 1:
+`enumerated`); of each a network of its own and a joint layer that saw random orders. An item is a prompt drawn from the
+language, answered at temperature 1:
 
     marginals  K tokens a forward, where the entropy is least, each from its own law
     ADJUST     the same, each told to the layer before the next
@@ -28,6 +28,10 @@ from mdlm_jax.sampling.threshold import Threshold
 TASKS = ("line_copy", "line_sort", "line_shuffle", "line_replace", "line_insert", "latin", "sudoku")
 TOKENS, TAUS, ENTROPIES = (1, 2, 4), (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99), (1.5, 1.0, 0.5, 0.2, 0.05)
 CELLS = 4  # that a Sudoku leaves
+
+
+def trained(name: str, options):
+    return models(options.workdir, name, make(name).length, options.seed, options, width=64, **{"train.any_order": 1.0})
 
 
 def items(name: str, number: int) -> np.ndarray:
@@ -117,8 +121,8 @@ def main() -> None:
     print("| task (C in nats) | decoder | setting | right | tokens a forward | without a mistake |\n"
           "|---|---|---|---|---|---|", flush=True)
     for name in options.tasks:
-        found[name] = kept(options.workdir / f"{name}_{options.seed}.json", lambda name=name: measured(
-            models(options.workdir, name, make(name).length, options.seed, options, width=64), name, options))
+        found[name] = kept(options.workdir / f"{name}_{options.seed}.json",
+                           lambda name=name: measured(trained(name, options), name, options))
         report(name, found[name])
     if options.figure:
         draw(found, options.figure)

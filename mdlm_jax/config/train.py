@@ -35,6 +35,7 @@ class TrainConfig:
     per_answer: bool = False  # rows weigh alike, however long their answers (LLaDA's fine-tuning); data.prompt_field
     class_dropout: float = 0.0  # share of rows whose class is hidden, which guidance needs; with model.classes
     confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
+    any_order: float = 0.0  # share of the trajectories that the joint layer is shown in a random order; joint only
     on_policy: float = 0.0  # share of windows whose tokens the joint layer draws, not the trajectory; joint only
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
@@ -99,9 +100,10 @@ class TrainConfig:
             require(weight >= 0 and turns >= 1 and turns == int(turns), "train.objective", self.objective,
                      "WEIGHT must not be negative, TURNS a positive integer")
         require(0.0 <= self.class_dropout < 1.0, "train.class_dropout", self.class_dropout, "must lie in [0, 1)")
-        require(0.0 <= self.on_policy <= 1.0, "train.on_policy", self.on_policy, "must lie in [0, 1]")
-        require(not self.on_policy or name == "joint", "train.on_policy", self.on_policy,
-                 "is read by train.objective=joint:PASSES only; leave it out")
+        for field in ("any_order", "on_policy"):
+            require(0.0 <= getattr(self, field) <= 1.0, f"train.{field}", getattr(self, field), "must lie in [0, 1]")
+            require(not getattr(self, field) or self.objective.startswith("joint"), f"train.{field}",
+                     getattr(self, field), "is read by train.objective=joint:PASSES only; leave it out")
         require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
         require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")
         parse_block_schedule(self.block_schedule)

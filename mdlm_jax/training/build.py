@@ -86,7 +86,7 @@ def build_objective(
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared), notes
     if kind == "joint":
-        return dataclasses.replace(_joint(train, shared), on_policy=train.on_policy), notes
+        return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}

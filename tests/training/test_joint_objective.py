@@ -1,6 +1,7 @@
 """ADJUST's objective against plain Python, and what of it trains."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,31 @@ def test_on_policy_the_layer_writes_what_it_draws_where_it_is_surest(seed):
             np.testing.assert_allclose(parts.per_row()[row], expected, rtol=2e-4, atol=1e-5)
 
 
+def test_any_order_shows_what_was_written_in_every_order_alike():
+    objective, many = dataclasses.replace(OBJECTIVE, any_order=1.0), 6000
+    rank = np.array([2, GIVEN, 0, NEVER, 1, PADDING])
+    found = np.asarray(objective.ranks(jnp.asarray(np.tile(rank, (many, 1))), KEY, jnp.arange(many)))
+    assert (found[:, [1, 3, 5]] == rank[[1, 3, 5]]).all()
+    shown = found[:, [0, 2, 4]]
+    counts = [(shown == order).all(1).sum() for order in itertools.permutations(range(3))]
+    assert sum(counts) == many and max(abs(count - 1000) for count in counts) < 130  # 4.5 standard deviations
+    half = np.asarray(dataclasses.replace(OBJECTIVE, any_order=0.5).ranks(
+        jnp.asarray(np.tile(rank, (many, 1))), KEY, jnp.arange(many)))
+    assert abs((half == rank).all(1).mean() - 7 / 12) < 0.03  # a random order may be the same
+    blocks = np.asarray(dataclasses.replace(objective, block_length=4).ranks(
+        jnp.asarray(np.tile([3, 1, 0, 2, 7, 5, 6, 4], (50, 1))), KEY, jnp.arange(50)))
+    assert (np.sort(blocks[:, :4]) == range(4)).all() and (np.sort(blocks[:, 4:]) == range(4, 8)).all()
+    assert len(np.unique(blocks[:, :4], axis=0)) > 10
+
+
+def test_any_order_is_the_loss_of_other_trajectories():
+    objective, data, rows = dataclasses.replace(OBJECTIVE, any_order=1.0), batch(RANKS), jnp.arange(3)
+    found = objective.loss(TRAINED, data, KEY, rows, 3).per_row()
+    shown = data | {"rank": objective.ranks(data["rank"], KEY, rows)}
+    np.testing.assert_array_equal(found, OBJECTIVE.loss(TRAINED, shown, KEY, rows, 3).per_row())
+    assert not np.array_equal(found, OBJECTIVE.loss(TRAINED, data, KEY, rows, 3).per_row())
+
+
 def test_a_share_of_the_windows_is_on_policy():
     data = batch([RANKS[0]] * 400)
     never, always, half = (np.asarray(dataclasses.replace(OBJECTIVE, on_policy=share).loss(
@@ -151,6 +177,7 @@ def test_only_the_layer_trains_and_at_first_only_its_gain():
 
 
 @pytest.mark.parametrize(("fields", "said"), [
+    ({"any_order": -0.1}, "any_order=-0.1: must lie in"),
     ({"on_policy": 1.5}, "on_policy=1.5: must lie in \\[0, 1\\]"),
     ({"passes": 0}, "passes=0: must be at least 1"),
     ({"network": TransformerConfig(6, 6, 1, 16, 2, 2, 24, attention="causal")}, "network.attention='causal'"),

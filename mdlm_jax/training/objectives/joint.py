@@ -10,9 +10,12 @@ over the number of tokens that were written,
 the chain rule's share of KL(p_one-by-one || p_joint) in one draw. Depths k = 1..S have the probabilities
 softmax(2^0, 2^-1, ..., 2^{1-S}), as in the published code.
 
-The k tokens are the trajectory's. On policy, which the paper does not do, they are what the layer itself would write:
-drawn from its law after each pass at the masked position of least entropy, so that it also learns what the network says
-where its own mistakes have led.
+The network's order of writing leads to few of all states. Where the layer is a little off it writes elsewhere, and what
+it was never shown it may get all wrong; two remedies that the paper does not have:
+
+    any_order   tokens are shown in a random order, so that every state occurs
+    on_policy   the k tokens are what the layer itself would write, drawn from its law after each pass at the masked
+                position of least entropy
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.data.trajectories import NEVER
 from mdlm_jax.models import flops, joint
-from mdlm_jax.training.objectives.base import EDIT, NOISE, SECOND, Objective, scored
+from mdlm_jax.training.objectives.base import EDIT, LEVEL, NOISE, SECOND, Objective, scored
 
 
 class _State(NamedTuple):
@@ -48,12 +51,14 @@ class JointObjective(Objective):
       passes: S, the most passes that are unrolled; tokens a forward may then be S + 1.
       block_length: the layer sees the block of so many tokens that is being written alone, as beside a cache; 0: the
         whole row.
-      on_policy: the share of windows whose tokens the layer draws, in [0, 1]; at temperature 1, like trajectories.
+      any_order: the share of rows that are shown in a random order, of each block where there are blocks.
+      on_policy: the share of windows whose tokens the layer draws; at temperature 1, like trajectories.
     """
 
     coupling: str = "iid"
     passes: int = 3
     block_length: int = 0
+    any_order: float = 0.0
     on_policy: float = 0.0
 
     one_level = False
@@ -62,8 +67,9 @@ class JointObjective(Objective):
         super().__post_init__()
         if self.passes < 1:
             raise ValueError(f"passes={self.passes}: must be at least 1")
-        if not 0 <= self.on_policy <= 1:
-            raise ValueError(f"on_policy={self.on_policy}: must lie in [0, 1], a share of the windows")
+        for name in ("any_order", "on_policy"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1], a share")
         if self.network.attention not in ("bidirectional", "block_causal"):
             raise ValueError(f"network.attention={self.network.attention!r}: a joint layer is for networks that fill "
                              "in masks, bidirectional or block_causal")
@@ -86,10 +92,26 @@ class JointObjective(Objective):
 
     def loss_at(self, trainable, batch, key, rows, u):
         del u
+        batch = batch | {"rank": self.ranks(batch["rank"], key, rows)}
         first, depth = self.window(batch["rank"], key, rows)
         prediction, target, left = self.unrolled(trainable, batch, first, depth, key, rows)
         kl = self.reduce(prediction, teacher=target).kl
         return LossParts.of(scored(batch), joint=jnp.where(left & (depth > 0)[:, None], kl, 0.0))
+
+    def ranks(self, rank: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
+        """[B, L]: the ranks in which the tokens are shown."""
+        if not self.any_order:
+            return rank
+        length, written = rank.shape[1], (rank >= 0) & (rank < NEVER)
+        block = jnp.arange(length) // (self.block_length or length)
+
+        def shown(key, rank, written):
+            use, order = jax.random.split(key)
+            drawn = jnp.lexsort((jax.random.uniform(order, (length,)), block, ~written))  # what was written first
+            own = jnp.where(written, jnp.argsort(drawn), rank)
+            return jnp.where(jax.random.bernoulli(use, self.any_order), own, rank).astype(rank.dtype)
+
+        return jax.vmap(shown)(self.noise_keys(key, rows, LEVEL), rank, written)
 
     def window(self, rank: jax.Array, key: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B] each: the state to begin with, and the passes from it, so few that a mask is left: of the block, where
