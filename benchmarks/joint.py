@@ -7,7 +7,8 @@ marginals (the layer's gain at zero), and by the layer. KL and total variation a
 beside them the closed form of a perfect network that draws K at a time from marginals. A second layer is
 trained on random orders, with --on_policy a third one, which itself draws the tokens of that share of its windows.
 
-The second table is of drafts that the network checks (`adjust_verified`): tokens a forward, and the p-value of a
+The second table is of drafts that the network checks (`adjust_verified`): tokens a forward, which is of so many rows
+more as there are drafts, and the p-value of a
 chi-square test of the rows written against the exact law of one token a forward, where its rows can be enumerated.
 """
 
@@ -63,16 +64,22 @@ def _replace(left: int, each: int) -> float:
     return now * single - joint + ((1 - seen) * _replace(left - now, each) if seen < 1 else 0.0)
 
 
-def models(folder: Path, name: str, length: int, seed: int, options, width: int = 32,
+def models(folder: Path, name: str, length: int, seed: int, options, width: int = 32, given: int = 0,
            **fields) -> mdlm_jax.LanguageModel:
-    """The network with its joint layer. ``fields``: of the layer's run, more than the usual ones."""
+    """The network with its joint layer. ``given``: tokens at the beginning of a row that trajectories are given.
+    ``fields``: of the layer's run, more than the usual ones."""
     base = train(folder / f"{name}_{seed}", "oracle", **{
         "data.source": f"language:{name}", "data.length": length, "data.seed": seed, "train.seed": seed,
         "model.layers": 2, "model.d_model": width, "model.heads": 2, "train.steps": options.steps,
         "train.checkpoint_every": options.steps, "eval.every": options.steps, "train.learning_rate": 3e-3,
         "train.batch_size": 64, "eval.final_rows": 512})
     written = folder / f"{name}_{seed}_trajectories"
-    subprocess.run([sys.executable, "-m", "launch.trajectories", f"--checkpoint={base}", f"--output={written}",
+    asked = []
+    if given:
+        rows = make(name).sample(np.random.default_rng(seed), options.trajectories, length)[:, :given]
+        (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": row.tolist()}) + "\n" for row in rows))
+        asked = [f"--prompts={folder / 'prompts.jsonl'}"]
+    subprocess.run([sys.executable, "-m", "launch.trajectories", *asked, f"--checkpoint={base}", f"--output={written}",
                     f"--num={options.trajectories}", f"--length={length}", f"--seed={seed}", "--batch_size=1024",
                     f"--suppress={','.join(map(str, beyond(name)))}"], check=True)
     kind = "_".join(["joint", *(f"{key.partition('.')[2]}={value}" for key, value in fields.items())])
@@ -150,11 +157,13 @@ def verified(model, name: str, options) -> dict[str, list[float]]:
 
 
 def p_value(rows: np.ndarray, law: np.ndarray, size: int) -> float:
-    """Of Pearson's chi-square; cells expected less than five times are one."""
+    """Of Pearson's chi-square; the rarest cells are one, which is expected five times at least."""
     counts = np.bincount(np.ravel_multi_index(tuple(rows.T), (size,) * rows.shape[1]), minlength=len(law))
-    expected, rare = len(rows) * law / law.sum(), len(rows) * law < 5
-    seen, wanted = (np.append(x[~rare], x[rare].sum()) for x in (counts, expected))
-    return float(chi2.sf(((seen - wanted) ** 2 / np.maximum(wanted, 1e-9)).sum(), len(seen) - 1))
+    order = np.argsort(law)
+    seen, wanted = counts[order], len(rows) * law[order] / law.sum()
+    rare = max((wanted < 5).sum(), np.searchsorted(np.cumsum(wanted), 5) + 1)
+    seen, wanted = (np.append(x[rare:], x[:rare].sum()) for x in (seen, wanted))
+    return float(chi2.sf(((seen - wanted) ** 2 / wanted).sum(), len(seen) - 1))
 
 
 def kept(file: Path, work) -> dict:

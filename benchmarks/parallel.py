@@ -2,15 +2,17 @@
 
 ParallelBench's tasks (arXiv 2510.04767): waiting lines and puzzles with a token a person or cell (`languages.lines`,
 `enumerated`); of each a network of its own and a joint layer that saw random orders. An item is a prompt drawn from the
-language, answered at temperature 1:
+language:
 
-    marginals  K tokens a forward, where the entropy is least, each from its own law
+    marginals  K tokens a forward, where the entropy is least, each drawn from its own law
     ADJUST     the same, each told to the layer before the next
-    threshold  all tokens whose likeliest one has more than TAU; ADJUST's: up to 4, while the entropy is below H
-    oracle     of the thresholds the one that writes an item in the fewest forwards and right, if any does
+    threshold  at temperature 0 all tokens whose likeliest one has at least TAU; ADJUST's: up to 4, while the entropy is
+               at most H
+    oracle     of the thresholds the one that writes an item in the fewest forwards and right, if any does: nothing is
+               drawn, so that it is no best of many draws
 
 An answer is right where the language can say the row at all, which is ParallelBench's rule. Beside the marginals of
-shuffle, replace and latin stands what a network without a mistake would get.
+the lines stands what a network without a mistake would get with all tokens at once.
 """
 
 import argparse
@@ -26,12 +28,14 @@ from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.threshold import Threshold
 
 TASKS = ("line_copy", "line_sort", "line_shuffle", "line_replace", "line_insert", "latin", "sudoku")
-TOKENS, TAUS, ENTROPIES = (1, 2, 4), (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99), (1.5, 1.0, 0.5, 0.2, 0.05)
+TOKENS, TAUS, ENTROPIES = (1, 2, 4), (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99), (1.5, 1.0, 0.7, 0.5, 0.3, 0.1, 0.03)
 CELLS = 4  # that a Sudoku leaves
 
 
 def trained(name: str, options):
-    return models(options.workdir, name, make(name).length, options.seed, options, width=64, **{"train.any_order": 1.0})
+    language = make(name)
+    return models(options.workdir, name, language.length, options.seed, options, width=64, given=language.given,
+                  **{"train.any_order": 1.0})
 
 
 def items(name: str, number: int) -> np.ndarray:
@@ -60,9 +64,9 @@ def rules(model) -> dict[str, dict[str, object]]:
     return {
         "marginals": {f"K={k}": Adjust(plain(model.joint), mask_id, k) for k in TOKENS},
         "ADJUST": {f"K={k}": Adjust(model.joint, mask_id, k) for k in TOKENS},
-        "threshold": {f"tau={tau}": Threshold(mask_id, temperature=1.0, threshold=tau) for tau in TAUS},
-        "ADJUST, entropy": {f"H={h}": Adjust(model.joint, mask_id, model.joint.most, max_entropy=h)
-                            for h in ENTROPIES},
+        "threshold": {f"tau={tau}": Threshold(mask_id, temperature=0.0, threshold=tau) for tau in TAUS},
+        "ADJUST, entropy": {f"H={h}": Adjust(model.joint, mask_id, model.joint.most, max_entropy=h,
+                                              temperature=0.0) for h in ENTROPIES},
     }
 
 

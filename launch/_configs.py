@@ -90,9 +90,10 @@ def _take_network(config: ConfigDict, overrides: dict) -> None:
     """A run that starts from a checkpoint has its network, but for what the command line says of it."""
     start = overrides.get("train.init_from", config.get("train", {}).get("init_from", ""))
     if isinstance(start, str) and start and "model" in config:
-        from ._start import network_fields
+        from ._start import is_joint, network_fields
 
-        config.model.update(network_fields(start, config.model))
+        objective = str(overrides.get("train.objective", config.get("train", {}).get("objective", "")))
+        config.model.update(network_fields(start, config.model, stays=is_joint(objective)))
 
 
 def _run_file(path: Path, given: str | None):

@@ -61,7 +61,9 @@ def finish(
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
         print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
-    name = "held-out KL from the network to the layer, a token written" if joint else "held-out bound"
+    name = "held-out bound"
+    if joint:
+        name = "held-out KL from the network to the layer, of all that is masked, a token written"
     print(f"{name}{given}: {value:.3f}{spread} {unit} ({rows})")
 
 

@@ -1,15 +1,17 @@
 """What a run that starts from a checkpoint has from it: the network and the tokenizer. Never imports jax."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.config.model import ModelConfig, from_transformer
+from mdlm_jax.data import trajectories
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.shapes import shapes
-from mdlm_jax.training import places
+from mdlm_jax.training import manifest, places
 from mdlm_jax.training.checkpoints import Checkpoints
 
 from ._workdir import read_config
@@ -17,19 +19,21 @@ from ._workdir import read_config
 _OWN = ("attention", "block_length", "dropout", "dtype", "remat", "backend", "moe_balance_loss",
         "moe_z_loss")  # the recipe's: how the weights are trained, not what they are
 _TABLES = ("vocab_size", "head_size")  # the recipe's where it gives them
+_SEEN = ("attention", "block_length")
 _SHOWN = 5
 
 
-def network_fields(text: str, model: dict) -> dict:
+def network_fields(text: str, model: dict, stays: bool = False) -> dict:
     """The fields of the model section that come from the checkpoint ``text``, over those of a recipe, ``model``.
 
-    Empty where there is no checkpoint: that is told by `check_start`.
+    Empty where there is no checkpoint: that is told by `check_start`. ``stays``: the network is used as it is, with the
+    attention that it was trained for.
     """
     found = _model_of(text)
     if found is None:
         return {}
     return {name: value for name, value in dataclasses.asdict(found).items()
-            if name not in _OWN and not (name in _TABLES and model.get(name))}
+            if (name not in _OWN or stays and name in _SEEN) and not (name in _TABLES and model.get(name))}
 
 
 def check_start(config: RunConfig) -> None:
@@ -43,6 +47,8 @@ def check_start(config: RunConfig) -> None:
     if there is None:
         found = f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
         raise ConfigError(f"train.init_from={text!r}: {found}; give a Hugging Face directory or a run's workdir")
+    if is_joint(config.train.objective):
+        _check_trajectories(config, there)
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
     if spec == "byte" and brings_tokenizer(config):
         pass  # the source has its own, which `agree` sees
@@ -51,6 +57,40 @@ def check_start(config: RunConfig) -> None:
     ids = tokenizer.vocab_size if tokenizer else there.vocab_size or config.model.vocab_size
     if ids and not _opened(there, config.model):
         _check_network(text, there, config.model, ids)
+
+
+def is_joint(objective: str) -> bool:
+    return objective.partition(":")[0] == "joint"
+
+
+def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:
+    """ConfigError where the network that stays is to be read otherwise than it was trained, is not the one that wrote
+    the trajectories, or wrote by another law than the layer would."""
+    for name in _SEEN:
+        if getattr(config.model, name) != getattr(there, name):
+            raise ConfigError(f"model.{name}={getattr(config.model, name)!r}: the network of train.init_from stays as "
+                              f"it is, with {getattr(there, name)!r}; leave it out")
+    source, meta = config.data.source, trajectories.read_meta(trajectories.folder_of(config.data.source))
+    if meta["weights"] != weights_digest(config.train.init_from):
+        raise ConfigError(f"data.source={source!r}: was written by other weights than those of train.init_from="
+                          f"{config.train.init_from!r}; let these write some with launch.trajectories")
+    law = {name: meta[name] for name, plain in (("temperature", 1.0), ("top_p", 1.0)) if meta[name] != plain}
+    if meta["block_length"] not in (None, there.block_length if there.attention == "block_causal" else None):
+        law["block_length"] = meta["block_length"]
+    if config.train.on_policy and law:
+        said = ", ".join(f"{name}={value}" for name, value in law.items())
+        raise ConfigError(f"train.on_policy={config.train.on_policy}: the layer would draw otherwise than the "
+                          f"trajectories were written ({said}); write some without that, or leave it out")
+
+
+def weights_digest(text: str) -> str:
+    """What tells one network from another under the same name, without a pass over the weights."""
+    folder = _folder(text)
+    if not families.is_hf(folder):
+        return hashlib.sha256((_step(text) / manifest.NAME).read_bytes()).hexdigest()
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    return hashlib.sha256(repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+                                for file in files]).encode()).hexdigest()
 
 
 def agree(config: RunConfig, stored: Tokenizer | None, tokenizer: Tokenizer) -> None:
@@ -85,10 +125,15 @@ def named_tokenizer(spec: str) -> Tokenizer:
 def _folder(text: str) -> Path | None:
     """Where config.json and tokenizer.json are: a Hugging Face directory, a workdir, or the newest step."""
     path = places.place(text)
-    if (path / "config.json").is_file():
+    return path if (path / "config.json").is_file() else _step(text)
+
+
+def _step(text: str) -> Path | None:
+    """The newest step of a run, or the step itself; None where there is none."""
+    path = places.place(text)
+    if (path / manifest.NAME).is_file():
         return path
-    inner = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    checkpoints = Checkpoints(inner)
+    checkpoints = Checkpoints(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     steps = checkpoints.steps()
     return checkpoints.path(steps[-1]) if steps else None
 

@@ -6,7 +6,6 @@ imported; launch/run_evaluate.py does the work.
 """
 
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,11 @@ from mdlm_jax.config import DETOKENIZERS, ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.data.tokenizers import LanguageTokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
-from mdlm_jax.training import checkpoints, manifest, places
+from mdlm_jax.training import checkpoints, places
 
 from . import _cli, _decoders, _help
 from ._evaluation import NAME
+from ._start import weights_digest
 from ._workdir import read_config
 from .sample import find_checkpoint, parsed_mesh
 
@@ -249,12 +249,7 @@ def judge_digest(judge: str) -> str:
     """What tells one judge from another under the same name."""
     if judge == "oracle":
         return ""
-    place = places.place(judge)
-    if not families.is_hf(place):
-        return hashlib.sha256((find_checkpoint(judge) / manifest.NAME).read_bytes()).hexdigest()
-    files = sorted(file for file in place.iterdir() if file.suffix in (".safetensors", ".json"))
-    return hashlib.sha256(repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns)
-                                for file in files]).encode()).hexdigest()
+    return weights_digest(judge)
 
 
 def _generate(flags: dict) -> dict[str, Any]:

@@ -3,34 +3,47 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 
 import mdlm_jax
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data import trajectories
+from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.training.manifest import write_atomically
 from mdlm_jax.training.progress import Growing
 
-from .trajectories import TrajectoryOptions
+from ._start import weights_digest
+from .trajectories import MOST, TrajectoryOptions
 
 SHARD_ROWS = 1024
+_FREE = ("output", "batch_size", "mesh", "distributed")  # that change no row
 
 
-def main(options: TrajectoryOptions) -> None:
-    """Raises ConfigError: trajectories of other settings are there, or what the model refuses."""
-    model = mdlm_jax.load(options.folder)
+def main(options: TrajectoryOptions, number: int = 0, count: int = 1) -> None:
+    """The part of process ``number`` of ``count``: every count-th shard.
+
+    Raises ConfigError: trajectories of other settings are there, or what the model refuses.
+    """
+    mesh = None if options.mesh is None else make_mesh(options.mesh, jax.local_devices())
+    model = mdlm_jax.load(options.folder, mesh=mesh)
     length = options.length or model.description.max_length
     if not length:
         raise ConfigError("--length is missing: the model does not say what it was made for; give it")
     if model.process is None or model.config.attention not in ("bidirectional", "block_causal"):
         raise ConfigError(f"--checkpoint={options.folder}: its network is {model.config.attention}; a joint layer is "
                           "for networks that fill in masks")
+    if model.config.time_conditioning:
+        raise ConfigError(f"--checkpoint={options.folder}: its network reads the time, which rows written one token a "
+                          "forward do not have; a joint layer is for networks that do not")
+    if length > MOST:
+        raise ConfigError(f"--length={length}: must be at most {MOST}; give it")
     shards = -(-options.num // SHARD_ROWS)
     _settle(options, model, length, shards)
     with Growing("trajectories", "row") as shown:
-        for number in range(shards):
-            path = options.output / trajectories.SHARD.format(number)
-            rows = range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, options.num))
+        for shard in range(number, shards, count):
+            path = options.output / trajectories.SHARD.format(shard)
+            rows = range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, options.num))
             if not path.exists():
                 trajectories.write_shard(path, *_written(model, options, length, rows))
             shown(rows.stop, options.num)
@@ -39,8 +52,9 @@ def main(options: TrajectoryOptions) -> None:
 
 def _settle(options: TrajectoryOptions, model, length: int, shards: int) -> None:
     """Writes the settings, or finds them as they are."""
-    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in ("output", "batch_size")}
-    asked |= {"folder": str(options.folder), "length": length, "shards": shards, "mask_id": model.process.mask_id,
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if name not in _FREE}
+    asked |= {"folder": str(options.folder), "weights": weights_digest(str(options.folder)), "length": length,
+              "shards": shards, "mask_id": model.process.mask_id,
               "prompts": None if options.prompts is None else [one.prompt for one in options.prompts]}
     asked = json.loads(json.dumps(asked))
     file = options.output / trajectories.META

@@ -151,6 +151,13 @@ def write_records(flags: dict) -> Callable[[], None]:
     return lambda: _write(output, records, f"records of {len(rows):,} rows")
 
 
+def _check_alone(flags: dict) -> None:
+    """ConfigError for flags that --make and --records would not read."""
+    for name, read in (("make", ("task", "items", "seed")), ("records", ("task", "data"))):
+        if name in flags and (others := [other for other in flags if other not in (name, *read)]):
+            raise ConfigError(f"--{others[0]}: is not read beside --{name}, which asks nothing; leave it out")
+
+
 def make_rows(flags: dict) -> Callable[[], None]:
     """The work of --make. ConfigError: a task that makes none, numbers out of range, a file that cannot be written."""
     task, output = _task(flags), _writable(flags, "make")
@@ -244,6 +251,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         tasks = "\n".join(_help.row(f"--task={name}", about) for name, about in registry.HELP.items())
         print(_HELP.format(program=_help.program("tasks"), flags=_help.flag_lines(_OWN), tasks=tasks), end="")
         return None
+    _check_alone(arguments.flags)
     if "items" in arguments.flags and "make" not in arguments.flags:
         raise ConfigError(f"--items={arguments.flags['items']}: goes with --make; leave it out")
     if "make" in arguments.flags:

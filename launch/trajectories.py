@@ -11,9 +11,11 @@ from pathlib import Path
 
 from mdlm_jax.config import ConfigError
 
-from . import _cli, _help
+from . import _cli, _distributed, _help
 from ._prompts import Prompt, read_prompts
-from .sample import find_checkpoint
+from .sample import find_checkpoint, parsed_mesh
+
+MOST = 32_766  # tokens of a row
 
 FLAGS = (
     _cli.Flag("checkpoint", "DIR", "a run's workdir or one of its steps, or a Hugging Face directory. Required."),
@@ -29,6 +31,9 @@ FLAGS = (
     _cli.Flag("suppress", "ID,...", "ids that are never written"),
     _cli.Flag("seed", "N", "of the draws; 0 unless given", int),
     _cli.Flag("batch_size", "N", "rows at a time; 256 unless given", int),
+    _cli.Flag("mesh", "SPEC", "share weights and rows among the devices here, as in fsdp:-1; default: one device"),
+    _cli.Flag("distributed", "HOW", "auto, or HOST:PORT,N,I as launch.local says it: write a part of the rows, one of "
+              "several processes"),
 )
 
 _HELP = """\
@@ -61,6 +66,8 @@ class TrajectoryOptions:
     suppress: tuple[int, ...]
     seed: int
     batch_size: int
+    mesh: dict[str, int] | None
+    distributed: str | None
 
 
 def read_options(flags: dict) -> TrajectoryOptions:
@@ -78,6 +85,8 @@ def read_options(flags: dict) -> TrajectoryOptions:
     elif "prompt_field" in flags:
         raise ConfigError(f"--prompt_field={flags['prompt_field']}: is of a file; give --prompts, or leave it out")
     num = flags.get("num", len(prompts) if prompts else 16384)
+    if flags.get("length", 0) > MOST:
+        raise ConfigError(f"--length={flags['length']}: must be at most {MOST}")
     least = {"num": 2, "batch_size": 1, "length": 2, "block_length": 1}
     for name, value in ({name: flags[name] for name in least if name in flags} | {"num": num}).items():
         if value < least[name]:
@@ -88,7 +97,7 @@ def read_options(flags: dict) -> TrajectoryOptions:
     return TrajectoryOptions(
         folder, output, num, prompts, flags.get("length", 0), flags.get("block_length"), flags.get("temperature", 1.0),
         flags.get("top_p", 1.0), tuple(int(part) for part in suppress.split(",") if part), flags.get("seed", 0),
-        flags.get("batch_size", 256),
+        flags.get("batch_size", 256), parsed_mesh(flags), _distributed.asked(flags),
     )
 
 
@@ -100,9 +109,12 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     options = read_options(arguments.flags)
 
     def work() -> None:
+        number, count = _distributed.place(options.distributed)
         from . import run_trajectories
 
-        run_trajectories.main(options)
+        with _distributed.leaving_at_once():
+            run_trajectories.main(options, number, count)
+            _distributed.part()
 
     return work
 

@@ -29,6 +29,9 @@ def check_objective(run, objective: str) -> None:
     if objective == "joint":
         require(run.model.attention in _JOINT, "model.attention", run.model.attention,
                  f"train.objective=joint is for networks that fill in masks: {' or '.join(_JOINT)}")
+        require(run.model.conditioning != "time", "model.conditioning", "time",
+                 "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
+                 "time")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

@@ -89,7 +89,7 @@ def draw(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: must be at least 1 position")
     sharper = functools.partial(law, temperature=temperature, top_p=top_p, top_k=top_k, keep_crossing=keep_crossing)
-    wants = tuple(wants) + (("law_log_prob",) if forced is not None else ())
+    wants = tuple(wants) + (("law_log_prob",) if forced is not None and "sample" in wants else ())
 
     def one(pieces):
         hidden, current_piece, forced_piece, places, earlier, penalised_piece = pieces

@@ -28,7 +28,9 @@ PREFIX = "trajectories:"
 
 
 def write_shard(path: Path, tokens: np.ndarray, rank: np.ndarray) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. ValueError: ranks that NNNNN.npz has no room for."""
+    if tokens.shape[1] >= NEVER:
+        raise ValueError(f"rows of {tokens.shape[1]} tokens: must have fewer than {NEVER}")
     with appearing(path, path.parent) as partial, open(partial, "wb") as file:
         np.savez(file, tokens=tokens.astype(np.int32), rank=rank.astype(np.int16))
 
@@ -41,6 +43,11 @@ def read_meta(folder: Path) -> dict:
         raise ConfigError(f"{PREFIX}{folder}: there are no trajectories; make some with launch.trajectories") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{PREFIX}{folder}: {META} cannot be read ({error}); make the trajectories again") from None
+
+
+def folder_of(source: str) -> Path:
+    """Of ``data.source``."""
+    return Path(source.removeprefix(PREFIX)).expanduser()
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +85,7 @@ class Trajectories(Pipeline):
 
 def check(config: DataConfig) -> Path:
     """The folder. ConfigError where it holds no trajectories, or rows of another length, and for fields of text."""
-    folder = Path(config.source.removeprefix(PREFIX)).expanduser()
+    folder = folder_of(config.source)
     meta = read_meta(folder)
     if meta["length"] != config.length:
         raise ConfigError(f"data.length={config.length}: the trajectories have rows of {meta['length']}; set it so")

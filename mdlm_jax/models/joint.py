@@ -68,7 +68,7 @@ def step(network: TransformerConfig, params: dict, table: jax.Array, tokens: jax
     positions = jnp.broadcast_to(jnp.arange(length), (rows, length)) if positions is None else positions
     around = _surroundings(config, positions, None if attention_mask is None else attention_mask.astype(jnp.int32))
     table = jax.lax.stop_gradient(table).astype(hidden.dtype)
-    embedded = lookup(table, jnp.minimum(tokens, table.shape[0] - 1), ("vocab", "embed"))
+    embedded = lookup(table, tokens, ("vocab", "embed"))
     return Recurrent(config).apply({"params": params}, embedded, hidden, around)
 
 

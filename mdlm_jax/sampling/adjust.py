@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.draws import Drawn
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.sampling.confidence import drawn_law
@@ -61,6 +62,7 @@ class Adjust(Decoder):
 
     scorable = True
     reads_steps = False
+    opens = True
 
     def __post_init__(self):
         self._check_law()
@@ -92,6 +94,13 @@ class Adjust(Decoder):
         if self.each > 1 and self.joint.scope == "row" and call.cache != "none":
             raise ValueError(f"cache={call.cache!r}: this joint layer sees whole rows, and windows beside a cache have "
                              "hidden states of a block alone; use cache='none', or train one with scope block")
+        self._check_block(call)
+
+    def _check_block(self, call: Plan) -> None:
+        trained = self.joint.network.block_length if self.each > 1 and self.joint.scope == "block" else 0
+        if trained and call.block_length != trained:
+            raise ValueError(f"block_length={call.block_length}: this joint layer was trained on blocks of {trained}; "
+                             "set it so")
 
     def law(self) -> dict[str, Any]:
         return drawn_law(self)
@@ -111,7 +120,7 @@ class Adjust(Decoder):
             jnp.int32(0),
         )
         found = self._reveal(prediction, look, begin)
-        if self.each > 1:
+        if self.each > 1 and not look.opening:
             found = jax.lax.while_loop(
                 lambda now: (now.passes < self.each) & now.going.any(),
                 lambda now: self._reveal(prediction, look, self._told(look, now)),
@@ -122,9 +131,10 @@ class Adjust(Decoder):
     def _reveal(self, prediction: Prediction, look: Look, now: _Written) -> _Written:
         """One token more of every row that goes on."""
         masked = look.masked & look.inside & ~now.write
-        drawn = self.draw(dataclasses.replace(prediction, hidden=now.hidden), look, ("sample", "entropy"), where=masked)
-        place = take_best(-drawn.entropy, masked, jnp.ones(masked.shape[:1], jnp.int32))
-        entropy = jnp.where(place, drawn.entropy, 0.0).sum(1)
+        if look.opening:  # the block's first token alone, which no window will score
+            opening = masked & (jnp.cumsum(look.inside, axis=1) == 1)
+            masked = jnp.where(opening.any(1, keepdims=True), opening, masked)
+        place, entropy, drawn = self.surest(dataclasses.replace(prediction, hidden=now.hidden), look, masked)
         first = jnp.isneginf(now.spent)
         spent = jnp.where(first, 0.0, now.spent + entropy)
         going = now.going & masked.any(1) & (first | ((entropy <= self.max_entropy) & (spent <= self.budget)))
@@ -132,6 +142,13 @@ class Adjust(Decoder):
         log_prob = now.log_prob if drawn.law_log_prob is None else jnp.where(place, drawn.law_log_prob, now.log_prob)
         return now._replace(tokens=jnp.where(place, drawn.sample, now.tokens), write=now.write | place,
                             log_prob=log_prob, spent=spent, going=going, passes=now.passes + 1)
+
+    def surest(self, prediction: Prediction, look: Look, masked: jax.Array) -> tuple[jax.Array, jax.Array, Drawn]:
+        """Of the masks the one of least entropy, [B, W] bool; that entropy, [B]; and what is drawn there."""
+        entropy = self.draw(prediction, look, ("entropy",), where=masked).entropy
+        place = take_best(-entropy, masked, jnp.ones(masked.shape[:1], jnp.int32))
+        drawn = self.draw(prediction, look, ("sample",), where=place, most=1)
+        return place, jnp.where(place, entropy, 0.0).sum(1), drawn
 
     def _told(self, look: Look, now: _Written) -> _Written:
         return now._replace(hidden=self.told(look, now.tokens, now.hidden))

@@ -1,7 +1,8 @@
 """ADJUST made lossless: what the joint layer drafts is kept only as the network's own law allows.
 
 Speculative sampling (arXiv 2302.01318) over the canvas: the next forward runs on the row with 0, 1, ..., K drafted
-tokens at once, so that the network's own one-by-one decoding can be followed along the drafts.
+tokens at once, so that the network's own one-by-one decoding can be followed along the drafts. A forward is then of
+K + 1 rows in place of one: it pays where the device waits for weights and not for products, as with few rows at a time.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.reduction_chunk import suppressed_logits
 from mdlm_jax.models.denoise import Call
 from mdlm_jax.sampling.adjust import Adjust
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, fold, take_best
+from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, fold
 
 _DRAFTS = 64  # streams of the step's key from here on are those of drafts
 
@@ -54,6 +55,7 @@ class AdjustVerified(Adjust):
 
     Attributes:
       tokens: K, drafts; 0: as many as the layer was trained for.
+      max_entropy, budget: of drafts: the first one that is above, and all behind it, are left out.
     """
 
     scorable = False
@@ -82,6 +84,7 @@ class AdjustVerified(Adjust):
         if call.guidance:
             raise ValueError(f"guidance={call.guidance}: the joint layer reads one network's hidden states, and "
                              "guidance has two; leave it at 0")
+        self._check_block(call)
 
     def one_by_one(self) -> Decoder:
         return dataclasses.replace(_plain(self), tokens=1)
@@ -115,8 +118,7 @@ class AdjustVerified(Adjust):
         """The network's token behind j kept drafts: the next draft, if it may be."""
         masked = look.masked & look.inside & ~now.write
         own = dataclasses.replace(look, keys=fold(look.keys, j))
-        drawn = self.draw(prediction, own, ("sample", "entropy"), where=masked)
-        place = take_best(-drawn.entropy, masked, jnp.ones(masked.shape[:1], jnp.int32))
+        place, _, drawn = self.surest(prediction, own, masked)
         index = place.argmax(1)
         token, kept = jnp.take_along_axis(drawn.sample, index[:, None], axis=1)[:, 0], jnp.zeros_like(now.going)
         if j < self.drafts:
@@ -137,16 +139,18 @@ class AdjustVerified(Adjust):
     def _drafted(self, prediction: Prediction, look: Look, now: _Checked) -> Drafts:
         """Drafts behind what has been written, each told of the ones before."""
         tokens, hidden, write, found = now.tokens, now.hidden, now.write, []
+        rows = tokens.shape[0]
+        spent, going = jnp.zeros((rows,), jnp.float32), jnp.ones((rows,), bool)
         for k in range(self.drafts):
             hidden = self.told(look, tokens, hidden)
             masked = look.masked & look.inside & ~write
             own = dataclasses.replace(look, keys=fold(look.keys, _DRAFTS + k))
-            drawn = self.draw(dataclasses.replace(prediction, hidden=hidden), own, ("sample", "entropy"), where=masked)
-            place = take_best(-drawn.entropy, masked, jnp.ones(masked.shape[:1], jnp.int32))
-            index = place.argmax(1)
+            place, entropy, drawn = self.surest(dataclasses.replace(prediction, hidden=hidden), own, masked)
+            index, spent = place.argmax(1), spent + entropy
+            going = going & masked.any(1) & (entropy <= self.max_entropy) & (spent <= self.budget)
             tokens, write = jnp.where(place, drawn.sample, tokens), write | place
             found.append((jnp.take_along_axis(drawn.sample, index[:, None], axis=1)[:, 0], index,
-                          jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0], masked.any(1)))
+                          jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0], going))
         written, places, states, there = (jnp.stack(part, axis=1) for part in zip(*found, strict=True))
         return Drafts(written.astype(jnp.int32), places.astype(jnp.int32), states, there.sum(1, dtype=jnp.int32))
 

@@ -14,6 +14,7 @@ from mdlm_jax.config import (
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
+from mdlm_jax.data.trajectories import folder_of, read_meta
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.joint import JointSampler
@@ -86,7 +87,9 @@ def build_objective(
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared), notes
     if kind == "joint":
-        return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy), notes
+        never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
+        return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
+                                   suppress=tuple(never)), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
@@ -108,9 +111,9 @@ def build_objective(
 
 
 def _joint(train: TrainConfig, shared: dict) -> JointObjective:
-    network = shared["network"]
+    network = dataclasses.replace(shared["network"], dropout=0.0)  # it stays as it is, and so does what it says
     blocks = network.block_length if network.attention == "block_causal" else 0
-    return JointObjective(**shared, passes=_passes(train.objective), block_length=blocks)
+    return JointObjective(**(shared | {"network": network}), passes=_passes(train.objective), block_length=blocks)
 
 
 def _passes(objective: str) -> int:

@@ -78,7 +78,8 @@ def test_the_layer_is_loaded_with_its_network_which_stayed(runs):
 def test_the_run_says_what_it_measured_and_goes_on(runs, capsys):
     assert train.main(learn(runs, "--config.train.steps=7")) == 0
     out = capsys.readouterr().out
-    assert "resuming from step 5" in out and "held-out KL from the network to the layer, a token written: " in out
+    assert "resuming from step 5" in out
+    assert "held-out KL from the network to the layer, of all that is masked, a token written: " in out
     assert len((runs / "joint" / "samples.txt").read_text().split("--- sample")) == 3
 
 
@@ -105,3 +106,60 @@ def test_mistakes_are_named(runs, tmp_path, capsys, flags, said):
 def test_what_cannot_write_is_refused_before_jax(tmp_path):
     assert_refused(run("launch.trajectories"), "--checkpoint is missing")
     assert_refused(run("launch.trajectories", f"--checkpoint={tmp_path}", "--output=o"), "holds no checkpoint")
+
+
+def test_the_network_is_read_as_it_was_trained(runs, tmp_path, capsys):
+    """Blocks of the base are those of the layer, and nothing else is taken."""
+    network = [f"--config.model.{name}" for name in ("layers=1", "d_model=16", "heads=2", "attention=block_causal",
+                                                     "block_length=3")]
+    assert train.main(["--config=oracle", f"--workdir={tmp_path / 'base'}", "--config.data.source=language:shuffle",
+                       "--config.train.steps=2", "--config.train.objective=block", *network, *SMALL]) == 0
+    assert trajectories.main([*write(tmp_path), "--num=40"]) == 0
+    _, rank = read(tmp_path / "written")
+    assert (rank[:, :3] < 3).all() and (rank[:, 3:] >= 3).all()  # block after block
+    assert train.main(learn(tmp_path, "--config.model.attention=bidirectional", "--config.model.block_length=1")) == 2
+    assert "model.attention='bidirectional': the network of train.init_from stays as it is" in capsys.readouterr().err
+    assert train.main(learn(tmp_path)) == 0
+    model = mdlm_jax.load(tmp_path / "joint")
+    assert (model.config.attention, model.config.block_length) == ("block_causal", 3) and model.joint.scope == "block"
+    found = model.generate([np.zeros(0, np.int32)] * 2, new_tokens=6, decoder="adjust", max_length=6, stop_id=None)
+    assert [one.forwards for one in found] == [2, 2]
+    with pytest.raises(ConfigError, match="block_length=6: this joint layer was trained on blocks of 3"):
+        model.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust", max_length=6, block_length=6)
+
+
+def test_trajectories_are_those_of_the_network_and_its_law(runs, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(runs / "written", folder / "written")
+    meta = json.loads((folder / "written" / "meta.json").read_text())
+    for change, flags, said in (
+        ({"weights": "other"}, [], "was written by other weights than those of train.init_from"),
+        ({"temperature": 0.5}, ["--config.train.on_policy=0.5"], "otherwise than the trajectories were written "
+         r"(temperature=0.5)"),
+        ({"block_length": 2}, ["--config.train.on_policy=1"], "(block_length=2)"),
+    ):
+        (folder / "written" / "meta.json").write_text(json.dumps(meta | change))
+        command = [flag for flag in learn(runs, *flags) if not flag.startswith(("--workdir", "--config.data.source"))]
+        command += [f"--workdir={tmp_path / 'new'}", f"--config.data.source=trajectories:{folder / 'written'}"]
+        assert train.main(command) == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_processes_write_their_parts(runs, tmp_path):
+    """Each its shards, and the same rows as one. On a mesh entropies that are nearly alike may change places."""
+    output = [f"--output={tmp_path / 'parts'}" if flag.startswith("--output") else flag for flag in write(runs)]
+    for number in (1, 0):
+        assert trajectories.main([*output, f"--distributed=localhost:1,2,{number}"]) == 0
+        assert len(list((tmp_path / "parts").glob("*.npz"))) == 2 - number
+    for found, expected in zip(read(tmp_path / "parts"), read(runs / "written"), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert trajectories.main([*output, f"--output={tmp_path / 'mesh'}", "--num=64", "--mesh=fsdp:-1"]) == 0
+    np.testing.assert_array_equal(np.sort(read(tmp_path / "mesh")[1], axis=1), np.tile(np.arange(6), (64, 1)))
+
+
+def test_networks_that_read_the_time_are_refused(runs, tmp_path, capsys):
+    assert train.main(["--config=oracle", f"--workdir={tmp_path / 'base'}", "--config.data.source=language:shuffle",
+                       "--config.train.steps=1", "--config.model.conditioning=time", "--config.model.layers=1",
+                       "--config.model.d_model=16", "--config.model.heads=2", *SMALL]) == 0
+    assert trajectories.main(write(tmp_path)) == 2
+    assert "its network reads the time" in capsys.readouterr().err

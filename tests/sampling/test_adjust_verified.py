@@ -83,3 +83,25 @@ def test_mistakes_are_named(fields, options, said):
 def test_its_one_by_one_rule_is_the_plain_one():
     plain = verified(3).one_by_one()
     assert type(plain).__name__ == "Adjust" and plain.each == 1
+
+
+@pytest.mark.parametrize("fields", [{"top_p": 0.8, "temperature": 0.8}, {"top_k": 2}, {"max_entropy": 0.3},
+                                    {"budget": 0.5}], ids=str)
+def test_the_law_is_that_of_one_token_a_forward_whatever_is_drawn_from(fields):
+    """As above; drafts that are left out change nothing but the number of forwards."""
+    plain = {name: value for name, value in fields.items() if name not in ("max_entropy", "budget")}
+    law = np.exp(scores(rule(1, **plain), EVERYTHING).astype(np.float64))
+    found = decode(Denoiser(NETWORK), PARAMS, masks(ROWS), verified(3, **fields), seed=5)
+    counts = np.bincount(np.ravel_multi_index(tuple(np.asarray(found.tokens).T), (V,) * LENGTH), minlength=len(law))
+    assert counts[law == 0].sum() == 0
+    rare = (ROWS * law < 5) & (law > 0)
+    common = ROWS * law >= 5
+    seen, wanted = np.append(counts[common], counts[rare].sum()), np.append(ROWS * law[common], ROWS * law[rare].sum())
+    seen, wanted = (seen, wanted) if wanted[-1] >= 5 else (seen[:-1], wanted[:-1])
+    assert chi2.sf(((seen - wanted) ** 2 / wanted).sum(), len(seen) - 1) > 1e-3
+
+
+def test_drafts_that_are_left_out_cost_forwards():
+    forwards = [float(np.asarray(decode(Denoiser(NETWORK), PARAMS, masks(2000), verified(3, **fields), seed=5).forwards
+                                 ).mean()) for fields in ({}, {"max_entropy": 0.3}, {"max_entropy": 0.0})]
+    assert forwards[0] < forwards[1] < forwards[2] == LENGTH

@@ -155,10 +155,13 @@ class Objective(abc.ABC):
         """[B, L]: a draw from the network's own law at every position, without gradient."""
         return self.drawn(prediction, key, rows, turn, ("sample",)).sample
 
-    def drawn(self, prediction: Prediction, key: jax.Array, rows: jax.Array, turn: int, wants: tuple[str, ...]):
-        """`core.draws.Drawn`: what ``wants`` names of the network's own law at every position, without gradient."""
+    def drawn(self, prediction: Prediction, key: jax.Array, rows: jax.Array, turn: int, wants: tuple[str, ...],
+              **law) -> draws.Drawn:
+        """What ``wants`` names of the network's own law at every position, without gradient. ``law``: further arguments
+        of `core.draws.draw`."""
         keys = self.noise_keys(turn_key(key, turn + 1), rows, DRAFT)
-        return draws.draw(prediction, keys, suppress=self.process.mask_id, chunk=self._chunk(prediction), wants=wants)
+        return draws.draw(prediction, keys, suppress=self.process.mask_id, chunk=self._chunk(prediction), wants=wants,
+                          **law)
 
     def _chunk(self, prediction: Prediction) -> int:
         rows_here = -(-prediction.hidden.shape[0] // self.data_shards)

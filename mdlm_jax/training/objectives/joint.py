@@ -6,9 +6,9 @@ the order of writing. State j of it shows the tokens of rank below j. From a sta
 
     sum over positions still masked in state s + k of  KL(network at state s + k || layer after k passes),
 
-over the number of tokens that were written,
-the chain rule's share of KL(p_one-by-one || p_joint) in one draw. Depths k = 1..S have the probabilities
-softmax(2^0, 2^-1, ..., 2^{1-S}), as in the published code.
+over the number of tokens that were written. By the chain rule the layer's own part of KL(p_one-by-one || p_joint) is
+that of the position to be written next alone; here are all, since the order of writing goes by all entropies. Depths
+k = 1..S have the probabilities softmax(2^0, 2^-1, ..., 2^{1-S}), as in the published code.
 
 The network's order of writing leads to few of all states. Where the layer is a little off it writes elsewhere, and what
 it was never shown it may get all wrong; two remedies that the paper does not have:
@@ -52,7 +52,8 @@ class JointObjective(Objective):
       block_length: the layer sees the block of so many tokens that is being written alone, as beside a cache; 0: the
         whole row.
       any_order: the share of rows that are shown in a random order, of each block where there are blocks.
-      on_policy: the share of windows whose tokens the layer draws; at temperature 1, like trajectories.
+      on_policy: the share of windows whose tokens the layer draws, at temperature 1. ``suppress``: ids that it never
+        draws, as trajectories were written.
     """
 
     coupling: str = "iid"
@@ -60,6 +61,7 @@ class JointObjective(Objective):
     block_length: int = 0
     any_order: float = 0.0
     on_policy: float = 0.0
+    suppress: tuple[int, ...] = ()
 
     one_level = False
 
@@ -167,7 +169,9 @@ class JointObjective(Objective):
 
     def _written_itself(self, prediction: Prediction, left: jax.Array, key, rows, j: int):
         """Where the layer would write next, [B, L] bool, and draws [B, L]; no gradient."""
-        drawn = self.drawn(prediction, key, rows, j, ("sample", "entropy"))
+        never = jnp.asarray(self.suppress, jnp.int32)
+        drawn = self.drawn(prediction, key, rows, j, ("sample", "entropy"),
+                           sharpen=lambda logits: logits.at[..., never].set(-jnp.inf))
         index = jnp.where(left, drawn.entropy, jnp.inf).argmin(1)
         return (jnp.arange(left.shape[1]) == index[:, None]) & left, drawn.sample
 
