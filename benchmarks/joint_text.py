@@ -67,8 +67,8 @@ def written(model, decoder, rows: int, seed: int, **more) -> tuple[np.ndarray, f
 
 
 def timed(model, rules: dict, options) -> dict[str, float]:
-    """Median tokens a second. Marginals take one draw a forward here, of the surest tokens: the layer that says nothing,
-    which elsewhere gives exactly those of least entropy, would take a pass for each token."""
+    """Median tokens a second. Marginals take one draw a forward, of the surest tokens: the layer that says nothing,
+    which elsewhere gives those of least entropy exactly, would take a pass for each token."""
     steps = {f"marginal, {each}": LENGTH // each for each in TOKENS}
     plainly = LowConfidence(model.process.mask_id, temperature=1.0, remasking="top")
     seconds: dict[str, list[float]] = {name: [] for name in rules if not name.endswith("again")}

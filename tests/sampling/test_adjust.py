@@ -58,19 +58,20 @@ def log_law(hidden, temperature=1.0):
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
 
 
-def twin(row, tokens, layer, temperature=1.0, max_entropy=NEVER, budget=NEVER):
-    """log q(row), and how many forwards it takes, in plain Python."""
+def twin(row, tokens, layer, temperature=1.0, max_entropy=NEVER, budget=NEVER, block_length=LENGTH):
+    """log q(row), and how many forwards it takes, in plain Python; the layer sees the whole row, also in blocks."""
     state, total, forwards = np.full(len(row), MASK, np.int32), 0.0, 0
     while (state == MASK).any():
         hidden = api.apply(NETWORK, PARAMS, jnp.array(state[None])).hidden
         forwards, spent = forwards + 1, 0.0
+        block = np.arange(len(row)) // block_length == (state == MASK).argmax() // block_length
         for number in range(tokens):
             law = log_law(hidden[0], temperature)
-            entropy = np.where(state == MASK, -(np.exp(law) * law).sum(-1), np.inf)
+            entropy = np.where((state == MASK) & block, -(np.exp(law) * law).sum(-1), np.inf)
             place = entropy.argmin()
             if number:
                 spent += entropy[place]
-            if state[place] != MASK or number and (entropy[place] > max_entropy or spent > budget):
+            if np.isinf(entropy[place]) or number and (entropy[place] > max_entropy or spent > budget):
                 break
             total, state[place] = total + law[place, row[place]], row[place]
             hidden = joint.step(NETWORK, layer, PARAMS["embedding"], jnp.array(state[None]), hidden)
@@ -79,12 +80,13 @@ def twin(row, tokens, layer, temperature=1.0, max_entropy=NEVER, budget=NEVER):
 
 @pytest.mark.parametrize(("tokens", "layer", "fields"), [
     (1, LAYER, {}), (2, LAYER, {}), (3, LAYER, {}), (5, LAYER, {}), (3, ZERO, {}), (3, LAYER, {"temperature": 0.7}),
-    (5, LAYER, {"max_entropy": 0.6}), (5, LAYER, {"budget": 0.9}),
+    (5, LAYER, {"max_entropy": 0.6}), (5, LAYER, {"budget": 0.9}), (3, LAYER, {"block_length": 2}),
 ])
 def test_scores_are_those_of_the_plain_twin(tokens, layer, fields):
-    rows = np.random.default_rng(2).permutation(EVERYTHING)[:6]
+    rows, blocks = np.random.default_rng(2).permutation(EVERYTHING)[:6], {"block_length"} & fields.keys()
+    own, call = ({key: value for key, value in fields.items() if (key in blocks) == of} for of in (False, True))
     with jax.default_matmul_precision("highest"):
-        found = decode(Denoiser(NETWORK), PARAMS, masks(6), rule(tokens, layer, **fields), forced=jnp.asarray(rows))
+        found = decode(Denoiser(NETWORK), PARAMS, masks(6), rule(tokens, layer, **own), forced=jnp.asarray(rows), **call)
         expected = [twin(row, tokens, layer, **fields) for row in rows]
     np.testing.assert_allclose(found.log_prob, [nats for nats, _ in expected], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(found.forwards, [forwards for _, forwards in expected])

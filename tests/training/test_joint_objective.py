@@ -191,3 +191,12 @@ def test_flops_of_drawing_are_the_heads():
     """2 D V a token and pass."""
     own = dataclasses.replace(OBJECTIVE, on_policy=0.3)
     assert own.train_flops(4, LENGTH) - OBJECTIVE.train_flops(4, LENGTH) == 2 * 16 * (V + 1) * 4 * LENGTH * 3
+
+
+def test_the_layer_of_a_block_sees_that_block_alone():
+    network = dataclasses.replace(NETWORK, attention="block_causal", block_length=4)
+    objective = JointObjective(network, Process(V + 1, MASK), block_length=4)
+    data = batch([[3, 1, 0, 2, 7, 5, 6, 4], [GIVEN, 1, 0, 2, 5, 3, 4, PADDING]])
+    np.testing.assert_array_equal(objective.seen(data, jnp.array([2, 4])),
+                                  [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(OBJECTIVE.seen(data, jnp.array([2, 4])), data["attention_mask"])
