@@ -120,7 +120,7 @@ class Adjust(Decoder):
             jnp.int32(0),
         )
         found = self._reveal(prediction, look, begin)
-        if self.each > 1 and not look.opening:
+        if self.each > 1:
             found = jax.lax.while_loop(
                 lambda now: (now.passes < self.each) & now.going.any(),
                 lambda now: self._reveal(prediction, look, self._told(look, now)),
@@ -131,9 +131,11 @@ class Adjust(Decoder):
     def _reveal(self, prediction: Prediction, look: Look, now: _Written) -> _Written:
         """One token more of every row that goes on."""
         masked = look.masked & look.inside & ~now.write
-        if look.opening:  # the block's first token alone, which no window will score
+        alone = jnp.zeros_like(now.going)
+        if look.opening:  # the block's first token and no other, where it is a mask: no window will score it
             opening = masked & (jnp.cumsum(look.inside, axis=1) == 1)
-            masked = jnp.where(opening.any(1, keepdims=True), opening, masked)
+            alone = opening.any(1)
+            masked = jnp.where(alone[:, None], opening, masked)
         place, entropy, drawn = self.surest(dataclasses.replace(prediction, hidden=now.hidden), look, masked)
         first = jnp.isneginf(now.spent)
         spent = jnp.where(first, 0.0, now.spent + entropy)
@@ -141,7 +143,7 @@ class Adjust(Decoder):
         place = place & going[:, None]
         log_prob = now.log_prob if drawn.law_log_prob is None else jnp.where(place, drawn.law_log_prob, now.log_prob)
         return now._replace(tokens=jnp.where(place, drawn.sample, now.tokens), write=now.write | place,
-                            log_prob=log_prob, spent=spent, going=going, passes=now.passes + 1)
+                            log_prob=log_prob, spent=spent, going=going & ~alone, passes=now.passes + 1)
 
     def surest(self, prediction: Prediction, look: Look, masked: jax.Array) -> tuple[jax.Array, jax.Array, Drawn]:
         """Of the masks the one of least entropy, [B, W] bool; that entropy, [B]; and what is drawn there."""

@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_plain_twin(tokens, layer, fields):
     rows, blocks = np.random.default_rng(2).permutation(EVERYTHING)[:6], {"block_length"} & fields.keys()
     own, call = ({key: value for key, value in fields.items() if (key in blocks) == of} for of in (False, True))
     with jax.default_matmul_precision("highest"):
-        found = decode(Denoiser(NETWORK), PARAMS, masks(6), rule(tokens, layer, **own), forced=jnp.asarray(rows), **call)
+        found = decode(Denoiser(NETWORK), PARAMS, masks(6), rule(tokens, layer, **own), forced=jnp.array(rows), **call)
         expected = [twin(row, tokens, layer, **fields) for row in rows]
     np.testing.assert_allclose(found.log_prob, [nats for nats, _ in expected], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(found.forwards, [forwards for _, forwards in expected])
@@ -159,6 +159,23 @@ def test_blocks_beside_a_cache_are_those_without():
     np.testing.assert_array_equal(plain.tokens, cached.tokens)
     np.testing.assert_array_equal(plain.order, cached.order)
     assert (np.asarray(plain.forwards) < 11).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_shifted_network_of_blocks_writes_the_first_token_before_the_window(tokens):
+    """The probabilities of all rows behind a prompt sum to one, and so do forwards to those that it takes: one for a
+    block's first token, then one for each that is left or for two together."""
+    network = TransformerConfig(V + 1, V, layers=1, d_model=16, heads=2, kv_heads=1, d_ff=24, attention="block_causal",
+                                block_length=3, logit_shift=True, learned_positions=16)
+    params = weights(api.abstract(network), 3)
+    rows = np.array([(1, *row) for row in itertools.product(range(V), repeat=5)], np.int32)
+    given = canvas(np.where(np.arange(6) < 1, rows, MASK), np.broadcast_to(np.arange(6) > 0, rows.shape))
+    found = decode(Denoiser(network), params, given, rule(tokens, network=network, params=params, scope="block"),
+                   block_length=3, cache="block", forced=jnp.array(rows))
+    assert np.exp(np.asarray(found.log_prob, np.float64)).sum() == pytest.approx(1, abs=1e-4)
+    order = np.asarray(found.order)
+    assert (order[:, 3:4] < order[:, 4:]).all()  # the second block's first token is its first
+    assert (np.asarray(found.forwards) == (5 if tokens == 1 else 3)).all()  # the prompt begins the first block
 
 
 @pytest.mark.parametrize(("fields", "options", "said"), [
