@@ -14,7 +14,8 @@ ROWS = np.random.default_rng(0).integers(0, 9, (7, 5))
 def network(params, tokens):
     """Hidden states [token, token^2 + position]."""
     tokens = tokens.astype(jnp.bfloat16)
-    return Prediction.from_logits(params * jnp.stack([tokens, tokens**2 + jnp.arange(tokens.shape[1], dtype=tokens.dtype)], -1))
+    places = jnp.arange(tokens.shape[1], dtype=tokens.dtype)
+    return Prediction.from_logits(params * jnp.stack([tokens, tokens**2 + places], -1))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])

@@ -13,6 +13,7 @@ from mdlm_jax.models import api, lora
 from mdlm_jax.models.hf import families, reader, writer
 from mdlm_jax.models.lora import Lora
 from mdlm_jax.models.sharding import make_mesh
+from tests.marks import slow_unless
 from tests.models.hf.support import DESCRIPTIONS, flat, random_params
 
 NAMES = ["qwen3", "mdlm", "llada2"]
@@ -29,7 +30,7 @@ def _trained(adapters):
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), adapters)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(NAMES, "mdlm", "llada2"))
 def test_nothing_changes_at_the_start(name):
     config, params = _network(name)
     adapters = lora.init(ALL, config, jax.random.key(1))
@@ -39,7 +40,7 @@ def test_nothing_changes_at_the_start(name):
         np.testing.assert_array_equal(effective[path], leaf)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(NAMES, "mdlm", "llada2"))
 def test_merged_is_applied(name):
     config, params = _network(name)
     adapters = _trained(lora.init(ALL, config, jax.random.key(1)))

@@ -20,6 +20,7 @@ from mdlm_jax.sampling.first_hitting import FirstHitting
 from mdlm_jax.sampling.joint_threshold import JointThreshold
 from mdlm_jax.sampling.loop import decode, stream
 from mdlm_jax.sampling.windows import lay_out
+from tests.marks import slow_unless
 
 VOCAB, MASK, BLOCK, LENGTH, ROWS = 13, 12, 4, 20, 3
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48, attention="block_causal",
@@ -62,6 +63,7 @@ def test_an_ancestral_chain_in_blocks_is_the_same_with_the_cache():
     assert_prompts_stay(tokens)
 
 
+@pytest.mark.slow
 def test_first_hitting_in_blocks_is_the_same_with_the_cache():
     """One by one: a block of four takes four steps, and as many forwards as it has masks."""
     decoder = FirstHitting(Process(VOCAB, MASK))
@@ -166,7 +168,7 @@ def test_one_block_more_costs_forwards_and_changes_the_text():
     assert (np.asarray(alone.tokens) != np.asarray(run(SEVERAL, "block").tokens)).any()
 
 
-@pytest.mark.parametrize("reach", [1, 2])
+@pytest.mark.parametrize("reach", slow_unless([1, 2], 2))
 def test_a_row_does_not_depend_on_its_batch(reach):
     decoder = dataclasses.replace(SEVERAL, reach=reach)
     whole = np.asarray(run(decoder, "block").tokens)

@@ -20,6 +20,7 @@ from mdlm_jax.sampling.canvas import Canvas, blank, canvas
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.rows import Row, batches
+from tests.marks import slow_unless
 
 VOCAB, MASK, LENGTH, CLASSES = 7, 6, 6, 3
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32, conditioning="constant",
@@ -113,7 +114,7 @@ def test_guided_logits_are_those_of_two_calls_of_the_network():
     np.testing.assert_allclose(found.logits()[2], one[2], atol=1e-4)  # a row without class is not guided
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize("guidance", slow_unless([0.0, 1.0], 1.0))
 def test_rows_do_not_depend_on_their_batch(guidance):
     whole = run(guidance=guidance)
     on = blank(MASK, 4, LENGTH, condition=LABELS)
