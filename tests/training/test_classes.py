@@ -1,6 +1,7 @@
 """Objectives of networks that are told the class of a row."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,10 @@ def batch(rows, seed=0):
     return tiny.batch(rows, seed) | {"label": np.random.default_rng(seed).integers(0, 4, rows).astype(np.int32)}
 
 
-def total(objective, weights, rows, key=0, at=None):
+@functools.partial(jax.jit, static_argnums=0)
+def total(objective, weights, rows, at=None):
     index = jnp.arange(len(rows["tokens"])) if at is None else jnp.asarray(at)
-    return objective.loss(weights, rows, jax.random.key(key), index, 8).objective()
+    return objective.loss(weights, rows, jax.random.key(0), index, 8).objective()
 
 
 def without_class(objective):
@@ -69,7 +71,7 @@ def test_the_row_of_no_class_is_learnt_by_those_dropped_alone(name):
 
     def gradient(dropout):
         made = dataclasses.replace(objective, class_dropout=dropout)
-        return np.abs(jax.grad(lambda w: total(made, w, rows))(weights)["network"]["classes"]).sum(-1)
+        return np.abs(jax.jit(jax.grad(lambda w: total(made, w, rows)))(weights)["network"]["classes"]).sum(-1)
 
     given, dropped = gradient(0.0), gradient(0.999999)
     assert given[4] == 0 and (given[np.unique(rows["label"])] > 0).all()
