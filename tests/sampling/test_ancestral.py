@@ -46,7 +46,7 @@ every_mixing = pytest.mark.parametrize("mixing", DECODERS)
 # The loop -------------------------------------------------------------------------------------------------------------
 
 
-@every_mixing
+@pytest.mark.parametrize("mixing", slow_unless(DECODERS, 0.3))
 def test_the_compiled_loop_is_a_python_loop(mixing):
     """A twin of its own: keys, times, draws and steps of the process, without the loop."""
     process, canvas = DECODERS[mixing].process, blank(MASK, ROWS, LENGTH, PROMPT)
@@ -138,7 +138,8 @@ class Tabulated:
         return Prediction.from_logits(tables[step, tokens @ jnp.asarray([4, 1])])
 
 
-@pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
+@pytest.mark.parametrize("process", slow_unless(
+    [MASKED, MIXED, GIDD], "masked", "gidd", ids=["masked", "mixed", "gidd"]))
 def test_samples_follow_the_enumerated_law_of_the_chain(process):
     """Three steps on rows of two tokens: chi-square of 30 000 rows against products of transition matrices."""
     toy = Toy(process, 2)
@@ -149,6 +150,7 @@ def test_samples_follow_the_enumerated_law_of_the_chain(process):
     assert_law(np.asarray(found.tokens) @ [4, 1], np.where(law < 1e-12, 0.0, law))
 
 
+@pytest.mark.slow
 def test_many_steps_lead_to_the_true_law():
     """The enumerated chain comes closer to the joint as 1 / N, in total variation; 32 steps follow theirs."""
     laws = {steps: tabulated.TOY.law(steps) for steps in (16, 32, 64)}

@@ -20,7 +20,6 @@ from mdlm_jax.sampling.first_hitting import FirstHitting
 from mdlm_jax.sampling.joint_threshold import JointThreshold
 from mdlm_jax.sampling.loop import decode, stream
 from mdlm_jax.sampling.windows import lay_out
-from tests.marks import slow_unless
 
 VOCAB, MASK, BLOCK, LENGTH, ROWS = 13, 12, 4, 20, 3
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48, attention="block_causal",
@@ -163,12 +162,14 @@ def test_a_window_of_the_suffix_holds_the_blocks_of_the_reach():
             assert (begin + window.length >= LENGTH).all() and (begin + window.length <= layout.slots).all()
 
 
+@pytest.mark.slow
 def test_one_block_more_costs_forwards_and_changes_the_text():
     alone = run(dataclasses.replace(SEVERAL, reach=1), "block")
     assert (np.asarray(alone.tokens) != np.asarray(run(SEVERAL, "block").tokens)).any()
 
 
-@pytest.mark.parametrize("reach", slow_unless([1, 2], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("reach", [1, 2])
 def test_a_row_does_not_depend_on_its_batch(reach):
     decoder = dataclasses.replace(SEVERAL, reach=reach)
     whole = np.asarray(run(decoder, "block").tokens)

@@ -132,11 +132,13 @@ def test_classes_matter_and_none_is_what_a_canvas_without_gives():
     np.testing.assert_array_equal(plain.tokens[2], whole.tokens[2])
 
 
+@pytest.mark.slow
 def test_an_exact_cache_changes_nothing():
     greedy = {"network": BLOCKS, "decoder": LowConfidence(MASK), "block_length": 2, "guidance": 1.0}
     np.testing.assert_array_equal(run(cache="block", **greedy).tokens, run(cache="none", **greedy).tokens)
 
 
+@pytest.mark.slow
 def test_causal_networks_take_classes():
     causal = dataclasses.replace(NETWORK, attention="causal", logit_shift=True)
     how = {"network": causal, "model": CausalDenoiser(causal, MASK, VOCAB), "decoder": Ancestral(Process(VOCAB, MASK)),
@@ -146,6 +148,7 @@ def test_causal_networks_take_classes():
     np.testing.assert_array_equal(alone.tokens[0], whole.tokens[1])
 
 
+@pytest.mark.slow
 def test_on_a_mesh_with_rows_that_it_does_not_divide():
     mesh = make_mesh({"fsdp": 8}, jax.devices()[:8])
     placed = jax.device_put(params_of(NETWORK), replicated(mesh))
