@@ -84,7 +84,7 @@ def check(seed: int) -> None:
                                    err_msg=f"{jax.tree_util.keystr(path)} of {config} on {name}")
 
 
-@pytest.mark.parametrize("seed", slow_unless(range(6), 0, 1, 3))
+@pytest.mark.parametrize("seed", slow_unless(range(6), 1, 4))
 def test_sharded_is_unsharded(seed):
     check(seed)
 

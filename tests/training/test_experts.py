@@ -47,6 +47,7 @@ def test_coefficients_are_linear_in_the_objective_and_absent_from_the_report(kin
         np.testing.assert_allclose(float(found.totals().mean()), float(plain.totals().mean()), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_balance_loss_evens_the_load_by_its_gradient():
     """One step of descent on the balance loss alone lowers it."""
     made = objective(CountObjective, balance_loss=1.0)
@@ -88,6 +89,7 @@ def router_of(state):
     return np.asarray(state.trainable["network"]["layers"]["moe"]["router_bias"])
 
 
+@pytest.mark.slow
 def test_the_bias_evens_the_load_where_nothing_else_learns():
     """Loads over the mean load: from beyond 1.4 for the fullest expert to within 15 %."""
     made, step, state, batches = biased(0.01, optax.sgd(0.0))

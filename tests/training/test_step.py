@@ -84,7 +84,7 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("name", slow_unless(MORE, "any_order", "draft_edit", "block_both"))
+@pytest.mark.parametrize("name", slow_unless(MORE, "draft_edit", "block_both"))
 def test_microbatches_change_no_objective(name):
     assert_same(step(MORE[name], microbatches=4), whole(MORE[name]), 2e-6)
 
@@ -101,6 +101,7 @@ def test_eight_devices_do_what_one_does(sizes):
     assert_same(step(objective, sizes), whole(COUNT), 1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_with_microbatches_do_what_one_does():
     assert_same(step(COUNT, MESHES["all"], microbatches=2), whole(COUNT), 1e-5)
 
