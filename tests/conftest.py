@@ -7,8 +7,12 @@ import tempfile
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The suite compiles hundreds of small programs: the compiler's optimizer costs more than it saves.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# The suite compiles thousands of small programs: the compiler's optimizer costs more than it saves, and so do its newer
+# emitters of fusions, three times as much as the older ones, and the splitting of a program over threads.
+_flags = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
 _cache = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"mdlm_jax-compile-cache-{os.getuid()}")
 )

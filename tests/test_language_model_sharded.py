@@ -14,6 +14,7 @@ from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.planning import collectives, hlo
+from tests.marks import slow_unless
 from tests.models.hf.support import random_params
 
 DENSE = TransformerConfig(vocab_size=40, head_size=40, layers=2, d_model=64, heads=4, kv_heads=4, d_ff=96,
@@ -41,8 +42,8 @@ def models(name: str) -> tuple[LanguageModel, LanguageModel]:
     return LanguageModel(params, description, None), LanguageModel(sharded, description, None)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", slow_unless([1, 3], 3))
+@pytest.mark.parametrize("name", slow_unless(CASES, "fsdp and tensor", "expert and fsdp", "time", "context"))
 def test_any_number_of_rows(name, rows):
     alone, sharded = models(name)
     time = TIME[:rows] if alone.config.time_conditioning else None
@@ -51,7 +52,7 @@ def test_any_number_of_rows(name, rows):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_unless(CASES, "expert and fsdp", "time", "context"))
 def test_padding_is_padding_on_a_mesh_too(name):
     alone, sharded = models(name)
     time = TIME if alone.config.time_conditioning else None
@@ -90,7 +91,8 @@ def test_weights_travel_no_more_than_once(monkeypatch, name):
     assert gathered < weights + activations, (gathered, weights)
 
 
-@pytest.mark.parametrize("name", ["fsdp and tensor", "expert", "expert and fsdp"])
+@pytest.mark.parametrize("name", slow_unless(
+    ["fsdp and tensor", "expert", "expert and fsdp"], "fsdp and tensor", "expert and fsdp"))
 def test_it_lowers_for_tpu(monkeypatch, name):
     _, sharded = models(name)
     traced = called(monkeypatch, sharded, 1)

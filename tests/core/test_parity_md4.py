@@ -12,6 +12,7 @@ from mdlm_jax.core import levels, losses, posterior, truncation
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import CosineMask, Linear, Polynomial
 from tests.core.support import assert_close, golden, reduced
+from tests.marks import slow_unless
 
 SIZE = MASK = 6
 SHIFT = {"eps_noise": 1e-4, "eps_data": 1e-4}
@@ -39,7 +40,7 @@ def network(arrays, embedding, tokens, t=None):
     return logits if t is None else logits + t[:, None, None] * arrays["net_W"]
 
 
-@pytest.mark.parametrize("time_input", ["t", "none"])
+@pytest.mark.parametrize("time_input", slow_unless(["t", "none"], "t"))
 @pytest.mark.parametrize("kind", ["cont", "T1000"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_loss_and_its_gradient(arrays, name, kind, time_input):

@@ -146,6 +146,7 @@ def test_ids_without_a_column():
     assert (slope[0, :3] == 0).all() and (slope[1, 0] == 0).all() and (slope[0, 3:] != 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None, derandomize=True)  # the compile cache knows the shapes
 @given(
     st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(2, 9), st.integers(1, 7), st.booleans()

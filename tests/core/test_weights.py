@@ -14,6 +14,7 @@ from mdlm_jax.core.levels import Cosine, Fixed, Uniform
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.weights import Clipped, Custom, Elbo, Power
 from tests.core.support import reduced
+from tests.marks import slow_unless
 
 
 def hump(level):
@@ -125,7 +126,7 @@ LAWS = {  # and P(n of L masked), from the definition n = ceil(L level)
 }
 
 
-@pytest.mark.parametrize("law", LAWS, ids=str)
+@pytest.mark.parametrize("law", slow_unless(LAWS, Cosine(), Uniform(0.3, 0.8)), ids=str)
 @each
 def test_the_expected_loss_of_counts(weighting, law):
     """sum_n P(n) w(n / L) E_{subsets of n} CE, of `draw_counts` integrated over u, for rows of four and of three."""

@@ -18,6 +18,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.training.build import build_bound
 from tests.core.toy import MASK, SIZE, Toy
+from tests.marks import slow_unless
 from tests.training import tiny
 
 LENGTH = 3
@@ -85,7 +86,7 @@ def measure(monkeypatch):
 # Exact values ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("draws", [1, 2, 3, 4])
+@pytest.mark.parametrize("draws", slow_unless([1, 2, 3, 4], 3, 4))
 def test_the_count_bound_of_the_exact_denoiser_is_the_entropy(draws, measure):
     """For every number of draws; an odd one makes no pairs, and half-size heads must know."""
     found = measure(rows(4000), draws=draws)
@@ -94,7 +95,7 @@ def test_the_count_bound_of_the_exact_denoiser_is_the_entropy(draws, measure):
     assert (found.rows, found.tokens) == (4000, 12000)
 
 
-@pytest.mark.parametrize("mixing", [0.3, 1.0])
+@pytest.mark.parametrize("mixing", slow_unless([0.3, 1.0], 0.3))
 def test_the_three_terms_of_the_exact_denoiser_make_the_entropy(mixing, measure):
     """Diffusion + reconstruction + prior = entropy + KL(law of x_1 || pure noise): the reverse chain starts there."""
     found = measure(rows(6000), mixing)
@@ -115,7 +116,7 @@ def test_the_three_terms_of_the_exact_denoiser_make_the_entropy(mixing, measure)
     assert 0 < found.terms["reconstruction"] < 0.02 * found.nats_per_token
 
 
-@pytest.mark.parametrize("mixing", [0.0, 0.3])
+@pytest.mark.parametrize("mixing", slow_unless([0.0, 0.3], 0.3))
 def test_a_worse_denoiser_is_charged_for_it(mixing, measure):
     found = measure(rows(4000), mixing, blur=0.6)
     assert found.nats_per_token > ENTROPY / LENGTH + 8 * found.nats_stderr
@@ -169,7 +170,7 @@ def test_the_summary_is_a_ratio_of_sums_with_its_standard_error(together):
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.15)
 
 
-@pytest.mark.parametrize("mixing", [0.0, 0.3])
+@pytest.mark.parametrize("mixing", slow_unless([0.0, 0.3], 0.3))
 def test_eight_devices_measure_what_one_does(mixing, measure):
     whole = measure(rows(64), mixing, batch_rows=64)
     mesh = make_mesh({"replica": 2, "fsdp": 4, "tensor": 1})

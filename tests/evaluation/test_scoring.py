@@ -17,6 +17,7 @@ from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.margin import Margin
 from tests.core.support import assert_law
 from tests.core.toy import MASK, MASKED, SIZE, Toy
+from tests.marks import slow_unless
 from tests.sampling import registry
 
 LENGTH = 3
@@ -85,15 +86,15 @@ def _law_of_quota(rank, steps, temperature=1.0):
 # Laws -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", registry.scorable())
+@pytest.mark.parametrize("name", slow_unless(registry.scorable(), "low_confidence_top", "threshold", "factor",
+                                             "entropy_bound_confidence", "klass", "dream_entropy", "adjust"))
 def test_scores_sum_to_one(name):
     for steps in range(1, LENGTH + 1):
         rule, options, steps = case_of(name, steps)
         np.testing.assert_allclose(np.exp(score(rule, steps, **options)).sum(), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "low_confidence_top" else pytest.mark.slow)
-                                  for name in registry.scorable()])
+@pytest.mark.parametrize("name", slow_unless(registry.scorable(), "low_confidence_top"))
 def test_scores_are_the_frequencies_of_samples(name):
     rule, options, steps = case_of(name, 2)
     q = np.exp(score(rule, steps, **options))

@@ -19,6 +19,7 @@ from mdlm_jax.sampling import program, registry
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from tests.data.test_subword import sentences
 from tests.generation.models import EOS, MASK, bytes_model, tokens_model
+from tests.marks import slow_unless
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9, 3]]
 WANTED = {"new_tokens": 16, "seed": 2, "stop_id": None}
@@ -71,9 +72,7 @@ def test_blocks_of_unequal_prompts_begin_at_their_ends(model):
         assert (alone.trace[begun.index(True)][: len(prompt) + 8] != MASK).all()
 
 
-@pytest.mark.parametrize("options", [
-    {}, pytest.param({"decoder": "low_confidence", "block_length": 8}, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize("options", slow_unless([{}, {"decoder": "low_confidence", "block_length": 8}], {}))
 def test_one_device_and_eight(options, model):
     mesh = make_mesh({"fsdp": 4, "tensor": 2})
     sharded = dataclasses.replace(model, params=jax.device_put(model.params, api.shardings(model.config, mesh)))
@@ -214,10 +213,8 @@ def test_what_is_suppressed_or_favoured(letters):
 COMMON = ("ancestral", "low_confidence")
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in registry.DECODERS
-    if name != "adjust_verified"  # needs a joint layer
-])
+@pytest.mark.parametrize("name", slow_unless(
+    [name for name in registry.DECODERS if name != "adjust_verified"], *COMMON))  # which needs a joint layer
 def test_a_network_that_always_predicts_the_mask_hangs_nothing_and_leaks_nothing(name):
     model = bytes_model({"mask": 30.0, "a": 0.0})
     found = model.generate(["x", "yz"], new_tokens=8, block_length=4, decoder=name, temperature=1.0)
@@ -239,7 +236,7 @@ def test_a_published_causal_network_goes_from_left_to_right():
         assert one.row.tolist() == row and one.forwards == 4
 
 
-@pytest.mark.parametrize("attention", ["causal", "permutation"])
+@pytest.mark.parametrize("attention", slow_unless(["causal", "permutation"], "permutation"))
 def test_our_own_write_one_token_after_another(attention):
     found = tokens_model(attention).generate(PROMPTS, new_tokens=4, trace=True, stop_id=None)
     for one in found:
@@ -359,7 +356,7 @@ def test_special_names_in_a_prompt(letters):
     assert EOS == 10 and jnp.asarray(special.row).dtype == jnp.int32
 
 
-@pytest.mark.parametrize("family", ["", "llama"])
+@pytest.mark.parametrize("family", slow_unless(["", "llama"], ""))
 def test_keys_and_values_of_a_causal_network_are_kept(family):
     """Token for token as without a cache: unequal prompts, end tokens; of published ones with a temperature too (ours
     begin a place later with a cache, so that their draws are others)."""

@@ -8,13 +8,14 @@ from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import decode
 from tests.generation import models
+from tests.marks import slow_unless
 
 EMPTY = [np.zeros(0, np.int32)] * 3
 MODEL = models.tokens_model(mixing=0.2, conditioning="constant", classes=4)
 HOW = {"new_tokens": 32, "decoder": "ancestral", "steps": 4, "stop_id": None, "seed": 5}
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize("guidance", slow_unless([0.0, 1.0], 1.0))
 def test_labels_are_those_of_the_canvas(guidance):
     from mdlm_jax.models.denoise import Denoiser
 

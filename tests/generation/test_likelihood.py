@@ -19,6 +19,7 @@ from mdlm_jax.models.denoise import Denoiser, as_model
 from mdlm_jax.sampling.canvas import canvas
 from mdlm_jax.sampling.rows import Row
 from tests.generation.models import MASK, tokens_model
+from tests.marks import slow_unless
 from tests.models.hf.support import GOLDEN
 
 PROMPT, ANSWER = [3, 1, 4], [1, 5, 9]
@@ -35,7 +36,7 @@ def llada():
     return mdlm_jax.load(GOLDEN / "llada_ckpt")
 
 
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("nocfg", "long")]
+SLOW = slow_unless(["nocfg", "long"])
 
 
 @pytest.mark.parametrize("case", ["cfg0p5", "single_token", *SLOW])
@@ -214,7 +215,8 @@ def test_the_chain_rule_is_the_law_of_writing_from_left_to_right(attention):
     assert found.exact and found.stderr == 0 and found.forwards == (2 if attention == "block_causal" else 3)
 
 
-@pytest.mark.parametrize("attention", ["bidirectional", "block_causal", "causal"])
+@pytest.mark.parametrize("attention", slow_unless(
+    ["bidirectional", "block_causal", "causal"], "bidirectional", "block_causal"))
 def test_greedy_match_is_what_one_token_at_a_time_writes(attention):
     model = tokens_model(attention, **({"block_length": 4} if attention == "block_causal" else {}))
     prompts = [[*PROMPT, 2], [1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 0, 1]]

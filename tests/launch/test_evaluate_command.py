@@ -61,15 +61,22 @@ def test_bounds_samples_and_judges_are_recorded(copied, capsys):
         assert part["rows"] == 6 and list(part["cross_entropy"]) == ["oracle", str(copied / "judge")]
     assert record["generation"]["2"]["forwards"] == 2.0
     assert f"cross-entropy, {copied / 'judge'}" in out
-    shared = copied / "shared.json"
-    assert evaluate.main([*command, f"--output={shared}", "--mesh=fsdp:-1"]) == 0  # eight devices, the same figures
-    found = json.loads(shared.read_text())
-    assert found["likelihood"]["held-out"]["bound"]["nats"] == pytest.approx(held_out["bound"]["nats"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same_figures(copied):
+    command = [f"--checkpoint={copied / 'm0'}", f"--judge=oracle,{copied / 'judge'}", *FEW]
+    one, eight = copied / "one.json", copied / "eight.json"
+    assert evaluate.main([*command, f"--output={one}"]) == 0
+    assert evaluate.main([*command, f"--output={eight}", "--mesh=fsdp:-1"]) == 0
+    record, found = (json.loads(path.read_text()) for path in (one, eight))
+    expected = record["likelihood"]["held-out"]["bound"]["nats"]
+    assert found["likelihood"]["held-out"]["bound"]["nats"] == pytest.approx(expected, rel=1e-5)
     assert found["generation"]["4"]["entropy"] == record["generation"]["4"]["entropy"]
 
 
 def test_a_stopped_command_goes_on_and_makes_nothing_twice(copied, monkeypatch):
-    command = [f"--checkpoint={copied / 'm0.5'}", *FEW]
+    command = [f"--checkpoint={copied / 'm0'}", *FEW]
     drawn, draw = [], run_evaluate._draw
 
     def stopped(options, model, steps):
@@ -79,16 +86,17 @@ def test_a_stopped_command_goes_on_and_makes_nothing_twice(copied, monkeypatch):
 
     monkeypatch.setattr(run_evaluate, "_draw", stopped)
     assert evaluate.main(command) == 130
-    before = json.loads((copied / "m0.5" / "evaluation.json").read_text())
+    before = json.loads((copied / "m0" / "evaluation.json").read_text())
     assert list(before["generation"]) == ["held-out", "2"]
     monkeypatch.setattr(run_evaluate, "_draw", lambda *a: drawn.append(a[2]) or draw(*a))
     assert evaluate.main(command) == 0
-    after = json.loads((copied / "m0.5" / "evaluation.json").read_text())
+    after = json.loads((copied / "m0" / "evaluation.json").read_text())
     assert drawn == [4] and after["generation"]["2"] == before["generation"]["2"]
     monkeypatch.setattr(run_evaluate.mdlm_jax, "load", None)  # a whole record needs no model
     assert evaluate.main(command) == 0
 
 
+@pytest.mark.slow
 def test_a_command_tells_what_it_asked_for_and_nothing_older(copied, capsys):
     path = copied / "m0" / "evaluation.json"
     assert evaluate.main([f"--checkpoint={copied / 'm0'}", "--rows=0", "--samples=2", "--steps=2"]) == 0
@@ -109,6 +117,7 @@ def test_the_record_of_another_checkpoint_is_set_aside(copied, capsys):
     assert json.loads((copied / "m0" / "evaluation-00000003.json").read_text())["model"]["digest"] == "other"
 
 
+@pytest.mark.slow
 def test_other_data_than_the_run_was_trained_on_are_refused(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {n} of a text\n\n" for n in range(2000)))
@@ -121,6 +130,7 @@ def test_other_data_than_the_run_was_trained_on_are_refused(tmp_path, capsys):
     assert "is no longer what" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_texts_and_samples_need_none_of_the_runs_data(tmp_path, capsys):
     text, other = tmp_path / "text.txt", tmp_path / "other.txt"
     for file in (text, other):
@@ -154,6 +164,7 @@ def test_runs_of_other_kinds(tmp_path, kind):
     assert held_out["bound"]["nats"][0] == pytest.approx(sum(held_out["terms"].values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_autoregressive_run_is_exact_and_takes_its_own_steps(copied):
     assert evaluate.main([f"--checkpoint={copied / 'judge'}", "--rows=8", "--samples=2"]) == 0
     record = json.loads((copied / "judge" / "evaluation.json").read_text())

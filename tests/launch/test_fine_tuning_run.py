@@ -7,6 +7,7 @@ import pytest
 import launch.sample
 import launch.train
 from mdlm_jax.training import metrics
+from tests.marks import slow_unless
 
 SETTINGS = ["--config=oracle", "--config.data.tokenizer=byte", "--config.data.length=24",
             "--config.data.prompt_field=q", "--config.data.valid_fraction=0.3", "--config.train.batch_size=8",
@@ -29,7 +30,7 @@ def pairs(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "count")) for kind in KINDS])
+@pytest.mark.parametrize("kind", slow_unless(KINDS, "count"))
 def test_a_run_ends_with_answers_to_held_out_prompts(kind, pairs, tmp_path, capsys):
     run = tmp_path / "run"
     command = [*SETTINGS, *KINDS[kind], f"--config.data.source={pairs}", f"--workdir={run}"]

@@ -76,6 +76,7 @@ def test_an_empty_folder_is_refused(tmp_path):
     commands.assert_refused(done, f"train.init_from='{tmp_path}': {tmp_path} holds no checkpoint; give a Hugging")
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(tmp_path):
     done = commands.run("launch.train", *SETTINGS, f"--workdir={tmp_path / 'one'}")
     assert done.status == 0, done.err

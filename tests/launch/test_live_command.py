@@ -41,6 +41,7 @@ def test_on_a_terminal(checkpoint, tmp_path, capsys, monkeypatch):
     assert re.search(r"xyz[ab]{8}\n", samples) and "step 0 of" in picture.read_text()
 
 
+@pytest.mark.slow
 def test_a_picture_is_of_the_first_and_the_others_need_no_steps_of_their_own(checkpoint, tmp_path, capsys, monkeypatch):
     calls, stream = [], loop.stream
     monkeypatch.setattr(loop, "stream", lambda *args, **options: (

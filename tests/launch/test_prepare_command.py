@@ -13,6 +13,7 @@ from mdlm_jax.config import DataConfig
 from mdlm_jax.data.pipeline import build
 from tests.data.prepared_support import content, paragraphs, write_sources
 from tests.launch.commands import assert_refused, command, environment, run
+from tests.marks import slow_unless
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def slow_flags(tmp_path_factory):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir() or not shutil.which("ps"), reason="needs /proc and ps")
-@pytest.mark.parametrize("pattern", ["*.train", pytest.param("train-*.json", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pattern", slow_unless(["*.train", "train-*.json"], "*.train"))
 def test_a_kill_in_the_middle_costs_only_what_was_not_finished(slow_flags, tmp_path, pattern):
     """SIGKILL while pieces, or shards, are being made: no process stays, and the next start ends in the same bytes."""
     flags, whole = slow_flags

@@ -19,6 +19,7 @@ from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Objective
+from tests.marks import slow_unless
 from tests.training import tiny
 
 OPTIONS = SampleConfig(num=4, steps=6, seed=3)
@@ -43,7 +44,7 @@ def test_a_learned_schedule_samples_with_its_own_powers():
     assert shown[0] < 0.4 and shown[1] == 1.0  # half way: 1 - (1/2)^w of the other positions
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize("guidance", slow_unless([0.0, 1.0], 1.0))
 def test_plain_weights_sample_with_the_process(guidance):
     weights = tiny.weights(CountObjective(tiny.TIMED, tiny.process()))
     tokens, frames = drawn(weights, guidance=guidance)

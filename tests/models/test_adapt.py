@@ -7,6 +7,7 @@ import pytest
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import adapt, api
+from tests.marks import slow_unless
 from tests.models.hf.support import DESCRIPTIONS, random_params
 
 BASES = ["llama", "qwen2", "qwen3", "gpt2"]
@@ -33,7 +34,7 @@ def test_the_new_tree_is_that_of_the_new_network(name, options):
     np.testing.assert_array_equal(made.params["embedding"][:40], params["embedding"])
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", slow_unless(BASES, "llama", "gpt2"))
 def test_old_weights_compute_what_they_did(name):
     """Seen causally again, the adapted network gives the base's logits for old tokens."""
     import dataclasses
@@ -60,7 +61,7 @@ def test_the_network_is_open():
     assert np.abs(before - after).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", slow_unless(BASES, "llama", "gpt2"))
 def test_gradual_opening_begins_causal_and_ends_open(name):
     config, params = _base(name)
     made = adapt.adapt(config, params, gradual=True)

@@ -1,6 +1,7 @@
 """Networks that are told the class of a row."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,14 @@ def lively(config, seed=1):
     return jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape, np.float32), params)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def run(config, params, tokens, inputs):
+    return api.apply(config, params, tokens, **inputs).logits()
+
+
 def logits(config, params, condition=None, tokens=TOKENS, **more):
     condition = None if condition is None else jnp.asarray(condition, jnp.int32)
-    return np.asarray(api.apply(config, params, tokens, condition=condition, **more).logits())
+    return np.asarray(run(config, params, tokens, {"condition": condition, **more}))
 
 
 def test_the_tree_has_a_row_for_each_class_and_one_for_none():
@@ -86,7 +92,7 @@ def test_on_a_mesh_as_on_one_device():
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         found = jax.jit(jax.grad(total))(placed, *rows)
-    wanted = jax.grad(total)(params, TOKENS, condition)
+    wanted = jax.jit(jax.grad(total))(params, TOKENS, condition)
     np.testing.assert_allclose(found["classes"], wanted["classes"], rtol=1e-3, atol=1e-3)
 
 

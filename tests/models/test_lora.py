@@ -13,6 +13,7 @@ from mdlm_jax.models import api, lora
 from mdlm_jax.models.hf import families, reader, writer
 from mdlm_jax.models.lora import Lora
 from mdlm_jax.models.sharding import make_mesh
+from tests.marks import slow_unless
 from tests.models.hf.support import DESCRIPTIONS, flat, random_params
 
 NAMES = ["qwen3", "mdlm", "llada2"]
@@ -29,7 +30,7 @@ def _trained(adapters):
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), adapters)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(NAMES, "llada2"))
 def test_nothing_changes_at_the_start(name):
     config, params = _network(name)
     adapters = lora.init(ALL, config, jax.random.key(1))
@@ -39,7 +40,7 @@ def test_nothing_changes_at_the_start(name):
         np.testing.assert_array_equal(effective[path], leaf)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(NAMES, "llada2"))
 def test_merged_is_applied(name):
     config, params = _network(name)
     adapters = _trained(lora.init(ALL, config, jax.random.key(1)))
@@ -67,13 +68,15 @@ def test_gradients_go_into_the_adapters_alone():
     plan = Lora(rank=2, alpha=2.0, targets=("*/attention/query", "*/mlp/down"))
     adapters = _trained(lora.init(plan, config, jax.random.key(1)))
 
-    def loss(adapters):
+    @jax.jit
+    @jax.grad
+    def gradient(adapters):
         return jnp.mean(api.apply(config, lora.apply(plan, params, adapters), TOKENS).logits() ** 2)
 
-    gradients = jax.grad(loss)(adapters)
+    gradients = gradient(adapters)
     assert sorted(gradients) == ["layers/attention/query", "layers/mlp/down"]
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradients))
-    fresh = jax.grad(loss)(lora.init(plan, config, jax.random.key(1)))
+    fresh = gradient(lora.init(plan, config, jax.random.key(1)))
     assert all(float(jnp.abs(pair["a"]).max()) == 0 < float(jnp.abs(pair["b"]).max()) for pair in fresh.values())
 
 
@@ -122,6 +125,7 @@ def test_count():
     assert lora.trainable_count(lora.init(plan, config, jax.random.key(0))) == 3 * (32 * 4 + 4 * 32)
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     config, params = _network("llada2")
     mesh = make_mesh({"fsdp": 4, "tensor": 2})

@@ -12,6 +12,7 @@ from mdlm_jax.core.reduction import reduce
 from mdlm_jax.models import api, vocabulary
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
+from tests.marks import slow_unless
 
 MASK = 64
 BASE = TransformerConfig(65, 64, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=64)
@@ -41,9 +42,8 @@ def gradients(config, params, sizes):
     return jax.grad(loss)(params)
 
 
-@pytest.mark.parametrize("config", [
-    BASE, pytest.param(BIASED, marks=pytest.mark.slow), pytest.param(MODULATED, marks=pytest.mark.slow),
-], ids=["tables", "biases", "modulations"])
+@pytest.mark.parametrize("config", slow_unless(
+    [BASE, BIASED, MODULATED], "tables", ids=["tables", "biases", "modulations"]))
 def test_no_gradient_is_lost_among_many_tokens(config):
     params = jax.tree.map(lambda w: w + 0.02 * jax.random.normal(jax.random.key(w.size), w.shape),
                           api.init(config, jax.random.key(0)))

@@ -12,6 +12,7 @@ from mdlm_jax.config import MESH_AXES, ConfigError
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import arranged, batch_sharding, make_mesh, place_rows, replicated, weight_sharding
+from tests.marks import slow_unless
 
 CONFIG = TransformerConfig(vocab_size=24, head_size=24, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48,
                            conditioning="time")
@@ -41,7 +42,7 @@ def reference():
     return jax.device_get((value, logits, grads))
 
 
-@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("sizes", slow_unless(MESHES.values(), "replica, fsdp, tensor", ids=MESHES))
 def test_forward_and_gradients_equal_those_of_one_device(sizes):
     mesh = make_mesh(sizes)
     layout, rows = api.shardings(CONFIG, mesh), batch_sharding(mesh)

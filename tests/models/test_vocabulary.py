@@ -10,6 +10,7 @@ from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.models import vocabulary
 from mdlm_jax.models.sharding import BATCH_AXES, make_mesh
 from mdlm_jax.planning import collectives, hlo
+from tests.marks import slow_unless
 
 ROWS, LENGTH, WIDTH, COLUMNS = 8, 12, 16, 24
 MESHES = ({"fsdp": 8}, {"replica": 2, "fsdp": 4}, {"fsdp": 2, "context": 2, "tensor": 2}, {"expert": 2, "tensor": 4})
@@ -65,7 +66,7 @@ def reduction(arrays, values):
     return sum((w * x).sum() for w, x in zip(weights, found, strict=True)), reduced
 
 
-@pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.parametrize("sizes", slow_unless(MESHES, *MESHES[2:]))
 def test_reduction(sizes):
     arrays = (normal(0, ROWS, LENGTH, WIDTH), normal(1, WIDTH, COLUMNS), normal(2, COLUMNS),
               normal(3, ROWS, LENGTH, WIDTH), normal(4, WIDTH, COLUMNS), normal(5, ROWS, LENGTH))

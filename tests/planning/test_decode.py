@@ -12,6 +12,7 @@ from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.planning import block_decoding, collectives, decode, decoding, hlo, kernels, topologies
 from mdlm_jax.planning.decoding import Decoding
+from tests.marks import slow_unless
 
 DENSE = TransformerConfig(64, 64, layers=2, d_model=32, heads=8, kv_heads=4, d_ff=48, attention="block_causal",
                           block_length=4)
@@ -61,11 +62,11 @@ def test_work_in_kernels_by_hand():
     assert kernels.in_formula(EXPERTS, {}, tokens, 10) == kernels.computed(DENSE, {}, tokens, 10) == 0
 
 
-@pytest.mark.parametrize(("name", "windows", "needed"), (
+@pytest.mark.parametrize(("name", "windows", "needed"), slow_unless((
     ("none", [16] * 8, [16] * 8),
     ("dual", [16, 4, 4, 4] * 2, [16, 4, 4, 4] * 2),
     ("block", [16, 4, 4, 4, 8, 4, 4, 4], [12, 4, 4, 4, 8, 4, 4, 4]),
-), ids=("none", "dual", "block"))
+), "block", ids=("none", "dual", "block")))
 def test_flops_of_a_generated_token_by_hand(name, windows, needed):
     """8 tokens behind 8 in blocks of 4: every forward runs its window against 16 slots, and the head on 4 positions."""
     network = dataclasses.replace(DENSE, layers=1)

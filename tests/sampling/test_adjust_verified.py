@@ -12,6 +12,7 @@ from mdlm_jax.models.denoise import Denoiser
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.loop import decode
+from tests.marks import slow_unless
 from tests.sampling.test_adjust import EVERYTHING, LAYER, LENGTH, MASK, NETWORK, PARAMS, ZERO, V, masks, rule, scores
 
 ROWS = 20_000
@@ -21,7 +22,8 @@ def verified(tokens, layer=LAYER, **fields):
     return AdjustVerified(joint.JointSampler(layer, PARAMS["embedding"], NETWORK, 8, "row"), MASK, tokens, **fields)
 
 
-@pytest.mark.parametrize(("tokens", "layer", "temperature"), [(1, LAYER, 1.0), (3, LAYER, 1.0), (3, ZERO, 0.7)])
+@pytest.mark.parametrize(("tokens", "layer", "temperature"), slow_unless(
+    [(1, LAYER, 1.0), (3, LAYER, 1.0), (3, ZERO, 0.7)], "three", ids=["one", "three", "zero"]))
 def test_the_law_is_that_of_one_token_a_forward(tokens, layer, temperature):
     """Chi-square of 20,000 rows against the exact law; cells expected less than 5 times are pooled."""
     law = np.exp(scores(rule(1, temperature=temperature), EVERYTHING).astype(np.float64))
@@ -36,15 +38,16 @@ def test_the_law_is_that_of_one_token_a_forward(tokens, layer, temperature):
     assert -(-LENGTH // (tokens + 1)) <= forwards.min() and forwards.max() <= LENGTH and forwards.mean() < LENGTH - 0.3
 
 
-def test_at_temperature_0_a_row_is_the_greedy_one_whatever_is_drafted():
+@pytest.mark.parametrize("tokens", slow_unless([1, 2, 4], 2))
+def test_at_temperature_0_a_row_is_the_greedy_one_whatever_is_drafted(tokens):
     greedy = np.asarray(decode(Denoiser(NETWORK), PARAMS, masks(1), rule(1, temperature=0.0)).tokens)
-    for tokens in (1, 2, 4):
-        found = decode(Denoiser(NETWORK), PARAMS, masks(1), verified(tokens, temperature=0.0))
-        np.testing.assert_array_equal(found.tokens, greedy)
-        assert int(found.forwards[0]) <= LENGTH
+    found = decode(Denoiser(NETWORK), PARAMS, masks(1), verified(tokens, temperature=0.0))
+    np.testing.assert_array_equal(found.tokens, greedy)
+    assert int(found.forwards[0]) <= LENGTH
 
 
-def test_prompts_stay_and_a_row_does_not_see_its_batch():
+@pytest.mark.parametrize(("row", "length"), slow_unless([(0, 6), (1, 8)], (0, 6)))
+def test_prompts_stay_and_a_row_does_not_see_its_batch(row, length):
     tokens = np.full((3, 8), MASK, np.int32)
     tokens[0, :2], tokens[1, :1] = [2, 0], [1]
     segment = np.where(np.arange(8) < np.array([[6], [8], [8]]), 1, 0)
@@ -52,13 +55,13 @@ def test_prompts_stay_and_a_row_does_not_see_its_batch():
     together = Canvas(*(jnp.asarray(x) for x in (tokens, editable, np.arange(3), [2, 1, 0], segment)))
     found = np.asarray(decode(Denoiser(NETWORK), PARAMS, together, verified(3), seed=7).tokens)
     assert (found[~editable] == tokens[~editable]).all() and (found[editable] != MASK).all()
-    for row, length in ((0, 6), (1, 8)):
-        alone = Canvas(*(jnp.asarray(x[row : row + 1, :length]) for x in (tokens, editable)), jnp.array([row]),
-                       together.start[row : row + 1])
-        np.testing.assert_array_equal(decode(Denoiser(NETWORK), PARAMS, alone, verified(3), seed=7).tokens[0],
-                                      found[row, :length])
+    alone = Canvas(*(jnp.asarray(x[row : row + 1, :length]) for x in (tokens, editable)), jnp.array([row]),
+                   together.start[row : row + 1])
+    np.testing.assert_array_equal(decode(Denoiser(NETWORK), PARAMS, alone, verified(3), seed=7).tokens[0],
+                                  found[row, :length])
 
 
+@pytest.mark.slow
 def test_every_token_is_written_by_one_step():
     found = decode(Denoiser(NETWORK), PARAMS, masks(64), verified(3), seed=2, trace=True)
     for before, after in itertools.pairwise(found.trace):

@@ -20,6 +20,7 @@ from mdlm_jax.sampling.loop import decode
 from tests.core.support import assert_law
 from tests.core.toy import GIDD, MASKED, MIXED, Toy
 from tests.core.toy import MASK as TOY_MASK
+from tests.marks import slow_unless
 from tests.sampling import tabulated
 
 VOCAB, MASK, LENGTH = 11, 10, 12
@@ -45,7 +46,7 @@ every_mixing = pytest.mark.parametrize("mixing", DECODERS)
 # The loop -------------------------------------------------------------------------------------------------------------
 
 
-@every_mixing
+@pytest.mark.parametrize("mixing", slow_unless(DECODERS, 0.3))
 def test_the_compiled_loop_is_a_python_loop(mixing):
     """A twin of its own: keys, times, draws and steps of the process, without the loop."""
     process, canvas = DECODERS[mixing].process, blank(MASK, ROWS, LENGTH, PROMPT)
@@ -137,7 +138,8 @@ class Tabulated:
         return Prediction.from_logits(tables[step, tokens @ jnp.asarray([4, 1])])
 
 
-@pytest.mark.parametrize("process", [MASKED, MIXED, GIDD], ids=["masked", "mixed", "gidd"])
+@pytest.mark.parametrize("process", slow_unless(
+    [MASKED, MIXED, GIDD], "masked", "gidd", ids=["masked", "mixed", "gidd"]))
 def test_samples_follow_the_enumerated_law_of_the_chain(process):
     """Three steps on rows of two tokens: chi-square of 30 000 rows against products of transition matrices."""
     toy = Toy(process, 2)
@@ -148,6 +150,7 @@ def test_samples_follow_the_enumerated_law_of_the_chain(process):
     assert_law(np.asarray(found.tokens) @ [4, 1], np.where(law < 1e-12, 0.0, law))
 
 
+@pytest.mark.slow
 def test_many_steps_lead_to_the_true_law():
     """The enumerated chain comes closer to the joint as 1 / N, in total variation; 32 steps follow theirs."""
     laws = {steps: tabulated.TOY.law(steps) for steps in (16, 32, 64)}
@@ -156,7 +159,8 @@ def test_many_steps_lead_to_the_true_law():
     assert_law(tabulated.states(Ancestral(MASKED), steps=32), np.where(laws[32] < 1e-12, 0.0, laws[32]))
 
 
-@pytest.mark.parametrize("schedule", [Linear(0.0), Cosine(0.0), CosineMask(0.0), Polynomial(0.0)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", slow_unless([Linear(0.0), Cosine(0.0), CosineMask(0.0), Polynomial(0.0)], CosineMask(0.0)), ids=str)
 @pytest.mark.parametrize("mixing", [0.0, 0.1, 1.0])
 def test_chains_from_noise_that_holds_nothing_of_the_data(mixing, schedule):
     """eps = 0: alpha(1) = 0. Every number of steps leads to tokens, and from pure mask none stays one."""

@@ -62,6 +62,7 @@ def test_an_ancestral_chain_in_blocks_is_the_same_with_the_cache():
     assert_prompts_stay(tokens)
 
 
+@pytest.mark.slow
 def test_first_hitting_in_blocks_is_the_same_with_the_cache():
     """One by one: a block of four takes four steps, and as many forwards as it has masks."""
     decoder = FirstHitting(Process(VOCAB, MASK))
@@ -161,11 +162,13 @@ def test_a_window_of_the_suffix_holds_the_blocks_of_the_reach():
             assert (begin + window.length >= LENGTH).all() and (begin + window.length <= layout.slots).all()
 
 
+@pytest.mark.slow
 def test_one_block_more_costs_forwards_and_changes_the_text():
     alone = run(dataclasses.replace(SEVERAL, reach=1), "block")
     assert (np.asarray(alone.tokens) != np.asarray(run(SEVERAL, "block").tokens)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", [1, 2])
 def test_a_row_does_not_depend_on_its_batch(reach):
     decoder = dataclasses.replace(SEVERAL, reach=reach)

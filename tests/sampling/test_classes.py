@@ -20,6 +20,7 @@ from mdlm_jax.sampling.canvas import Canvas, blank, canvas
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.rows import Row, batches
+from tests.marks import slow_unless
 
 VOCAB, MASK, LENGTH, CLASSES = 7, 6, 6, 3
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32, conditioning="constant",
@@ -113,7 +114,7 @@ def test_guided_logits_are_those_of_two_calls_of_the_network():
     np.testing.assert_allclose(found.logits()[2], one[2], atol=1e-4)  # a row without class is not guided
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize("guidance", slow_unless([0.0, 1.0], 1.0))
 def test_rows_do_not_depend_on_their_batch(guidance):
     whole = run(guidance=guidance)
     on = blank(MASK, 4, LENGTH, condition=LABELS)
@@ -131,11 +132,13 @@ def test_classes_matter_and_none_is_what_a_canvas_without_gives():
     np.testing.assert_array_equal(plain.tokens[2], whole.tokens[2])
 
 
+@pytest.mark.slow
 def test_an_exact_cache_changes_nothing():
     greedy = {"network": BLOCKS, "decoder": LowConfidence(MASK), "block_length": 2, "guidance": 1.0}
     np.testing.assert_array_equal(run(cache="block", **greedy).tokens, run(cache="none", **greedy).tokens)
 
 
+@pytest.mark.slow
 def test_causal_networks_take_classes():
     causal = dataclasses.replace(NETWORK, attention="causal", logit_shift=True)
     how = {"network": causal, "model": CausalDenoiser(causal, MASK, VOCAB), "decoder": Ancestral(Process(VOCAB, MASK)),
@@ -145,6 +148,7 @@ def test_causal_networks_take_classes():
     np.testing.assert_array_equal(alone.tokens[0], whole.tokens[1])
 
 
+@pytest.mark.slow
 def test_on_a_mesh_with_rows_that_it_does_not_divide():
     mesh = make_mesh({"fsdp": 8}, jax.devices()[:8])
     placed = jax.device_put(params_of(NETWORK), replicated(mesh))

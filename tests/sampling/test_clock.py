@@ -22,6 +22,7 @@ from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.remdm import ReMDMLoop
 from mdlm_jax.sampling.threshold import Threshold
+from tests.marks import slow_unless
 from tests.sampling.looks import look_of
 
 VOCAB, MASK, LENGTH, PROMPT = 6, 5, 18, np.array([1, 2], np.int32)
@@ -58,7 +59,7 @@ def heard(decoder, process=PROCESS, steps=16, contract="bidirectional", **option
     return np.array(model.heard)
 
 
-@pytest.mark.parametrize("block_length", [None, 4])
+@pytest.mark.parametrize("block_length", slow_unless([None, 4], 4))
 def test_without_a_grid_it_is_that_of_the_masks_there_are(block_length):
     """Also over blocks, at any pace, for any schedule, and of hybrid noise."""
     plain = heard(LowConfidence(MASK), steps=8, block_length=block_length)
@@ -86,7 +87,7 @@ def test_a_grid_is_told_as_it_is_without_blocks():
     np.testing.assert_allclose(heard(Dream(MASK, eps=0.2), steps=4)[:, 1], [1.0, 0.8, 0.6, 0.4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [Linear(0.0), Cosine(1e-4)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("schedule", slow_unless([Linear(0.0), Cosine(1e-4)], "cosine", ids=["linear", "cosine"]))
 def test_over_blocks_later_ones_count_as_noise(schedule):
     """The noise of the row goes from 1 to 0 in all, a quarter a block, and never restarts."""
     process = Process(VOCAB, MASK, schedule=schedule)

@@ -13,6 +13,7 @@ from mdlm_jax.core.schedules import Linear
 from mdlm_jax.sampling.canvas import canvas
 from mdlm_jax.sampling.draft_edit import DraftEdit
 from mdlm_jax.sampling.loop import decode
+from tests.marks import slow_unless
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diffusion_llada_xdlm_generate.npz")
 MASK, PROMPT, ROWS, LENGTH = int(GOLDEN["mask_id"]), 5, 2, 21
@@ -106,7 +107,7 @@ def twin(steps, block, k):
     return rows, used
 
 
-@pytest.mark.parametrize("steps, block, k", RUNS[-2:], ids=lambda value: str(value))
+@pytest.mark.parametrize("steps, block, k", slow_unless(RUNS[-2:], RUNS[-1]), ids=lambda value: str(value))
 def test_a_plain_loop_says_the_same_where_blocks_are_kept(steps, block, k):
     found, (tokens, forwards) = run(DraftEdit(MASK, k), steps, block), twin(steps, block, k)
     np.testing.assert_array_equal(np.asarray(found.tokens), tokens)

@@ -16,12 +16,13 @@ from mdlm_jax.sampling.dream import Dream, revealed
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.threshold import Threshold
 from mdlm_jax.sampling.windows import lay_out
+from tests.marks import slow_unless
 from tests.sampling.looks import look_of
 from tests.sampling.published import Case, arrays, named, network, scattered
 
 ROWS, LENGTH = 3, 30
-FAST = {"dream_entropy", "dream_entropy_5steps", "dream_entropy_leftpad", "dream_block_dual_thr0p7"}
-CASES = [pytest.param(c, id=c.name, marks=() if c.name in FAST else pytest.mark.slow) for c in named("dream")]
+FAST = ("dream_entropy", "dream_entropy_5steps", "dream_entropy_leftpad")
+CASES = slow_unless(named("dream"), *FAST, ids=lambda case: case.name)
 
 
 @decoder

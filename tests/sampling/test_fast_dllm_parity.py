@@ -7,11 +7,12 @@ from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.threshold import Factor, Threshold
 from mdlm_jax.sampling.windows import lay_out
+from tests.marks import slow_unless
 from tests.sampling.published import Case, named, network
 
 ROWS, LENGTH = 1, 41
-FAST = {"fast_dual_thr0p8", "fast_dual_factor1"}
-CASES = [pytest.param(c, id=c.name, marks=() if c.name in FAST else pytest.mark.slow) for c in named("fast")]
+FAST = ("fast_dual_thr0p8",)
+CASES = slow_unless(named("fast"), *FAST, ids=lambda case: case.name)
 
 
 def decoder_of(case: Case):

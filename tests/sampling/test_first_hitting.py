@@ -17,6 +17,7 @@ from mdlm_jax.sampling.first_hitting import FirstHitting
 from mdlm_jax.sampling.loop import decode
 from tests.core.support import assert_law, row_keys
 from tests.core.toy import MASK, MASKED
+from tests.marks import slow_unless
 from tests.sampling import tabulated
 
 PARALLEL = FirstHitting(MASKED, parallel=True)
@@ -43,7 +44,7 @@ def clock(schedule, tokens, time):
     return Prediction.from_logits(jnp.broadcast_to(jnp.log(probs)[:, None], (*tokens.shape, 4)))
 
 
-@pytest.mark.parametrize("schedule", [CosineMask(0.0), pytest.param(Linear(0.2, 0.1), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("schedule", slow_unless([CosineMask(0.0), Linear(0.2, 0.1)], CosineMask(0.0)), ids=str)
 def test_every_row_is_asked_at_its_own_time(schedule):
     """The network draws 0 with probability t: of the i-th token to come, the share of 0s is E[t of the i-th hit].
 

@@ -18,6 +18,7 @@ from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.klass import KLASS
 from mdlm_jax.sampling.loop import begin
 from mdlm_jax.sampling.low_confidence import LowConfidence
+from tests.marks import slow_unless
 
 WIDE, REAL, WIDTH, MASK = 104, 97, 40, 96
 NETWORK = TransformerConfig(WIDE, WIDE, layers=1, d_model=WIDTH, heads=2, kv_heads=2, d_ff=16, dtype="bfloat16")
@@ -29,7 +30,7 @@ def lowered(params, decoder, **options):
     return program.block.lower(layout.program(0), decoder, params, numbers, now, None, jnp.asarray(layout.low(0)))
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("guidance", slow_unless([0.0, 1.5], 1.5))
 @pytest.mark.parametrize("decoder", [LowConfidence(MASK), KLASS(MASK)], ids=["low_confidence", "klass"])
 def test_no_copy_of_the_head_is_made(decoder, guidance):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), api.init(NETWORK, jax.random.key(0)))

@@ -24,6 +24,7 @@ from mdlm_jax.models.sharding import batch_sharding, make_mesh, replicated
 from mdlm_jax.sampling import registry as names
 from mdlm_jax.sampling.canvas import Canvas, canvas
 from mdlm_jax.sampling.loop import Decoded, decode
+from tests.marks import slow_unless
 from tests.sampling import registry
 
 VOCAB, MASK, ROWS, LENGTH, BLOCK = 13, 11, 4, 12, 4
@@ -32,12 +33,12 @@ NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_head
 NETWORKS = {"block_causal": NETWORK,
             "bidirectional": dataclasses.replace(NETWORK, attention="bidirectional", block_length=1)}
 FIRST = {type(case.make(VOCAB, MASK)): name for name, case in reversed(registry.CASES.items())}
-every = pytest.mark.parametrize("name", [  # by default one case a class, its first
-    pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.slow) for name in registry.CASES])
-every_slow = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in registry.CASES])
-blockwise_slow = pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) for name, case in registry.CASES.items()
-    if "block_length" in case.options])
+ALIKE = {"remdm_rescale", "remdm_loop", "block_threshold", "margin", "factor", "entropy_bound_entropy"}
+every = pytest.mark.parametrize("name", slow_unless(  # by default one case a class, its first, and of classes alike one
+    registry.CASES, *(name for name in FIRST.values() if name not in ALIKE)))
+every_slow = pytest.mark.parametrize("name", slow_unless(registry.CASES))
+blockwise_slow = pytest.mark.parametrize("name", slow_unless(
+    name for name, case in registry.CASES.items() if "block_length" in case.options))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,7 @@ def test_ids_of_a_small_power_come_late_and_prompts_stay():
     assert (half == 0).mean() > 0.4 > 0.15 > (half == 1).mean()
 
 
+@pytest.mark.slow
 def test_with_every_power_one_it_is_the_plain_chain_in_law_and_reads_the_schedule():
     network = TransformerConfig(toy.SIZE, toy.SIZE, 1, 16, 2, 2, 32)
     weights = {"network": api.init(network, jax.random.key(0)), "schedule": jnp.full((4,), 0.541325)}

@@ -83,7 +83,7 @@ def assert_same_states(name: str, found) -> None:
 
 def by_cost(name: str, cache: str):
     """Programs are shared by cases of one block length, one decoder and one cache; those of few cases are slow ones."""
-    few = SETTINGS[name]["block_length"] != 8 or (cache == "none" and not name.startswith("l21"))
+    few = SETTINGS[name]["block_length"] != 8 or cache == "none"
     return pytest.param(name, cache, marks=pytest.mark.slow if few else ())
 
 

@@ -14,6 +14,7 @@ import pytest
 from mdlm_jax.sampling.decoder import decoder
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
+from tests.marks import slow_unless
 from tests.sampling.published import Case, named, network
 
 ROWS, LENGTH = 3, 33
@@ -81,7 +82,8 @@ def run(case: Case, name: str, rows: int, length: int, trace: bool):
 
 
 def marked(cases):
-    return [pytest.param(c, id=c.name, marks=() if c.name in FAST else pytest.mark.slow) for c in cases]
+    cases = list(cases)
+    return slow_unless(cases, *(c.name for c in cases if c.name in FAST), ids=lambda case: case.name)
 
 
 @pytest.mark.parametrize("case", marked(named("llada")))
@@ -92,6 +94,7 @@ def test_every_state(case):
     assert found.calls == each * case.settings["steps"] and set(np.asarray(found.forwards)) == {found.calls}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", marked(named("llada")))
 def test_the_end_of_the_compiled_loop(case):
     case.agrees(run(case, "llada", ROWS, LENGTH, trace=False))

@@ -18,6 +18,7 @@ from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.remdm import ReMDMCap, ReMDMConf, ReMDMLoop, ReMDMRescale
 from tests.core.support import Reference, assert_law
 from tests.core.toy import MASK, MASKED
+from tests.marks import slow_unless
 from tests.sampling import tabulated
 
 # The reference's arrays -----------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ CHAINS = {
     "loop": (lambda eta: ReMDMLoop(MASKED, eta=eta, **LOOP),
              lambda t, most, eta: min(eta, most) if LOOP["t_off"] < t <= LOOP["t_on"] else 0.0, looped),
 }
-SLOW_CHAINS = ["cap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rescale", "loop"))]
+SLOW_CHAINS = slow_unless(["cap", "rescale", "loop"], "cap")
 
 
 def law_of(rule: str, steps: int, eta: float) -> tuple[np.ndarray, float]:

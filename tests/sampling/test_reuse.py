@@ -12,6 +12,7 @@ from mdlm_jax.models.denoise import Foreign
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank
 from mdlm_jax.sampling.loop import decode
+from tests.marks import slow_unless
 
 VOCAB, MASK, LENGTH, ROWS = 11, 10, 12, 8
 PROCESS = Process(VOCAB, MASK)
@@ -40,7 +41,7 @@ def test_the_same_tokens(steps):
     assert found.calls == 1 + len(needed) <= plain.calls
 
 
-@pytest.mark.parametrize("steps", [16, 64])
+@pytest.mark.parametrize("steps", slow_unless([16, 64], 16))
 def test_forwards_follow_the_formula(steps):
     """N (1 - (1 - 1/N)^(B L)) on average, within 4.5 standard errors: the steps in which a batch changes, or a row.
 

@@ -23,6 +23,7 @@ from mdlm_jax.training.objectives.genmd4 import GenMD4Objective
 from mdlm_jax.training.state import abstract_state, init_state, sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
 from mdlm_jax.training.trainer import Trainer
+from tests.marks import slow_unless
 from tests.training import tiny
 
 LORA = {"lora_rank": 3, "lora_alpha": 6.0, "lora_targets": "*/attention/query, */mlp/down", "init_from": "elsewhere"}
@@ -88,7 +89,8 @@ def test_gradients_are_those_of_the_whole_weights_by_the_chain_rule():
         np.testing.assert_allclose(b - moved["b"], db, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"microbatches": 2}, {"mesh": {"fsdp": 4, "tensor": 2}}], ids=["micro", "mesh"])
+@pytest.mark.parametrize("changes", slow_unless(
+    [{"microbatches": 2}, {"mesh": {"fsdp": 4, "tensor": 2}}], "mesh", ids=["micro", "mesh"]))
 def test_microbatches_and_a_mesh_change_nothing(changes):
     found = []
     for mesh, microbatches in ((one(), 1), (make_mesh(changes.get("mesh", {"fsdp": 8})),
@@ -157,7 +159,7 @@ def make(workdir, **more):
                    {"config.json": "{}"}, 4, start_from=lambda: jax.tree.map(jnp.copy, base)), base
 
 
-@pytest.mark.parametrize("ema_decay", [pytest.param(0.5, marks=pytest.mark.slow), 0.0])
+@pytest.mark.parametrize("ema_decay", slow_unless([0.5, 0.0], 0.0))
 def test_a_run_goes_on_bit_for_bit_and_its_checkpoint_gives_the_merged_network(ema_decay, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "matmul_ceiling", lambda dtype: 1e9)
     measured = []

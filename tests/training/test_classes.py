@@ -1,6 +1,7 @@
 """Objectives of networks that are told the class of a row."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
+from tests.marks import slow_unless
 from tests.training import tiny
 
 CONSTANT = dataclasses.replace(tiny.NETWORK, conditioning="constant", condition_dim=16, time_features=16, classes=4)
@@ -38,9 +40,10 @@ def batch(rows, seed=0):
     return tiny.batch(rows, seed) | {"label": np.random.default_rng(seed).integers(0, 4, rows).astype(np.int32)}
 
 
-def total(objective, weights, rows, key=0, at=None):
+@functools.partial(jax.jit, static_argnums=0)
+def total(objective, weights, rows, at=None):
     index = jnp.arange(len(rows["tokens"])) if at is None else jnp.asarray(at)
-    return objective.loss(weights, rows, jax.random.key(key), index, 8).objective()
+    return objective.loss(weights, rows, jax.random.key(0), index, 8).objective()
 
 
 def without_class(objective):
@@ -48,7 +51,7 @@ def without_class(objective):
     return dataclasses.replace(objective, network=network, class_dropout=0.0)
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("name", slow_unless(sorted(KINDS), "blocks", "continuous", "count", "draft_edit", "one block"))
 def test_the_loss_is_that_of_a_network_whose_condition_is_moved_by_the_class(name):
     """Rows of one class, and the class's row added to the bias it is added to: the same loss in a network without."""
     objective, rows = KINDS[name], batch(8) | {"label": np.full(8, 2, np.int32)}
@@ -61,14 +64,14 @@ def test_the_loss_is_that_of_a_network_whose_condition_is_moved_by_the_class(nam
     assert abs(found - total(objective, weights, rows | {"label": np.full(8, 1, np.int32)})) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["count", "continuous", "one block"])
+@pytest.mark.parametrize("name", slow_unless(["count", "continuous", "one block"], "continuous", "one block"))
 def test_the_row_of_no_class_is_learnt_by_those_dropped_alone(name):
     objective, rows = KINDS[name], batch(8)
     weights = tiny.weights(objective)
 
     def gradient(dropout):
         made = dataclasses.replace(objective, class_dropout=dropout)
-        return np.abs(jax.grad(lambda w: total(made, w, rows))(weights)["network"]["classes"]).sum(-1)
+        return np.abs(jax.jit(jax.grad(lambda w: total(made, w, rows)))(weights)["network"]["classes"]).sum(-1)
 
     given, dropped = gradient(0.0), gradient(0.999999)
     assert given[4] == 0 and (given[np.unique(rows["label"])] > 0).all()

@@ -8,6 +8,7 @@ import pytest
 from mdlm_jax.data.cuts import Cut
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from tests.marks import slow_unless
 from tests.training import tiny
 
 OBJECTIVES = {
@@ -17,7 +18,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", slow_unless(OBJECTIVES, "half head"))
 def test_the_loss_does_not_know_what_was_cut(name):
     objective = OBJECTIVES[name]
     batch = tiny.batch(16, prompts=False)

@@ -17,6 +17,7 @@ from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import TrainState, state_shardings
 from mdlm_jax.training.step import make_train_step
+from tests.marks import slow_unless
 from tests.training import tiny
 
 
@@ -30,7 +31,8 @@ def parts(made, trainable):
     return made.loss(trainable, tiny.batch(4), jax.random.key(0), np.arange(4), 4)
 
 
-@pytest.mark.parametrize("kind", [CountObjective, ContinuousObjective, DiscreteObjective])
+@pytest.mark.parametrize("kind", slow_unless(
+    [CountObjective, ContinuousObjective, DiscreteObjective], CountObjective))
 def test_coefficients_are_linear_in_the_objective_and_absent_from_the_report(kind):
     trainable = tiny.weights(objective(kind))
     plain, once, twice, z = (
@@ -45,6 +47,7 @@ def test_coefficients_are_linear_in_the_objective_and_absent_from_the_report(kin
         np.testing.assert_allclose(float(found.totals().mean()), float(plain.totals().mean()), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_balance_loss_evens_the_load_by_its_gradient():
     """One step of descent on the balance loss alone lowers it."""
     made = objective(CountObjective, balance_loss=1.0)
@@ -86,6 +89,7 @@ def router_of(state):
     return np.asarray(state.trainable["network"]["layers"]["moe"]["router_bias"])
 
 
+@pytest.mark.slow
 def test_the_bias_evens_the_load_where_nothing_else_learns():
     """Loads over the mean load: from beyond 1.4 for the fullest expert to within 15 %."""
     made, step, state, batches = biased(0.01, optax.sgd(0.0))
@@ -105,7 +109,8 @@ def test_the_bias_evens_the_load_where_nothing_else_learns():
         np.testing.assert_array_equal(np.asarray(moe[name]), value)
 
 
-@pytest.mark.parametrize(("microbatches", "sizes"), [(4, None), (1, {"replica": 1, "fsdp": 4, "tensor": 2})])
+@pytest.mark.parametrize(("microbatches", "sizes"), slow_unless(
+    [(4, None), (1, {"replica": 1, "fsdp": 4, "tensor": 2})], (4, None)))
 def test_the_load_is_that_of_the_whole_batch(microbatches, sizes):
     found = []
     for options in ({}, {"microbatches": microbatches, "sizes": sizes}):

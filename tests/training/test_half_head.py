@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import half_head
 from mdlm_jax.models import flops
+from tests.marks import slow_unless
 
 OPTIONS = types.SimpleNamespace(vocab=1000, d_model=32, layers=3, length=16, rows=4, head_budget=1 << 40)
 
@@ -16,7 +17,7 @@ def costs(devices, half, **changed):
     return half_head.step_costs(devices, half, types.SimpleNamespace(**vars(OPTIONS) | changed))
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("devices", slow_unless([1, 8], 1))
 def test_half_the_head_s_flops_and_less_memory(devices):
     full, half = costs(devices, False), costs(devices, True)
     assert half["head_flops"] / full["head_flops"] == pytest.approx((OPTIONS.length + 1) / (2 * OPTIONS.length))
@@ -40,6 +41,7 @@ def test_half_heads_add_no_collective():
     assert costs(1, True)["collectives"] == {}
 
 
+@pytest.mark.slow
 def test_only_weights_and_gradients_travel():
     """Twice the tokens, the same traffic: rows stay on their devices, and so do the logits."""
     assert costs(8, True)["collective_bytes"] == costs(8, True, length=32)["collective_bytes"]

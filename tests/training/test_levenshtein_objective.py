@@ -13,6 +13,7 @@ from mdlm_jax.training import build
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 from tests.core import test_levenshtein as twin
+from tests.marks import slow_unless
 from tests.training import tiny
 
 COLUMNS, DELETE, INSERT = tiny.VOCAB + 2, tiny.VOCAB, tiny.VOCAB + 1
@@ -44,7 +45,7 @@ def test_one_turn_without_edits_is_block_diffusion():
     assert objective(turns=3).train_flops(4, 8) == 3 * objective(kind=BlockObjective).train_flops(4, 8)
 
 
-@pytest.mark.parametrize("prompts", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("prompts", slow_unless([False, True], True))
 def test_every_turn_is_that_of_the_plain_twins(prompts):
     """Canvas and labels of each turn from those before, block by block, and -log p of the labels from the logits."""
     made, batch = objective(turns=3), tiny.batch(4, prompts=prompts)
@@ -114,7 +115,7 @@ def test_no_gradient_passes_through_the_edits(monkeypatch):
     """With the canvases of the later turns given, the gradient is the same."""
     made, batch = objective(turns=2), tiny.batch(4, prompts=False)
     trainable = tiny.weights(made)
-    whole = jax.grad(lambda w: made.loss(w, batch, KEY, ROWS, 4).objective())(trainable)
+    whole = jax.jit(jax.grad(lambda w: made.loss(w, batch, KEY, ROWS, 4).objective()))(trainable)
     seen = []
     original = LevenshteinObjective.own_draws
     monkeypatch.setattr(LevenshteinObjective, "own_draws",
@@ -122,7 +123,7 @@ def test_no_gradient_passes_through_the_edits(monkeypatch):
     made.loss(trainable, batch, KEY, ROWS, 4)
     fixed = seen[0]
     monkeypatch.setattr(LevenshteinObjective, "own_draws", lambda self, *a: fixed)
-    given = jax.grad(lambda w: made.loss(w, batch, KEY, ROWS, 4).objective())(trainable)
+    given = jax.jit(jax.grad(lambda w: made.loss(w, batch, KEY, ROWS, 4).objective()))(trainable)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, given)
 
 

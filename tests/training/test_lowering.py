@@ -16,6 +16,7 @@ from mdlm_jax.training import optimizers
 from mdlm_jax.training.build import build_network, build_objective, build_process
 from mdlm_jax.training.state import abstract_state
 from mdlm_jax.training.step import make_train_step
+from tests.marks import slow_unless
 
 PLATFORMS = ("tpu", "cuda")
 SMALL = {"model": {"layers": 2, "d_model": 32, "heads": 2, "dtype": "bfloat16"}, "data": {"length": 16}}
@@ -27,7 +28,9 @@ def config(mixing: float, objective: str) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    ("mixing", "objective"), [(0.0, "count"), (0.1, "continuous"), (0.1, "discrete:8"), (0.0, "genmd4:1")]
+    ("mixing", "objective"), slow_unless(
+        [(0.0, "count"), (0.1, "continuous"), (0.1, "discrete:8"), (0.0, "genmd4:1")],
+        (0.0, "count"), (0.1, "discrete:8"))
 )
 def test_train_step_lowers(mixing, objective):
     run = config(mixing, objective)
@@ -47,7 +50,7 @@ def test_train_step_lowers(mixing, objective):
         assert "stablehlo.dot_general" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("mixing", [0.0, 0.1])
+@pytest.mark.parametrize("mixing", slow_unless([0.0, 0.1], 0.1))
 def test_sampler_lowers(mixing):
     run = config(mixing, "nelbo")
     process, network = build_process(run, 40, 39), build_network(run, 40)

@@ -14,6 +14,7 @@ from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.state import abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step
+from tests.marks import slow_unless
 
 NETWORK = TransformerConfig(259, 259, layers=2, d_model=32, heads=4, kv_heads=4, d_ff=64)
 KINDS = {"tokens": np.int32, "attention_mask": np.int32, "positions": np.int32, "noise_mask": bool, "loss_mask": bool}
@@ -42,11 +43,10 @@ def test_adam_eps_is_refused_where_nothing_reads_it():
         TrainConfig(adam_eps=0.0)
 
 
-@pytest.mark.parametrize("settings", [
-    {"optimizer": "muon"}, pytest.param({"optimizer": "lion"}, marks=pytest.mark.slow),
-    {"freeze": "network/embedding,network/layers/mlp/*"},
-    pytest.param({"optimizer": "muon", "freeze": "network/layers/attention/*"}, marks=pytest.mark.slow),
-], ids=["muon", "lion", "frozen", "both"])
+@pytest.mark.parametrize("settings", slow_unless([
+    {"optimizer": "muon"}, {"optimizer": "lion"}, {"freeze": "network/embedding,network/layers/mlp/*"},
+    {"optimizer": "muon", "freeze": "network/layers/attention/*"},
+], "both", ids=["muon", "lion", "frozen", "both"]))
 def test_on_a_mesh_and_saved_while_it_goes_on(settings, tmp_path):
     mesh, objective = make_mesh({"fsdp": 4, "tensor": 2}), CountObjective(NETWORK, Process(259, 256), data_shards=4)
     train = TrainConfig(steps=5, batch_size=8, warmup_steps=1, **settings)

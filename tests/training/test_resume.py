@@ -121,6 +121,7 @@ def test_killed_once(text, tmp_path, uninterrupted):
     assert f"resuming from step {step} " in Path(f"{workdir}.log").read_text()
 
 
+@pytest.mark.slow
 def test_asked_to_stop(text, tmp_path, uninterrupted):
     """SIGTERM between two checkpoints: the step under way is saved, the status says so, and nothing is lost."""
     workdir = tmp_path / "run"

@@ -19,6 +19,7 @@ from mdlm_jax.training.objectives.any_order import AnyOrderObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from tests.marks import slow_unless
 from tests.training import tiny
 
 VOCAB, MASK, LENGTH = 4, 3, 4
@@ -130,7 +131,7 @@ def block_bound(row, size, noise):
 
 
 @pytest.mark.parametrize("noise", [(True,) * 4, (False, True, True, True)], ids=["all", "prompt"])
-@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("size", slow_unless([1, 2, 4], 1, 2))
 def test_the_mean_over_noise_is_the_bound_of_every_mask(size, noise):
     """Statistics with 4 standard errors; blocks of one have no noise, and agree to rounding."""
     draws = 3000
@@ -290,7 +291,7 @@ def test_blocks_of_one_are_measured_by_one_draw_and_edits_by_the_masked_bound():
     assert type(bound) is CountObjective
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "block_of_one"])
+@pytest.mark.parametrize("kind", slow_unless(["autoregressive", "block_of_one"], "block_of_one"))
 def test_exact_held_out_figures_are_the_likelihood_of_the_rows(kind):
     """Through `held_out_bound`, as launch.train measures: no error but that of which rows there are."""
     if kind == "autoregressive":

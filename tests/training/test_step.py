@@ -22,6 +22,7 @@ from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
+from tests.marks import slow_unless
 from tests.training import tiny
 
 ROWS = 16
@@ -83,27 +84,24 @@ MORE = {
 }
 
 
-def _some_slow(*slow):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in MORE]
-
-
-@pytest.mark.parametrize("name", _some_slow("both", "block_of_one", "block"))
+@pytest.mark.parametrize("name", slow_unless(MORE, "draft_edit", "block_both"))
 def test_microbatches_change_no_objective(name):
     assert_same(step(MORE[name], microbatches=4), whole(MORE[name]), 2e-6)
 
 
-@pytest.mark.parametrize("name", _some_slow(*MORE.keys() - {"block_both"}))
+@pytest.mark.parametrize("name", slow_unless(MORE, "block_both"))
 def test_eight_devices_change_no_objective(name):
     objective = dataclasses.replace(MORE[name], data_shards=4)
     assert_same(step(objective, MESHES["all"]), whole(MORE[name]), 1e-5)
 
 
-@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("sizes", slow_unless(MESHES.values(), "fsdp", ids=MESHES))
 def test_eight_devices_do_what_one_does(sizes):
     objective = dataclasses.replace(COUNT, data_shards=sizes["replica"] * sizes["fsdp"])
     assert_same(step(objective, sizes), whole(COUNT), 1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_with_microbatches_do_what_one_does():
     assert_same(step(COUNT, MESHES["all"], microbatches=2), whole(COUNT), 1e-5)
 

@@ -18,6 +18,7 @@ from mdlm_jax.training.checkpoints import Checkpoints
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.trainer import NonFiniteLoss, Trainer
+from tests.marks import slow_unless
 from tests.training import tiny
 
 SPEED = {"time", "step_seconds", "step_seconds_p50", "step_seconds_p95", "tokens_per_second", "flops_per_second", "mfu",
@@ -107,7 +108,7 @@ def test_windows_average_their_steps_and_end_at_checkpoints(uninterrupted, tmp_p
     assert set(errors) == {3, 6, 8}
 
 
-@pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.parametrize("log_every", slow_unless([1, 4], 1))
 def test_an_interrupted_run_goes_on_bit_for_bit(log_every, uninterrupted, tmp_path):
     """Interrupted in step 4, after the checkpoint of step 3; step 4's record is made again."""
     def interrupt(params):
@@ -142,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
 
 
-@pytest.mark.parametrize("bad", [{3}, {2, 3, 5}])
+@pytest.mark.parametrize("bad", slow_unless([{3}, {2, 3, 5}], {2, 3, 5}))
 def test_steps_that_are_not_finite_are_skipped_and_counted(bad, tmp_path, monkeypatch):
     """Their gradients are broken on purpose: the weights stay, the next good step is taken from them."""
     whole = CountObjective.loss

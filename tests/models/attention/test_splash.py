@@ -9,12 +9,13 @@ from mdlm_jax.models.attention import splash
 from mdlm_jax.models.attention.dispatch import attend
 from mdlm_jax.models.attention.visibility import Places
 from mdlm_jax.models.sharding import BATCH_AXES, LENGTH_AXIS, make_mesh
+from tests.marks import slow_unless
 from tests.models.attention.contracts import assert_agree, packed, problem, values_and_gradients, visibility
 
 CONTRACTS = (("bidirectional", 1), ("causal", 1), ("block_causal", 24), ("two_stream", 1), ("two_stream", 24))
 
 
-@pytest.mark.parametrize("segmented", (False, True))
+@pytest.mark.parametrize("segmented", slow_unless((False, True), True))
 @pytest.mark.parametrize(("contract", "block_length"), CONTRACTS)
 def test_agrees_with_xla(contract, block_length, segmented):
     length = 256
@@ -24,18 +25,18 @@ def test_agrees_with_xla(contract, block_length, segmented):
     assert_agree("splash", visibility(contract, block_length, segments), *problem(length))
 
 
-@pytest.mark.parametrize("length", (8, 100, 200))
+@pytest.mark.parametrize("length", slow_unless((8, 100, 200), 100))
 @pytest.mark.parametrize(("contract", "block_length"), CONTRACTS)
 def test_lengths_that_are_no_multiple_of_a_tile(contract, block_length, length):
     assert_agree("splash", visibility(contract, block_length), *problem(length, heads=2, kv_heads=2))
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), ((4, 2), (4, 1), (6, 3)))
+@pytest.mark.parametrize(("heads", "kv_heads"), slow_unless(((4, 2), (4, 1), (6, 3)), (4, 1), (6, 3)))
 def test_grouped_heads(heads, kv_heads):
     assert_agree("splash", visibility("block_causal", 32), *problem(128, heads, kv_heads))
 
 
-@pytest.mark.parametrize("size", (8, 32, 80, 128))
+@pytest.mark.parametrize("size", slow_unless((8, 32, 80, 128), 8, 80))
 def test_head_sizes(size):
     assert_agree("splash", visibility("bidirectional"), *problem(64, size=size))
 
@@ -53,9 +54,11 @@ def test_bfloat16():
     assert_agree("splash", seen, *problem(128, dtype=jnp.bfloat16), tolerance=3e-2)
 
 
-@pytest.mark.parametrize("mesh", ({"replica": 2, "tensor": 4}, {"fsdp": 8}, {"fsdp": 2, "context": 4},
-                                  {"replica": 2, "context": 2, "tensor": 2}))
-@pytest.mark.parametrize(("contract", "block_length"), (("bidirectional", 1), ("causal", 1), ("two_stream", 24)))
+@pytest.mark.parametrize("mesh", slow_unless(
+    ({"replica": 2, "tensor": 4}, {"fsdp": 8}, {"fsdp": 2, "context": 4}, {"replica": 2, "context": 2, "tensor": 2}),
+    {"fsdp": 8}, {"replica": 2, "context": 2, "tensor": 2}))
+@pytest.mark.parametrize(("contract", "block_length"), slow_unless(
+    (("bidirectional", 1), ("causal", 1), ("two_stream", 24)), ("causal", 1), ("two_stream", 24)))
 def test_split_over_devices(contract, block_length, mesh):
     arrays = problem(512, heads=4, kv_heads=2, rows=8, size=16)
     seen = visibility(contract, block_length, jnp.tile(packed(8, 256), (1, 2)))

@@ -14,6 +14,7 @@ from mdlm_jax.models.config import MoEConfig, TransformerConfig
 from mdlm_jax.models.moe.experts import MixtureOfExperts
 from mdlm_jax.models.moe.routing import balance_loss, route, z_loss
 from mdlm_jax.models.sharding import batch_sharding, make_mesh, weight_sharding
+from tests.marks import slow_unless
 
 MOE = MoEConfig(experts=8, per_token=3, d_ff=24, shared_d_ff=16, router="sigmoid", selection_bias=True, groups=4,
                 top_groups=2, normalize=True, scale=2.5)
@@ -105,8 +106,9 @@ def test_every_parameter_but_the_bias_learns(form):
     assert {name for name, grad in grads.items() if not np.any(grad)} <= {"router_bias"}
 
 
-@pytest.mark.parametrize(("form", "sizes"), [("llada2", sizes) for sizes in MESHES] + [
-    ("llada-moe", MESHES[3]), ("llada2.2", MESHES[4]), ("six experts", MESHES[1]), ("six experts", MESHES[3])], ids=str)
+@pytest.mark.parametrize(("form", "sizes"), slow_unless([("llada2", sizes) for sizes in MESHES] + [
+    ("llada-moe", MESHES[3]), ("llada2.2", MESHES[4]), ("six experts", MESHES[1]), ("six experts", MESHES[3])],
+    ("llada2", MESHES[1]), ("llada2.2", MESHES[4]), ("six experts", MESHES[3])), ids=str)
 def test_every_mesh_gives_the_numbers_of_one_device(form, sizes):
     """Forward, losses, gradients. The router's logits may differ in the last bit, so the inputs keep off ties.
 
