@@ -1,6 +1,7 @@
 """Eight virtual CPU devices and a persistent compile cache for the whole suite."""
 
 import gc
+import importlib.metadata
 import os
 import sys
 import tempfile
@@ -8,11 +9,12 @@ import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite compiles thousands of small programs: the compiler's optimizer costs more than it saves, and so do its newer
-# emitters of fusions, three times as much as the older ones, and the splitting of a program over threads.
-_flags = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}".strip()
+# emitters of fusions, three times as much as the older ones, and the splitting of a program over threads. XLA ends the
+# process over a flag that it does not know: jaxlib 0.12 has the newer emitters alone.
+_flags = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags]).strip()
 _cache = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"mdlm_jax-compile-cache-{os.getuid()}")
 )
