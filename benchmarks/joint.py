@@ -86,7 +86,7 @@ def models(folder: Path, name: str, length: int, seed: int, options, width: int 
     return mdlm_jax.load(train(folder / f"{name}_{seed}_{kind}", "joint", **{
         "train.init_from": base, "data.source": f"trajectories:{written}", "data.length": length, "data.seed": seed,
         "train.seed": seed, "train.steps": options.joint_steps, "train.checkpoint_every": options.joint_steps,
-        "eval.every": options.joint_steps, "train.batch_size": 64} | fields))
+        "eval.every": options.joint_steps, "train.batch_size": 64, "train.any_order": 0.0} | fields))
 
 
 def beyond(name: str) -> list[int]:

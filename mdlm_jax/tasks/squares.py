@@ -5,6 +5,7 @@ A Sudoku with one solution has one right answer, so that all of it may be writte
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -28,8 +29,14 @@ def groups(boxes: bool) -> list[list[tuple[int, int]]]:
 
 def squares(symbols: str, boxes: bool) -> list[tuple[str, ...]]:
     """All that obey the rules, four lines each."""
-    lines = ["".join(line) for line in itertools.permutations(symbols)]
-    return [square for square in itertools.product(lines, repeat=SIZE) if _obeys(square, symbols, boxes)]
+    table = str.maketrans("1234", symbols)
+    return [tuple(line.translate(table) for line in square) for square in _every(boxes)]
+
+
+@functools.cache
+def _every(boxes: bool) -> tuple[tuple[str, ...], ...]:
+    lines = ["".join(line) for line in itertools.permutations("1234")]
+    return tuple(square for square in itertools.product(lines, repeat=SIZE) if _obeys(square, "1234", boxes))
 
 
 def _obeys(square: Sequence[str], symbols: str, boxes: bool) -> bool:
@@ -57,12 +64,10 @@ class Square(Task):
 
     def make(self, rng: np.random.Generator, number: int) -> list[dict]:
         """Latin squares of symbols drawn anew; Sudokus of 1, 2, 3, 4 with one solution."""
-        whole = {} if not self.boxes else {"1234": squares("1234", True)}
         found = []
         for _ in range(number):
             symbols = "1234" if self.boxes else "".join(rng.choice(list(_SYMBOLS), SIZE, replace=False))
-            every = whole.get(symbols) or squares(symbols, self.boxes)
-            found.append(self._row(rng, symbols, every))
+            found.append(self._row(rng, symbols, squares(symbols, self.boxes)))
         return found
 
     def _row(self, rng: np.random.Generator, symbols: str, every: list[tuple[str, ...]]) -> dict:

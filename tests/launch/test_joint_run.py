@@ -157,6 +157,7 @@ def test_several_processes_write_their_parts(runs, tmp_path):
     np.testing.assert_array_equal(np.sort(read(tmp_path / "mesh")[1], axis=1), np.tile(np.arange(6), (64, 1)))
 
 
+@pytest.mark.slow
 def test_networks_that_read_the_time_are_refused(runs, tmp_path, capsys):
     assert train.main(["--config=oracle", f"--workdir={tmp_path / 'base'}", "--config.data.source=language:shuffle",
                        "--config.train.steps=1", "--config.model.conditioning=time", "--config.model.layers=1",
