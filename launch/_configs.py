@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze
 from mdlm_jax.config.names import nearest
+from mdlm_jax.config.train import is_joint
 
 _NO_KEY = re.compile(r'Key "([^"]*)" does not exist')
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
@@ -90,7 +91,7 @@ def _take_network(config: ConfigDict, overrides: dict) -> None:
     """A run that starts from a checkpoint has its network, but for what the command line says of it."""
     start = overrides.get("train.init_from", config.get("train", {}).get("init_from", ""))
     if isinstance(start, str) and start and "model" in config:
-        from ._start import is_joint, network_fields
+        from ._start import network_fields
 
         objective = str(overrides.get("train.objective", config.get("train", {}).get("objective", "")))
         config.model.update(network_fields(start, config.model, stays=is_joint(objective)))

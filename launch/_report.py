@@ -11,6 +11,7 @@ import numpy as np
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.config.data import is_images
+from mdlm_jax.config.train import is_joint
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -33,7 +34,7 @@ def finish(
 
     ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
     """
-    joint = config.train.objective.startswith("joint")
+    joint = is_joint(config.train.objective)
     steps = "" if joint else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
@@ -120,7 +121,7 @@ def _own_scale(config: RunConfig) -> str:
 
 def _references(config: RunConfig, built: Built, valid: np.ndarray) -> dict[str, float]:
     """What the bound stands beside, measured on the very same held-out rows."""
-    if config.train.objective.startswith("joint"):
+    if is_joint(config.train.objective):
         return {}
     if config.data.source.startswith("language:"):
         index = held_out_index(built.valid.num_rows, len(valid))

@@ -7,6 +7,7 @@ from pathlib import Path
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.config.model import ModelConfig, from_transformer
+from mdlm_jax.config.train import is_joint
 from mdlm_jax.data import trajectories
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
@@ -57,10 +58,6 @@ def check_start(config: RunConfig) -> None:
     ids = tokenizer.vocab_size if tokenizer else there.vocab_size or config.model.vocab_size
     if ids and not _opened(there, config.model):
         _check_network(text, there, config.model, ids)
-
-
-def is_joint(objective: str) -> bool:
-    return objective.partition(":")[0] == "joint"
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

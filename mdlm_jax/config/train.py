@@ -19,6 +19,11 @@ from mdlm_jax.errors import require
 _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
+def is_joint(objective: str) -> bool:
+    """Whether it trains a joint layer, beside a network that stays."""
+    return objective.partition(":")[0] == "joint"
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The optimisation. Losses are in nats per token."""
@@ -102,7 +107,7 @@ class TrainConfig:
         require(0.0 <= self.class_dropout < 1.0, "train.class_dropout", self.class_dropout, "must lie in [0, 1)")
         for field in ("any_order", "on_policy"):
             require(0.0 <= getattr(self, field) <= 1.0, f"train.{field}", getattr(self, field), "must lie in [0, 1]")
-            require(not getattr(self, field) or self.objective.startswith("joint"), f"train.{field}",
+            require(not getattr(self, field) or is_joint(self.objective), f"train.{field}",
                      getattr(self, field), "is read by train.objective=joint:PASSES only; leave it out")
         require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
         require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")

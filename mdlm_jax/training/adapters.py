@@ -13,6 +13,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from mdlm_jax.config import ConfigError, TrainConfig
+from mdlm_jax.config.train import is_joint
 from mdlm_jax.models import api, joint, lora
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.lora import Lora
@@ -30,7 +31,7 @@ Plan = Lora | Beside
 
 def of(train: TrainConfig) -> Plan | None:
     """What ``train.objective``, ``lora_rank``, ``lora_alpha`` and ``lora_targets`` say."""
-    if train.objective.partition(":")[0] == "joint":
+    if is_joint(train.objective):
         return Beside()
     if not train.lora_rank:
         return None
