@@ -41,10 +41,9 @@ def models(folder: Path, seed: int, options) -> tuple[mdlm_jax.LanguageModel, md
     written = folder / f"trajectories_{seed}"
     subprocess.run([sys.executable, "-m", "launch.trajectories", f"--checkpoint={base}", f"--output={written}",
                     f"--num={options.trajectories}", f"--seed={seed}"], check=True)
-    order = {"train.any_order": options.any_order} if options.any_order else {}
-    layer = train(folder / f"joint_{seed}_{options.any_order}", "joint", **order, **{
+    layer = train(folder / f"joint_{seed}_{options.any_order}", "joint", **{
         "train.init_from": base, "data.source": f"trajectories:{written}", "data.length": LENGTH, "train.seed": seed,
-        "train.objective": "joint:7", "train.steps": options.joint_steps, "data.seed": seed,
+        "train.any_order": options.any_order, "train.objective": "joint:7", "train.steps": options.joint_steps, "data.seed": seed,
         "train.checkpoint_every": options.joint_steps, "eval.every": options.joint_steps})
     return mdlm_jax.load(layer), mdlm_jax.load(judge)
 
