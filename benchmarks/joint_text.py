@@ -43,7 +43,8 @@ def models(folder: Path, seed: int, options) -> tuple[mdlm_jax.LanguageModel, md
                     f"--num={options.trajectories}", f"--seed={seed}"], check=True)
     layer = train(folder / f"joint_{seed}_{options.any_order}", "joint", **{
         "train.init_from": base, "data.source": f"trajectories:{written}", "data.length": LENGTH, "train.seed": seed,
-        "train.any_order": options.any_order, "train.objective": "joint:7", "train.steps": options.joint_steps, "data.seed": seed,
+        "train.any_order": options.any_order, "train.objective": "joint:7", "train.steps": options.joint_steps,
+        "data.seed": seed,
         "train.checkpoint_every": options.joint_steps, "eval.every": options.joint_steps})
     return mdlm_jax.load(layer), mdlm_jax.load(judge)
 
