@@ -65,9 +65,10 @@ def case(request, tmp_path_factory):
 
 
 def layer(case, kind=JointObjective, steps=1500):
-    """The weights after so many Adam steps on the network's own trajectories."""
+    """The weights after so many Adam steps on what the network wrote, in random orders: in its own order alone a layer
+    may fail, as one did here on replace (KL 0.34 at 4 tokens, marginals 0.55)."""
     _, base, tokens, rank = case
-    objective = kind(base.config, base.process, passes=PASSES)
+    objective = kind(base.config, base.process, passes=PASSES, any_order=1.0)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     weights = joint.init(base.config, jax.random.key(0))
 
