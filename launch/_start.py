@@ -68,7 +68,7 @@ def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:
             raise ConfigError(f"model.{name}={getattr(config.model, name)!r}: the network of train.init_from stays as "
                               f"it is, with {getattr(there, name)!r}; leave it out")
     source, meta = config.data.source, trajectories.read_meta(trajectories.folder_of(config.data.source))
-    if meta["weights"] != weights_digest(config.train.init_from):
+    if meta.get("weights") != weights_digest(config.train.init_from):
         raise ConfigError(f"data.source={source!r}: was written by other weights than those of train.init_from="
                           f"{config.train.init_from!r}; let these write some with launch.trajectories")
     law = {name: meta[name] for name, plain in (("temperature", 1.0), ("top_p", 1.0)) if meta[name] != plain}

@@ -37,7 +37,7 @@ def main(options: TrajectoryOptions, number: int = 0, count: int = 1) -> None:
         raise ConfigError(f"--checkpoint={options.folder}: its network reads the time, which rows written one token a "
                           "forward do not have; a joint layer is for networks that do not")
     if length > MOST:
-        raise ConfigError(f"--length={length}: must be at most {MOST}; give it")
+        raise ConfigError(f"--length={length}: is what the model was made for, and at most {MOST} are; give less")
     shards = -(-options.num // SHARD_ROWS)
     _settle(options, model, length, shards)
     with Growing("trajectories", "row") as shown:

@@ -148,7 +148,7 @@ def write_records(flags: dict) -> Callable[[], None]:
         records = [record for row in rows for record in task.records(row)]
     except ConfigError as error:
         raise ConfigError(f"--records={output}: {error}; gsm8k_twice and those that make their rows have one") from None
-    return lambda: _write(output, records, f"records of {len(rows):,} rows")
+    return _writing("records", output, records, f"records of {len(rows):,} rows")
 
 
 def _check_alone(flags: dict) -> None:
@@ -170,7 +170,7 @@ def make_rows(flags: dict) -> Callable[[], None]:
     except ConfigError as error:
         raise ConfigError(f"--make={output}: {error}; give --data, or choose a line_ task, latin_square or sudoku"
                           ) from None
-    return lambda: _write(output, rows, f"rows of {task.name}, seed {seed}")
+    return _writing("make", output, rows, f"rows of {task.name}, seed {seed}")
 
 
 def _writable(flags: dict, name: str) -> Path:
@@ -180,9 +180,17 @@ def _writable(flags: dict, name: str) -> Path:
     return path
 
 
-def _write(path: Path, rows: list[dict], what: str) -> None:
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{len(rows):,} {what}: {path}")
+def _writing(flag: str, path: Path, rows: list[dict], what: str) -> Callable[[], None]:
+    """The work of writing rows. ConfigError where the file is there and holds others."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise ConfigError(f"--{flag}={path}: is there and holds something else; choose another file, or move it away")
+
+    def write() -> None:
+        write_text(path, text)
+        print(f"{len(rows):,} {what}: {path}")
+
+    return write
 
 
 def _answering(flags: dict, prompts: list[dict], shots: int = 0) -> sample.SampleOptions:

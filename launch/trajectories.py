@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.data.trajectories import NEVER
 
 from . import _cli, _distributed, _help
 from ._prompts import Prompt, read_prompts
 from .sample import find_checkpoint, parsed_mesh
 
-MOST = 32_766  # tokens of a row
+MOST = NEVER - 1  # tokens of a row
 
 FLAGS = (
     _cli.Flag("checkpoint", "DIR", "a run's workdir or one of its steps, or a Hugging Face directory. Required."),

@@ -94,11 +94,12 @@ class Adjust(Decoder):
         if self.each > 1 and self.joint.scope == "row" and call.cache != "none":
             raise ValueError(f"cache={call.cache!r}: this joint layer sees whole rows, and windows beside a cache have "
                              "hidden states of a block alone; use cache='none', or train one with scope block")
-        self._check_block(call)
+        if self.each > 1:
+            self._check_block(call)
 
     def _check_block(self, call: Plan) -> None:
-        trained = self.joint.network.block_length if self.each > 1 and self.joint.scope == "block" else 0
-        if trained and call.block_length != trained:
+        trained = self.joint.network.block_length
+        if self.joint.scope == "block" and call.block_length != trained:
             raise ValueError(f"block_length={call.block_length}: this joint layer was trained on blocks of {trained}; "
                              "set it so")
 

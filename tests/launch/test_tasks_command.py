@@ -82,6 +82,9 @@ def test_a_task_that_makes_its_rows(place, capsys):
                         (["--task=sudoku", f"--make={made}", "--seed=-1"], "--seed=-1: must lie in"),
                         (command(place, items=3), "--items=3: goes with --make; leave it out")):
         assert tasks.main(flags) == 2 and said in capsys.readouterr().err
+    assert tasks.main(["--task=line_shuffle", f"--make={made}", "--items=5", "--seed=2"]) == 0  # the same again
+    for flags in (["--task=sudoku", f"--make={made}"], ["--task=line_shuffle", f"--data={made}", f"--records={made}"]):
+        assert tasks.main(flags) == 2 and "is there and holds something else" in capsys.readouterr().err
     assert len(made.read_text().splitlines()) == 5
     for more, said in (([], "error: --data: row 3, counted from 0, is "),
                        ([f"--shots_from={made}", "--shots=1"], "--data: row 3, counted from 0, with --shots=1, is ")):

@@ -1,5 +1,6 @@
 """Drafts that are checked: the law is that of one token a forward, in fewer forwards."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -103,6 +104,14 @@ def test_the_law_is_that_of_one_token_a_forward_whatever_is_drawn_from(fields):
     seen, wanted = np.append(counts[common], counts[rare].sum()), np.append(ROWS * law[common], ROWS * law[rare].sum())
     seen, wanted = (seen, wanted) if wanted[-1] >= 5 else (seen[:-1], wanted[:-1])
     assert chi2.sf(((seen - wanted) ** 2 / wanted).sum(), len(seen) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_blocks_are_those_the_layer_was_trained_on(tokens):
+    network = dataclasses.replace(NETWORK, attention="block_causal", block_length=3)
+    rule = AdjustVerified(joint.JointSampler(LAYER, PARAMS["embedding"], network, 4, "block"), MASK, tokens)
+    with pytest.raises(ValueError, match="block_length=6: this joint layer was trained on blocks of 3"):
+        decode(Denoiser(network), PARAMS, masks(1, 6), rule, block_length=6)
 
 
 def test_drafts_that_are_left_out_cost_forwards():

@@ -155,7 +155,7 @@ def test_where_tokens_are_independent_the_layer_does_no_harm(case):
 
 
 @pytest.mark.xfail(reason="one layer does not learn the parity of what it was told, and is confidently wrong",
-                   strict=False)
+                   strict=True)
 @at("parity")
 def test_parity(case):
     weights = layer(case)
