@@ -15,6 +15,7 @@ from mdlm_jax.evaluation.scoring import forced_log_prob, sampled_tv
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import Denoiser, _OnWholeCanvas
+from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank, canvas
 from mdlm_jax.sampling.loop import decode
@@ -114,7 +115,7 @@ def test_beside_a_cache_every_mask_is_written(cache):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: forced_log_prob(MODEL, PARAMS, blank(MASK, 27, L), EVERY, LowConfidence(MASK), steps=1),
+    (lambda: forced_log_prob(MODEL, PARAMS, blank(MASK, 27, L), EVERY, Adjust(mask_id=MASK, tokens=1), steps=None),
      "forced: the network reads a latent that each step draws"),
     (lambda: decode(MODEL, PARAMS, blank(MASK, 2, L), Ancestral(Process(V + 1, MASK), reuse=True), steps=2),
      "leaves forwards out where no token changed, and the network reads a latent"),
