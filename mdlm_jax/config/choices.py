@@ -44,9 +44,9 @@ OBJECTIVES = _choices(
      "tokens that it put into a noisy row are right"),
     ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
      "steps are STEPS in all; no bound"),
-    ("di4c:STEPS,LATENTS,DELTA", "di4c:1024,16,0.1", "a mixture over a latent (model.latent), of which a row sees "
-     "LATENTS, for the joint law that its teacher, the network of train.init_from, has in STEPS steps; token by token "
-     "at times below DELTA; no bound"),
+    ("di4c:STEPS,LATENTS,DELTA,POWER", "di4c:1024,16,0.1,1", "a mixture over a latent (model.latent), of which a row "
+     "sees LATENTS, for the joint law that its teacher, the network of train.init_from, has in STEPS steps; token by "
+     "token at times below DELTA; with the data's own law alpha^POWER times; no bound"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

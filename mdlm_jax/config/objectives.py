@@ -25,6 +25,16 @@ _MASKED = ("sdtt", "di4c", "autoregressive", "block", "any_order", "draft_edit",
 _BLOCKS = ("block", "levenshtein")
 
 
+_LATENT = ("train.objective=di4c teaches a network to read a latent, and no other does: set both train.objective="
+           "di4c:1024,16,0.1,1 and model.latent=32, or neither")
+
+
+def check_training(run) -> None:
+    """Raises ConfigError where a model that can be used cannot be trained so: ``run`` is more than what a checkpoint
+    says of its network."""
+    require(not run.model.latent or run.train.objective.startswith("di4c:"), "model.latent", run.model.latent, _LATENT)
+
+
 def check_objective(run, objective: str) -> None:
     """Raises ConfigError for what ``objective``, the name without its numbers, cannot work with or would ignore.
 
@@ -41,9 +51,7 @@ def check_objective(run, objective: str) -> None:
     if is_taught(objective):
         require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
                  f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
-    require(bool(run.model.latent) == (objective == "di4c"), "model.latent", run.model.latent,
-            "train.objective=di4c teaches a network to read a latent, and no other does: set both "
-            "train.objective=di4c:1024,16,0.1 and model.latent=32, or neither")
+    require(bool(run.model.latent) or objective != "di4c", "model.latent", run.model.latent, _LATENT)
     if objective == "sdtt":
         require(not run.process.schedule.startswith("geometric"), "process.schedule", run.process.schedule,
                  f"leaves noise at t=0, which the last step of train.objective={run.train.objective} removes")

@@ -120,11 +120,12 @@ class TrainConfig:
             require(numbers[0] >= 2 and numbers[0] % 2 == 0, "train.objective", self.objective,
                      "the teacher's steps must be an even number, as in sdtt:64, since each two become one")
         if name == "di4c":
-            steps, latents, delta = numbers
+            steps, latents, delta, power = numbers
             for value, what in ((steps, "steps"), (latents, "latents")):
                 require(value >= 1 and value == int(value), "train.objective", self.objective,
-                        f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1")
+                        f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1,1")
             require(0 < delta < 1, "train.objective", self.objective, "DELTA, a time, must lie in (0, 1)")
+            require(power >= 0, "train.objective", self.objective, "POWER must not be negative")
             require(not self.lora_rank, "train.lora_rank", self.lora_rank,
                     f"adapts weights that are there, and train.objective={self.objective} adds those of a latent; "
                     "leave it out")

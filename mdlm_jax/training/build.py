@@ -11,6 +11,7 @@ from mdlm_jax.config import (
     parse_mesh,
     parse_spec,
 )
+from mdlm_jax.config.objectives import check_training
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -71,6 +72,7 @@ def build_objective(
     Raises:
       ConfigError: the batch cannot be split as asked.
     """
+    check_training(config)
     train = config.train
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if kind == "nelbo":
@@ -98,8 +100,8 @@ def build_objective(
     if kind == "sdtt":
         return SDTTObjective(**shared, steps=int(numbers[0])), notes
     if kind == "di4c":
-        steps, latents, delta = numbers
-        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta), notes
+        steps, latents, delta, power = numbers
+        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta, power=power), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}

@@ -18,7 +18,7 @@ from tests.training import tiny
 
 NETWORK = dataclasses.replace(tiny.NETWORK, latent=4)
 ROWS = 6
-DI4C = Di4CObjective(NETWORK, tiny.process(), steps=8, latents=3, delta=0.3, head_budget=3 * tiny.VOCAB * ROWS * 4)
+DI4C = Di4CObjective(NETWORK, tiny.process(), steps=8, latents=3, delta=0.3, power=2.0, head_budget=3 * tiny.VOCAB * ROWS * 4)
 KEY = jax.random.key(5)
 BATCH = jax.tree.map(jnp.asarray, tiny.batch(ROWS))
 INDEX = jnp.arange(ROWS)
@@ -69,7 +69,7 @@ def test_every_term_is_the_one_of_the_laws_written_out():
         each = np.where(counted[:, None], each, 0.0)
         return logsumexp(each.sum(-1), 1) - np.log(3) - (logsumexp(each, 1) - np.log(3)).sum(-1)
 
-    alpha = np.asarray(DI4C.process.schedule.alpha(jnp.asarray(t)))
+    alpha = np.asarray(DI4C.process.schedule.alpha(jnp.asarray(t))) ** 2
     apart = np.where(counted, kl(teacher[:, None], student).mean(1), 0.0)
     together = np.where(counted, kl(teacher, mixed), 0.0)
     np.testing.assert_allclose(found["distilled"], np.where(far[:, None], 0.0, apart), rtol=1e-3, atol=1e-5)
@@ -129,18 +129,18 @@ def test_flops_are_those_of_the_copies_and_of_what_has_no_gradient():
 
 
 def test_the_bound_of_a_mixture_is_that_of_drawn_latents():
-    config = tiny.run_config(train={"objective": "di4c:8,3,0.3", "init_from": "x"}, model={"latent": 4},
+    config = tiny.run_config(train={"objective": "di4c:8,3,0.3,1", "init_from": "x"}, model={"latent": 4},
                              eval={"draws": 1})
     bound = build_bound(config, NETWORK, tiny.process(), 1)
     assert isinstance(bound, CountObjective)
     found = bound.loss_at(weights(), BATCH, KEY, INDEX, LEVELS).per_row()
     assert np.isfinite(found).all() and (np.asarray(found) > 0).all()
     objective, _ = build_objective(config, NETWORK, tiny.process(), 1)
-    assert (objective.steps, objective.latents, objective.delta) == (8, 3, 0.3)
+    assert (objective.steps, objective.latents, objective.delta, objective.power) == (8, 3, 0.3, 1.0)
 
 
 def test_a_run_starts_from_a_network_without_a_latent():
-    plan = adapters.of(TrainConfig(objective="di4c:8,3,0.3", init_from="x"))
+    plan = adapters.of(TrainConfig(objective="di4c:8,3,0.3,1", init_from="x"))
     fresh = DI4C.init(jax.random.key(0))
     trains, stays = adapters.split(plan, NETWORK, fresh, jax.random.key(0))
     given = tiny.weights(CountObjective(tiny.NETWORK, tiny.process()))["network"]
@@ -152,7 +152,7 @@ def test_a_run_starts_from_a_network_without_a_latent():
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"steps": 0}, "steps=0"), ({"latents": 0}, "latents=0"), ({"delta": 1.0}, "delta=1.0"),
+    ({"power": -1.0}, "power=-1.0"), ({"steps": 0}, "steps=0"), ({"latents": 0}, "latents=0"), ({"delta": 1.0}, "delta=1.0"),
     ({"process": tiny.process(0.5)}, "mixing=0.5"), ({"network": tiny.NETWORK}, "network.latent=0"),
 ])
 def test_errors(fields, message):
@@ -160,19 +160,25 @@ def test_errors(fields, message):
         dataclasses.replace(DI4C, **fields)
 
 
+def test_a_network_with_a_latent_is_used_and_trained_by_nothing_else():
+    config = tiny.run_config(model={"latent": 4})
+    with pytest.raises(ConfigError, match="model.latent=4: train.objective=di4c teaches"):
+        build_objective(config, NETWORK, tiny.process(), 1)
+
+
 @pytest.mark.parametrize(("sections", "message"), [
-    ({"train": {"objective": "di4c:8,3,0.3"}}, "give it with train.init_from"),
-    ({"train": {"objective": "di4c:8,2.5,0.3", "init_from": "x"}}, "the latents must be a whole number"),
-    ({"train": {"objective": "di4c:0,2,0.3", "init_from": "x"}}, "the steps must be a whole number"),
-    ({"train": {"objective": "di4c:8,2,1", "init_from": "x"}}, "DELTA"),
-    ({"train": {"objective": "di4c:8,2,0.3", "init_from": "x", "lora_rank": 2}}, "train.lora_rank=2"),
-    ({"train": {"objective": "di4c:8,2,0.3", "init_from": "x"}}, "model.latent=0: train.objective=di4c teaches"),
-    ({"model": {"latent": 8}}, "model.latent=8: train.objective=di4c teaches"),
-    ({"train": {"objective": "di4c:8,2,0.3", "init_from": "x", "weighting": "constant"}, "model": {"latent": 8}},
+    ({"train": {"objective": "di4c:8,3,0.3,1"}}, "give it with train.init_from"),
+    ({"train": {"objective": "di4c:8,2.5,0.3,1", "init_from": "x"}}, "the latents must be a whole number"),
+    ({"train": {"objective": "di4c:0,2,0.3,1", "init_from": "x"}}, "the steps must be a whole number"),
+    ({"train": {"objective": "di4c:8,2,0.3,-1", "init_from": "x"}}, "POWER"),
+    ({"train": {"objective": "di4c:8,2,1,1", "init_from": "x"}}, "DELTA"),
+    ({"train": {"objective": "di4c:8,2,0.3,1", "init_from": "x", "lora_rank": 2}}, "train.lora_rank=2"),
+    ({"train": {"objective": "di4c:8,2,0.3,1", "init_from": "x"}}, "model.latent=0: train.objective=di4c teaches"),
+    ({"train": {"objective": "di4c:8,2,0.3,1", "init_from": "x", "weighting": "constant"}, "model": {"latent": 8}},
      "does not read"),
-    ({"train": {"objective": "di4c:8,2,0.3", "init_from": "x"}, "model": {"latent": 8}, "process": {"mixing": 0.5}},
+    ({"train": {"objective": "di4c:8,2,0.3,1", "init_from": "x"}, "model": {"latent": 8}, "process": {"mixing": 0.5}},
      "knows no noise but the mask"),
-    ({"train": {"objective": "di4c:8,2,0.3", "init_from": "x"}, "model": {"latent": 8, "attention": "causal"}},
+    ({"train": {"objective": "di4c:8,2,0.3,1", "init_from": "x"}, "model": {"latent": 8, "attention": "causal"}},
      "is for networks that see whole rows"),
 ])
 def test_configurations_that_are_refused(sections, message):
