@@ -75,12 +75,13 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
 
 def started(plan: Plan | None, trainable: dict, frozen: dict | None, network: dict) -> tuple[dict, dict | None]:
     """What trains and what stays, with the weights ``network`` in place of fresh ones; those of a latent, which a
-    network may lack, stay fresh where it does."""
+    network may lack, stay fresh where it does, and are zero in a teacher."""
     if "network" in trainable:
-        network = trainable["network"] | network
-        trainable = trainable | {"network": network}
+        trainable = trainable | {"network": trainable["network"] | network}
     if isinstance(plan, Taught) and plan.adapters is None:
-        return trainable, {"teacher": jax.tree.map(jnp.copy, network)}
+        zeros = {name: jax.tree.map(jnp.zeros_like, leaf) for name, leaf in trainable["network"].items()
+                 if name not in network}
+        return trainable, {"teacher": jax.tree.map(jnp.copy, network) | zeros}
     return trainable, frozen if plan is None else {"network": network}
 
 

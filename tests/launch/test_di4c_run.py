@@ -19,7 +19,8 @@ NETWORK = [f"--config.model.{name}" for name in ("layers=1", "d_model=16", "head
 
 def learn(folder, name, of, *more):
     return ["--config=di4c", f"--config.train.init_from={folder / of}", f"--workdir={folder / name}",
-            "--config.train.objective=di4c:6,3,0.2,1", "--config.train.steps=3", "--config.sample.steps=2", *SMALL, *more]
+            "--config.train.objective=di4c:6,3,0.2,1", "--config.train.steps=3", "--config.sample.steps=2", *SMALL,
+            *more]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from tests.training import tiny
 
 NETWORK = dataclasses.replace(tiny.NETWORK, latent=4)
 ROWS = 6
-DI4C = Di4CObjective(NETWORK, tiny.process(), steps=8, latents=3, delta=0.3, power=2.0, head_budget=3 * tiny.VOCAB * ROWS * 4)
+DI4C = Di4CObjective(NETWORK, tiny.process(), steps=8, latents=3, delta=0.3, power=2.0,
+                     head_budget=3 * tiny.VOCAB * ROWS * 4)
 KEY = jax.random.key(5)
 BATCH = jax.tree.map(jnp.asarray, tiny.batch(ROWS))
 INDEX = jnp.arange(ROWS)
@@ -32,11 +33,11 @@ SLOPE = jax.jit(jax.grad(lambda weights: DI4C.loss_at(weights, BATCH, KEY, INDEX
 
 
 def weights(objective=DI4C, same=False):
-    """Of student and teacher; ``same``: as a run begins."""
+    """Of student and teacher; ``same``: a student that is its teacher."""
     network = tiny.weights(objective)["network"]
     if same:
-        fresh = api.init(NETWORK, jax.random.key(1))["latent"]
-        return {"network": network | {"latent": fresh}, "teacher": network | {"latent": fresh}}
+        zero = {"latent": jax.tree.map(jnp.zeros_like, network["latent"])}
+        return {"network": network | zero, "teacher": network | zero}
     return {"network": network, "teacher": tiny.weights(objective, seed=7)["network"]}
 
 
@@ -79,10 +80,12 @@ def test_every_term_is_the_one_of_the_laws_written_out():
     assert (np.abs(found["data"].sum(1)) > 1e-3).any() and (np.abs(found["consistency"].sum(1)) > 1e-3).any()
 
 
-def test_a_run_begins_with_its_teacher():
-    """Every component is then the teacher: no divergence, and no correlations to be counted."""
+def test_a_student_that_is_its_teacher_loses_nothing():
+    """Every component is the teacher: no divergence, no correlations, and no gradient that would part them."""
     for term in LOSS(weights(same=True), BATCH, INDEX, LEVELS).terms.values():
         np.testing.assert_allclose(term, 0.0, atol=1e-5)
+    for leaf in jax.tree.leaves(SLOPE(weights(same=True))):
+        np.testing.assert_allclose(leaf, 0.0, atol=1e-4)
 
 
 def test_only_the_student_takes_a_gradient():
@@ -146,13 +149,16 @@ def test_a_run_starts_from_a_network_without_a_latent():
     given = tiny.weights(CountObjective(tiny.NETWORK, tiny.process()))["network"]
     trains, stays = adapters.started(plan, trains, stays, given)
     assert jax.tree.structure(trains["network"]) == jax.tree.structure(stays["teacher"])
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(stays["teacher"].pop("latent")))
+    jax.tree.map(np.testing.assert_array_equal, stays["teacher"], given)
     for name, leaf in given.items():
         jax.tree.map(np.testing.assert_array_equal, trains["network"][name], leaf)
     jax.tree.map(np.testing.assert_array_equal, trains["network"]["latent"], fresh["network"]["latent"])
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"power": -1.0}, "power=-1.0"), ({"steps": 0}, "steps=0"), ({"latents": 0}, "latents=0"), ({"delta": 1.0}, "delta=1.0"),
+    ({"power": -1.0}, "power=-1.0"), ({"steps": 0}, "steps=0"), ({"latents": 0}, "latents=0"),
+    ({"delta": 1.0}, "delta=1.0"),
     ({"process": tiny.process(0.5)}, "mixing=0.5"), ({"network": tiny.NETWORK}, "network.latent=0"),
 ])
 def test_errors(fields, message):
