@@ -24,6 +24,7 @@ import numpy as np
 import mdlm_jax
 from benchmarks import joint
 from benchmarks.adaptation import train
+from mdlm_jax.config import MESH_AXES, freeze
 from mdlm_jax.data.languages.enumerated import Enumerated
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.evaluation.mixture import one_step_log_prob
@@ -33,7 +34,6 @@ from mdlm_jax.models.shapes import parameter_count
 from mdlm_jax.planning.work import model_flops
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.canvas import blank
-from mdlm_jax.training import checkpoints
 
 STEPS = (1, 2, 4)
 DECODERS = ("ancestral", "low_confidence")
@@ -106,15 +106,15 @@ def measured(options, name: str, seed: int) -> dict:
 def costs(options, base, mixed, name: str, seed: int) -> dict[str, float]:
     """Parameters beside the network's, and FLOPs of training, of the network, the student and the layer."""
     def flops(folder: str, model) -> float:
-        config = mdlm_jax.loading._run_config(checkpoints.find(options.workdir / folder))
-        one_device = dict.fromkeys(("replica", "fsdp", "expert", "context", "tensor"), 1)
+        config = freeze(json.loads((options.workdir / folder / "config.json").read_text()))
+        one_device = dict.fromkeys(MESH_AXES, 1)
         return float(config.train.steps * model_flops(config, model.config, one_device))
 
     run = f"{name}_{seed}"
     return {"parameters": parameter_count(base.config),
             "of the latent": parameter_count(mixed.config) - parameter_count(base.config),
             "FLOPs of the network": flops(run, base), "FLOPs of the student": flops(f"{run}_di4c", mixed),
-            "FLOPs of the layer": flops(f"{run}_joint_any_order=0.0", base)}
+            "FLOPs of the layer": flops(f"{run}_joint", base)}
 
 
 def table(options, found: dict[str, list[dict]]) -> Iterator[str]:

@@ -5,15 +5,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import log_softmax, logsumexp
 
 from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.models import api, flops
+from mdlm_jax.models.sharding import batch_sharding, make_mesh
 from mdlm_jax.training import adapters
 from mdlm_jax.training.build import build_bound, build_objective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.di4c import Di4CObjective
+from mdlm_jax.training.state import TrainState, state_shardings
+from mdlm_jax.training.step import make_train_step
 from tests.training import tiny
 
 NETWORK = dataclasses.replace(tiny.NETWORK, latent=4)
@@ -122,6 +126,28 @@ def test_times_and_latents_have_their_laws():
     latents = np.asarray(DI4C.latents_of(KEY, jnp.arange(2000)))
     np.testing.assert_array_equal((latents * 3).astype(int), np.broadcast_to(np.arange(3), latents.shape))
     np.testing.assert_allclose(np.quantile(latents, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.01)
+
+
+def step(sizes, devices, **train):
+    """(loss, gradient) of one step of plain descent at rate 1 on 8 rows."""
+    config = TrainConfig(objective="di4c:8,3,0.3,2", init_from="x", batch_size=8, ema_decay=0.0, **train)
+    mesh, plan, rule = make_mesh(sizes, jax.devices()[:devices]), adapters.of(config), optax.sgd(1.0)
+    objective = dataclasses.replace(DI4C, data_shards=max(1, devices // 2))
+    trains = {"network": weights()["network"]}
+    state = TrainState(jnp.zeros((), jnp.int32), trains, rule.init(trains), None, {"teacher": weights()["teacher"]})
+    state = jax.device_put(state, state_shardings(objective, rule, False, mesh, plan))
+    after, metrics = make_train_step(objective, rule, config, mesh)(
+        state, jax.device_put(tiny.batch(8), batch_sharding(mesh)))
+    return float(metrics["totals"].mean()), jax.device_get(after.trainable)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [{}, {"microbatches": 2}], ids=("whole", "microbatches"))
+def test_a_mesh_and_microbatches_change_nothing(train):
+    loss, after = step({"replica": 1, "fsdp": 1, "tensor": 1}, 1)
+    found, there = step({"replica": 1, "fsdp": 2, "tensor": 2}, 4, **train)
+    assert found == pytest.approx(loss, rel=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), there, after)
 
 
 def test_flops_are_those_of_the_copies_and_of_what_has_no_gradient():
