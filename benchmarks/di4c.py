@@ -55,7 +55,7 @@ def sampled(model, name: str, seed: int, options, **how) -> list[float]:
     if not isinstance(language, Enumerated):
         return [math.nan, math.nan]
     answers = model.generate([np.zeros(0, np.int32)] * options.rows, new_tokens=length, max_length=length, stop_id=None,
-                             seed=seed, batch_size=4096, suppress=joint.beyond(name), **how)
+                             seed=seed, batch_size=4096, suppress=joint.beyond(name), temperature=1.0, **how)
     return list(sampled_tv(np.stack([one.row for one in answers]), language.rows, language.law))
 
 
