@@ -11,7 +11,7 @@ import numpy as np
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.config.data import is_images
-from mdlm_jax.config.train import beside, is_joint
+from mdlm_jax.config.train import beside, is_joint, is_taught
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -119,6 +119,7 @@ def _own_scale(config: RunConfig) -> str:
     weighting, law = config.train.weighting, config.train.level_law
     reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
     reasons += ["answers weighed alike"] if config.train.per_answer else []
+    reasons += ["a teacher's targets"] if is_taught(config.train.objective) else []
     return ", ".join(reasons if levels.from_spec(law).covers_all else [*reasons, f"levels {law}"])
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.config.model import ModelConfig, from_transformer
-from mdlm_jax.config.train import beside, is_joint
+from mdlm_jax.config.process import ProcessConfig
+from mdlm_jax.config.train import beside, is_joint, is_taught
 from mdlm_jax.data import trajectories
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
@@ -27,8 +28,8 @@ _SHOWN = 5
 def network_fields(text: str, model: dict, stays: bool = False) -> dict:
     """The fields of the model section that come from the checkpoint ``text``, over those of a recipe, ``model``.
 
-    Empty where there is no checkpoint: that is told by `check_start`. ``stays``: the network is used as it is, with the
-    attention that it was trained for.
+    Empty where there is no checkpoint: that is told by `check_start`. ``stays``: the network is used as it is, or
+    teaches as it is, with the attention that it was trained for.
     """
     found = _model_of(text)
     if found is None:
@@ -48,8 +49,10 @@ def check_start(config: RunConfig) -> None:
     if there is None:
         found = f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
         raise ConfigError(f"train.init_from={text!r}: {found}; give a Hugging Face directory or a run's workdir")
-    if beside(config.train.objective):
+    if beside(config.train.objective) or is_taught(config.train.objective):
         _check_stays(config, there)
+    if is_taught(config.train.objective):
+        _check_noise(config)
     if is_joint(config.train.objective):
         _check_trajectories(config, there)
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
@@ -68,6 +71,16 @@ def _check_stays(config: RunConfig, there: ModelConfig) -> None:
         if getattr(config.model, name) != getattr(there, name):
             raise ConfigError(f"model.{name}={getattr(config.model, name)!r}: the network of train.init_from stays as "
                               f"it is, with {getattr(there, name)!r}; leave it out")
+
+
+def _check_noise(config: RunConfig) -> None:
+    """ConfigError where a teacher was trained on other noise than its student is to see."""
+    folder, here = _folder(config.train.init_from), config.process
+    there = ProcessConfig() if families.is_hf(folder) else read_config(folder / "config.json").process
+    for name in ("family", "mixing"):
+        if getattr(here, name) != getattr(there, name):
+            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the teacher, the network of train.init_from, was "
+                              f"trained with {getattr(there, name)!r}; set it to that")
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

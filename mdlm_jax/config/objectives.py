@@ -3,7 +3,7 @@
 import dataclasses
 
 from mdlm_jax.config.data import is_images
-from mdlm_jax.config.train import parse_block_schedule
+from mdlm_jax.config.train import is_taught, parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
 _BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
@@ -18,6 +18,7 @@ _UNREAD = {
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
     "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
+    "duo": ("train.level_law", "train.weighting", "train.half_head"),
 }
 _MASKED = ("sdtt", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism")
 _BLOCKS = ("block", "levenshtein")
@@ -36,11 +37,12 @@ def check_objective(run, objective: str) -> None:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
                  "time")
-    if objective == "sdtt":
+    if is_taught(objective):
         require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
                  f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
-        require(not run.process.schedule.startswith("geometric"), "process.schedule", run.process.schedule,
-                 f"leaves noise at t=0, which the last step of train.objective={run.train.objective} removes")
+    if objective == "duo":
+        require(run.process.family == "stationary" and run.process.mixing == 1.0, *_noise(run.process),
+                 f"train.objective={run.train.objective} is for networks of uniform noise; set process.mixing=1")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 
 from mdlm_jax.config.choices import (
+    DIVERGENCES,
     LEVEL_LAWS,
     LR_SCHEDULES,
     OBJECTIVES,
@@ -20,7 +21,7 @@ _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
 _BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
-_TAUGHT = ("sdtt",)
+_TAUGHT = ("sdtt", "duo")
 
 
 def beside(objective: str) -> str:
@@ -56,6 +57,7 @@ class TrainConfig:
     confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
     any_order: float = 0.0  # share of the trajectories that the joint layer is shown in a random order; joint only
     on_policy: float = 0.0  # share of windows whose tokens the joint layer draws, not the trajectory; joint only
+    divergence: str = "reverse_kl"  # from the network to its teacher; one of DIVERGENCES; sdtt and duo only
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     init_from: str = ""  # a Hugging Face directory or a run of ours: weights, network and tokenizer of a fresh run
@@ -119,6 +121,12 @@ class TrainConfig:
         if name == "sdtt":
             require(numbers[0] >= 2 and numbers[0] % 2 == 0, "train.objective", self.objective,
                      "the teacher's steps must be an even number, as in sdtt:64, since each two become one")
+        if name == "duo":
+            require(numbers[0] >= 2 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
+                     "the teacher's steps must be a whole number of at least 2, as in duo:64")
+        parse_spec("train.divergence", self.divergence, DIVERGENCES)
+        require(is_taught(self.objective) or self.divergence == TrainConfig.divergence, "train.divergence",
+                 self.divergence, "is read by train.objective=sdtt:STEPS and duo:STEPS only; leave it out")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,

@@ -11,7 +11,7 @@ from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 
-_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}}  # runs of a teacher and of its head a step
+_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}, "duo": {"forwards": 1, "heads": 2}}  # runs of a teacher and of its head a step
 
 
 @dataclasses.dataclass(frozen=True)

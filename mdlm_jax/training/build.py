@@ -26,6 +26,7 @@ from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
+from mdlm_jax.training.objectives.duo import DuoObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.joint import JointObjective
@@ -34,6 +35,7 @@ from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjectiv
 from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
+_TAUGHT = {"sdtt": SDTTObjective, "duo": DuoObjective}
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -94,8 +96,8 @@ def build_objective(
                                    suppress=tuple(never)), notes
     if kind in ("planner", "prism"):
         return _quality(train, shared), notes
-    if kind == "sdtt":
-        return SDTTObjective(**shared, steps=int(numbers[0])), notes
+    if kind in _TAUGHT:
+        return _TAUGHT[kind](**shared, steps=int(numbers[0]), forward_kl=train.divergence == "forward_kl"), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
