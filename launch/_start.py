@@ -20,6 +20,7 @@ from ._workdir import read_config
 
 _OWN = ("attention", "block_length", "dropout", "dtype", "remat", "backend", "moe_balance_loss",
         "moe_z_loss")  # the recipe's: how the weights are trained, not what they are
+_ADDED = ("latent",)  # the recipe's where the checkpoint has none: fresh weights beside its own
 _TABLES = ("vocab_size", "head_size")  # the recipe's where it gives them
 _SEEN = ("attention", "block_length")
 _SHOWN = 5
@@ -35,7 +36,8 @@ def network_fields(text: str, model: dict, stays: bool = False) -> dict:
     if found is None:
         return {}
     return {name: value for name, value in dataclasses.asdict(found).items()
-            if (name not in _OWN or stays and name in _SEEN) and not (name in _TABLES and model.get(name))}
+            if (name not in _OWN or stays and name in _SEEN) and not (name in _TABLES and model.get(name))
+            and not (name in _ADDED and not value)}
 
 
 def check_start(config: RunConfig) -> None:
@@ -169,6 +171,8 @@ def _opened(there: ModelConfig, here: ModelConfig) -> bool:
 
 
 def _check_network(text: str, there: ModelConfig, here: ModelConfig, ids: int) -> None:
+    if not there.latent:
+        there = dataclasses.replace(there, latent=here.latent)
     networks = [model.transformer(model.vocab_size or ids) for model in (there, here)]
     if shapes(networks[0]) == shapes(networks[1]):
         return

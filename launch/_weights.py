@@ -1,5 +1,7 @@
 """The weights a run starts from: those of a published or own checkpoint, fitted to the run's network."""
 
+import dataclasses
+
 import jax
 
 from mdlm_jax.config import ConfigError
@@ -13,7 +15,7 @@ from mdlm_jax.training import checkpoints, places
 
 
 def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.Mesh) -> dict:
-    """Parameters in float32, laid out on the mesh.
+    """Parameters in float32, laid out on the mesh; without those of a latent where the checkpoint has none.
 
     A causal network that the run opens, and whose table lacks the mask's row, gets it (`models.adapt`).
 
@@ -24,6 +26,8 @@ def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.M
     config, params = model.config, model.params
     if config.attention == "causal" != network.attention and network.vocab_size == config.vocab_size + 1:
         config, params, _ = adapt(config, params, mask_column=network.head_size == network.vocab_size)
+    if not config.latent:
+        network = dataclasses.replace(network, latent=0)
     found, wanted = shapes(config), shapes(network)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):

@@ -62,7 +62,8 @@ class LanguageModel:
         """The network."""
         return self.description.config
 
-    def logits(self, tokens, attention_mask=None, *, time=None, condition=None, raw: bool = False) -> jax.Array:
+    def logits(self, tokens, attention_mask=None, *, time=None, condition=None, latent=None,
+               raw: bool = False) -> jax.Array:
         """Scores of every id at every position, [B, L, head_size] float32, on the mesh of the parameters.
 
         Args:
@@ -70,6 +71,7 @@ class LanguageModel:
           attention_mask: [B, L], 1 where there is a token and 0 where there is padding; None: no padding.
           time: [B] noise levels, for networks conditioned on them.
           condition: [B] classes, -1 for none, for networks that have them; None: none for all rows.
+          latent: [B] numbers in [0, 1], for networks that read one: mixtures (`models.latent`).
           raw: the network's own rows. Otherwise row i scores token i, whatever the network was trained with.
         Raises:
           ValueError: another shape, or ids that the embedding has no row for.
@@ -80,7 +82,8 @@ class LanguageModel:
         mask = None if attention_mask is None else np.asarray(attention_mask, np.int32)
         rows, length = tokens.shape
         condition = None if condition is None else checked_classes(condition, self.config.classes, rows)
-        tokens, mask, *of_rows = _filled_up(self.config, self.mesh, tokens, mask, time, condition)
+        latent = None if latent is None else _checked_latent(latent, rows)
+        tokens, mask, *of_rows = _filled_up(self.config, self.mesh, tokens, mask, time, condition, latent)
         logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, *of_rows)
         return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
 
@@ -163,11 +166,11 @@ def _answered(job, prompts):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _logits(config, raw, mesh, params, tokens, attention_mask, time, condition):
+def _logits(config, raw, mesh, params, tokens, attention_mask, time, condition, latent):
     """On a mesh it must be set: without one the partitioner gathers weights, and kernels do not compile at all."""
     with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh):
         return api.apply(config, params, tokens, attention_mask=attention_mask, time=time, condition=condition,
-                         raw=raw).logits()
+                         latent=latent, raw=raw).logits()
 
 
 def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.ndarray, mask, *of_rows):
@@ -185,6 +188,13 @@ def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.
     mask = None if mask is None else np.pad(mask, ((0, more), (0, 0)), mode="edge")
     of_rows = [None if np.ndim(x) == 0 else jnp.pad(jnp.asarray(x), (0, more), mode="edge") for x in of_rows]
     return np.pad(tokens, ((0, more), (0, longer))), mask, *of_rows
+
+
+def _checked_latent(latent, rows: int) -> np.ndarray:
+    latent = np.asarray(latent, np.float32)
+    if latent.shape != (rows,) or not ((latent >= 0) & (latent <= 1)).all():
+        raise ValueError(f"latent: must be [{rows}] numbers in [0, 1], one a row, and is {latent}")
+    return latent
 
 
 def _checked(tokens, vocab_size: int) -> np.ndarray:

@@ -51,6 +51,7 @@ class ModelConfig:
     time_features: int = 0  # sinusoids of the noise level; 0: condition_dim
     time_scale: float = 1000.0  # factor of the noise level
     classes: int = 0  # classes that AdaLN sees beside the noise level (data.source=digits, codes:PATH); 0: none
+    latent: int = 0  # waves of the latent that a mixture student reads (train.objective=di4c); 0: none
     moe_experts: int = 0  # experts of a layer; 0: dense layers
     moe_per_token: int = 0  # experts a token visits
     moe_d_ff: int = 0  # width of an expert

@@ -19,8 +19,10 @@ _UNREAD = {
     "prism": ("train.weighting", "train.half_head"),
     "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
     "duo": ("train.level_law", "train.weighting", "train.half_head"),
+    "di4c": ("train.level_law", "train.weighting", "train.half_head"),
 }
-_MASKED = ("sdtt", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism")
+_MASKED = ("sdtt", "di4c", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner",
+           "prism")
 _BLOCKS = ("block", "levenshtein")
 
 
@@ -43,6 +45,9 @@ def check_objective(run, objective: str) -> None:
     if objective == "duo":
         require(run.process.family == "stationary" and run.process.mixing == 1.0, *_noise(run.process),
                  f"train.objective={run.train.objective} is for networks of uniform noise; set process.mixing=1")
+    require(bool(run.model.latent) == (objective == "di4c"), "model.latent", run.model.latent,
+            "train.objective=di4c teaches a network to read a latent, and no other does: set both "
+            "train.objective=di4c:1024,16,0.1 and model.latent=32, or neither")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

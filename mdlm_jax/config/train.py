@@ -21,7 +21,7 @@ _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
 _BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
-_TAUGHT = ("sdtt", "duo")
+_TAUGHT = ("sdtt", "duo", "di4c")
 
 
 def beside(objective: str) -> str:
@@ -125,8 +125,17 @@ class TrainConfig:
             require(numbers[0] >= 2 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
                      "the teacher's steps must be a whole number of at least 2, as in duo:64")
         parse_spec("train.divergence", self.divergence, DIVERGENCES)
-        require(is_taught(self.objective) or self.divergence == TrainConfig.divergence, "train.divergence",
+        require(name in ("sdtt", "duo") or self.divergence == TrainConfig.divergence, "train.divergence",
                  self.divergence, "is read by train.objective=sdtt:STEPS and duo:STEPS only; leave it out")
+        if name == "di4c":
+            steps, latents, delta = numbers
+            for value, what in ((steps, "steps"), (latents, "latents")):
+                require(value >= 1 and value == int(value), "train.objective", self.objective,
+                        f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1")
+            require(0 < delta < 1, "train.objective", self.objective, "DELTA, a time, must lie in (0, 1)")
+            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
+                    f"adapts weights that are there, and train.objective={self.objective} adds those of a latent; "
+                    "leave it out")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,

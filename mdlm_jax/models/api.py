@@ -28,6 +28,7 @@ def forward(
     *,
     time: jax.Array | None = None,
     condition: jax.Array | None = None,
+    latent: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     order: jax.Array | None = None,
@@ -46,6 +47,7 @@ def forward(
       time: [B] noise level in [0, 1]; required if, and only if, the network is conditioned on it.
       condition: [B] int32, the class of each row, `conditioning.NO_CLASS` for none; None: none for all. For networks
         with classes. One beyond them cannot be seen here.
+      latent: [B] float32 in [0, 1]; required if, and only if, the network reads one (`models.latent`).
       attention_mask: [B, L] int32 or bool segments; positions see those with the same non-zero number. None: all one.
       positions: [B, L] int32 rotary positions; None: 0..L-1 (twice in the two-stream contract), from ``start`` on.
       order: [B, L] int32, what contracts other than bidirectional compare; None: the index in the row, from ``start``
@@ -64,14 +66,14 @@ def forward(
     Returns:
       `Output`, hidden states in the compute dtype; those of shadows behind the tokens'.
     Raises:
-      ValueError: ``time`` or ``order`` missing or superfluous, classes for a network without, a cache without ``start``
-        or too small for it, two streams of odd length, more positions than were learned, rows or positions that the
-        mesh cannot split, aligned rows of a shifted network beside a cache or with shadows, shadows where there are
+      ValueError: ``time``, ``latent`` or ``order`` missing or superfluous, classes for a network without, a cache
+        without ``start`` or too small for it, two streams of odd length, more positions than were learned, rows or
+        positions that the mesh cannot split, aligned rows of a shifted network beside a cache or with shadows, shadows where there are
         none.
     """
     source = tokens if embeddings is None else embeddings
     rows, length = source.shape[0], source.shape[1] - (0 if shadow is None else shadow.shape[1])
-    _check(config, (rows, length), time, condition, order)
+    _check(config, (rows, length), time, condition, latent, order)
     _check_cache(config, length, cache, start, raw)
     _check_shadow(config, shadow, cache, raw)
     check_split(*source.shape[:2])
@@ -85,7 +87,7 @@ def forward(
     positions, places = index if positions is None else positions, Places(segment, order, index=pooled)
     if shadow is not None:
         positions, places = _shadowed(shadow, positions, places, index)
-    inputs = Inputs(tokens, positions, places, time, condition, embeddings, cache, offset)
+    inputs = Inputs(tokens, positions, places, time, condition, embeddings, latent, cache, offset)
     deterministic = dropout_key is None or config.dropout == 0.0
     output = Transformer(config, deterministic, keep_layers).apply(
         {"params": params}, inputs, rngs={} if deterministic else {"dropout": dropout_key}
@@ -125,7 +127,7 @@ def _index(config, rows, length, offset) -> jax.Array:
     return jnp.broadcast_to(index, (rows, length))
 
 
-def _check(config, shape, time, condition, order) -> None:
+def _check(config, shape, time, condition, latent, order) -> None:
     if config.time_conditioning != (time is not None):
         state = "is conditioned on time and got none" if config.time_conditioning else "takes no time and got one"
         raise ValueError(f"time: the network {state}")
@@ -133,6 +135,11 @@ def _check(config, shape, time, condition, order) -> None:
         raise ValueError("condition: the network has no classes; leave it out")
     if condition is not None and condition.shape != shape[:1]:
         raise ValueError(f"condition: has shape {list(condition.shape)}; it must be {list(shape[:1])}, a class a row")
+    if bool(config.latent) != (latent is not None):
+        state = "reads one and got none" if config.latent else "reads none and got one"
+        raise ValueError(f"latent: the network {state}")
+    if latent is not None and latent.shape != shape[:1]:
+        raise ValueError(f"latent: has shape {list(latent.shape)}; it must be {list(shape[:1])}, a latent a row")
     if config.attention == "permutation" and order is None:
         raise ValueError("order: the permutation contract needs one; give order=[B, L]")
     if config.attention == "bidirectional" and order is not None:
@@ -175,8 +182,10 @@ def _check_shadow(config, shadow, cache, raw) -> None:
 def _boxed(config: TransformerConfig, key: jax.Array) -> dict:
     tokens = jnp.zeros((1, 2), jnp.int32)
     time = jnp.zeros((1,), jnp.float32) if config.time_conditioning else None
+    latent = jnp.zeros((1,), jnp.float32) if config.latent else None
     order = tokens if config.attention == "permutation" else None
-    return Transformer(config).init(key, Inputs(tokens, tokens, Places(None, order), time))["params"]
+    inputs = Inputs(tokens, tokens, Places(None, order), time, latent=latent)
+    return Transformer(config).init(key, inputs)["params"]
 
 
 _declared = Declared(_boxed)

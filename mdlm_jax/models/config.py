@@ -158,6 +158,7 @@ class TransformerConfig:
         see zero (MDLM's published models).
       condition_dim, time_features, time_scale: width of the condition, number of sinusoids, factor of the time.
       classes: AdaLN also sees the class of the row, one of so many or none; 0: it does not.
+      latent: waves of a latent in [0, 1] that the network reads (`models.latent`); 0: none.
       moe: a mixture of experts, or None.
       dtype: of activations and matmuls. Parameters have the dtype they are given in, float32 from `api.init`.
       remat: what the backward pass recomputes: none; full: all but each layer's input; matmuls: keeps the results of
@@ -195,6 +196,7 @@ class TransformerConfig:
     time_features: int = 0
     time_scale: float = 1000.0
     classes: int = 0
+    latent: int = 0
     moe: MoEConfig | None = None
     dtype: str = "float32"
     remat: str = "none"
@@ -203,7 +205,8 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("vocab_size", "head_size", "layers", "d_model", "heads", "kv_heads", "d_ff", "block_length"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("head_dim", "learned_positions", "condition_dim", "time_features", "classes"):
+        for name in ("head_dim", "learned_positions", "condition_dim", "time_features", "classes",
+                     "latent"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         _require(self.head_dim > 0 or self.d_model % self.heads == 0, "d_model", self.d_model,
                  f"must be a multiple of heads={self.heads}; or set head_dim")
@@ -211,6 +214,8 @@ class TransformerConfig:
         if self.conditioning != "none":
             self._fill("condition_dim", min(128, self.d_model))
             self._fill("time_features", self.condition_dim)
+        _require(self.d_model % 2 == 0 or not self.latent, "latent", self.latent,
+                 f"is rotated by the position in pairs, and d_model={self.d_model} is odd")
         _require(self.conditioning != "none" or not self.classes, "classes", self.classes,
                  "AdaLN tells the network its class; set conditioning to time or constant")
         for name, allowed in (("attention", ATTENTIONS), ("norm", NORMS), ("activation", ACTIVATIONS),
@@ -258,7 +263,8 @@ class TransformerConfig:
 
 
 def layers_beside(network: TransformerConfig, layers: int = 1) -> TransformerConfig:
-    """Dense layers of the network's dimensions that see everything and are told neither time nor class: what small
-    networks beside it are made of (`models.beside`)."""
+    """Dense layers of the network's dimensions that see everything and are told neither time nor class nor latent: what
+    small networks beside it are made of (`models.beside`)."""
     return dataclasses.replace(network, layers=layers, attention="bidirectional", block_length=1, moe=None, dropout=0.0,
-                               conditioning="none", condition_dim=0, time_features=0, classes=0, logit_shift=False)
+                               conditioning="none", condition_dim=0, time_features=0, classes=0, latent=0,
+                               logit_shift=False)

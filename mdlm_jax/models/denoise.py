@@ -29,6 +29,7 @@ class Call:
     ``order``: [B, L] int32, what a block-causal network compares in place of the index; None: the index.
     ``condition``: [B] int32, classes, for models that have them (their attribute ``classes`` says how many).
     ``shadow``: [B, S] int32, tokens that are scored a second time, by the last S of ``tokens`` (`models.api.forward`).
+    ``latent``: [B] float32 in [0, 1], for models that read one (their attribute ``latent`` says so).
     """
 
     tokens: jax.Array
@@ -40,6 +41,7 @@ class Call:
     order: jax.Array | None = None
     condition: jax.Array | None = None
     shadow: jax.Array | None = None
+    latent: jax.Array | None = None
 
     @property
     def index(self) -> jax.Array:
@@ -80,9 +82,14 @@ class Denoiser:
     def classes(self) -> int:
         return self.network.classes
 
-    def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None) -> Prediction:
+    @property
+    def latent(self) -> bool:
+        return bool(self.network.latent)
+
+    def __call__(self, params: dict, tokens: jax.Array, time: jax.Array | None = None,
+                 latent: jax.Array | None = None) -> Prediction:
         """Row i of the prediction scores token i."""
-        return self.run(params, Call(tokens, time))[0]
+        return self.run(params, Call(tokens, time, latent=latent))[0]
 
     def run(self, params: dict, call: Call, cache: Cache | None = None) -> tuple[Prediction, Cache | None]:
         """Rows that score the tokens they stand for, and the cache with the window written.
@@ -101,6 +108,7 @@ class Denoiser:
             tokens,
             time=call.time if self.network.time_conditioning else None,
             condition=call.condition,
+            latent=call.latent,
             attention_mask=call.segment,
             positions=call.positions,
             order=order,
@@ -140,6 +148,7 @@ class _OnWholeCanvas:
     learned = False
     process = None
     classes = 0
+    latent = False
     padding = False  # whether it can be told of some
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:

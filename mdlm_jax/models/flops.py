@@ -33,7 +33,8 @@ def forward_flops(config: TransformerConfig, tokens: int, length: int, head_toke
     condition = 0
     if c.conditioning != "none":
         condition = tokens // length * 2 * c.condition_dim * c.d_model * (6 * c.layers + 2)
-    return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition)
+    latent = tokens // length * 2 * c.d_model * (c.latent + c.d_model) if c.latent else 0
+    return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition + latent)
 
 
 def train_flops(config: TransformerConfig, tokens: int, length: int, head_tokens: int) -> int:
@@ -60,9 +61,11 @@ def quality_train_flops(network: TransformerConfig, rows: int, length: int, kind
     return forwards * alone + head + train_flops(layers_beside(network, layers), tokens, length, 0) + mixed
 
 
-def taught_train_flops(network: TransformerConfig, rows: int, length: int, *, forwards: int, heads: int) -> int:
-    """Of a network that trains, beside so many forwards of a teacher like it and of the teacher's head."""
+def taught_train_flops(network: TransformerConfig, rows: int, length: int, *, forwards: int, heads: int,
+                       copies: int = 1) -> int:
+    """Of a network that trains on so many copies of every row, beside so many forwards without a gradient of it or of a
+    teacher like it, and of heads."""
     tokens = rows * length
     alone = forward_flops(network, tokens, length, 0)
     head = forward_flops(network, tokens, length, tokens) - alone
-    return train_flops(network, tokens, length, tokens) + forwards * alone + heads * head
+    return train_flops(network, copies * tokens, length, copies * tokens) + forwards * alone + heads * head

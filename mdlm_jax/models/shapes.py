@@ -21,6 +21,9 @@ def shapes(config: TransformerConfig) -> Shapes:
         tree |= _time(c)
     if c.classes:
         tree["classes"] = (c.classes + 1, c.condition_dim)
+    if c.latent:
+        tree |= _under("latent", {"first": (c.latent, c.d_model), "first_bias": (c.d_model,),
+                                  "second": (c.d_model, c.d_model)})
     for name, expert, first, last in stacks(c):
         of_layer = _layer(c) | _under("moe", _experts(c)) if expert else _layer(c) | _under("mlp", _feed_forward(c))
         tree |= {f"{name}/{path}": (last - first, *shape) for path, shape in of_layer.items()}
@@ -41,7 +44,7 @@ def parameter_count(config: TransformerConfig) -> int:
 
 def layer_parameter_count(config: TransformerConfig) -> int:
     """Non-embedding parameters as scaling laws count them: the layers and the final norm, no embedding and no head."""
-    counted = ("layers/", "dense_layers/", "final_norm/", "final_modulation/", "time/")
+    counted = ("layers/", "dense_layers/", "final_norm/", "final_modulation/", "time/", "latent/")
     return sum(math.prod(shape) for path, shape in shapes(config).items() if path.startswith(counted))
 
 

@@ -17,6 +17,7 @@ from mdlm_jax.models.attention_layer import Attention, KeyValue, Surroundings
 from mdlm_jax.models.cache import Cache, write
 from mdlm_jax.models.conditioning import NO_CLASS, Modulation, TimeEmbedding, gated, modulate
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.latent import LatentEmbedding
 from mdlm_jax.models.layers import FeedForward, Norm, bias, weight
 from mdlm_jax.models.moe.experts import MixtureOfExperts
 from mdlm_jax.models.moe.routing import RouterStats
@@ -37,6 +38,7 @@ class Inputs:
       time: [B].
       condition: [B] int32, the class of each row.
       embeddings: [B, L, D], in place of the table's rows.
+      latent: [B] in [0, 1].
       cache, start: slots to read and where the window goes.
     """
 
@@ -46,6 +48,7 @@ class Inputs:
     time: jax.Array | None = None
     condition: jax.Array | None = None
     embeddings: jax.Array | None = None
+    latent: jax.Array | None = None
     cache: Cache | None = None
     start: jax.Array | None = None
 
@@ -147,6 +150,8 @@ class Transformer(nn.Module):
             shape, axes = (c.learned_positions, c.d_model), (None, "embed")
             learned = weight(self, "positions", shape, axes, init)  # as visible as the token
             x = x + lookup(learned.astype(dtype), inputs.positions, axes)
+        if c.latent:
+            x = x + LatentEmbedding(c, name="latent")(inputs.latent, inputs.positions)
         return constrain_tokens(x), table
 
     def _class(self, condition: jax.Array | None) -> jax.Array | None:

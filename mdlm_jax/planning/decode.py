@@ -15,7 +15,8 @@ from mdlm_jax.planning.decoding import Decoding
 
 def step(network: TransformerConfig, params: dict, cache: caches.Cache, tokens: jax.Array, start: jax.Array):
     """tokens [B, W] -> the likeliest id of each position [B, W], its log-probability, and the new cache."""
-    output = api.forward(network, params, tokens, cache=cache, start=start)
+    latent = jnp.zeros(tokens.shape[:1]) if network.latent else None
+    output = api.forward(network, params, tokens, cache=cache, start=start, latent=latent)
     logits = output.prediction.logits()
     log_prob = logits.max(-1) - jax.nn.logsumexp(logits, axis=-1)
     return logits.argmax(-1), log_prob, output.cache

@@ -11,7 +11,11 @@ from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 
-_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}, "duo": {"forwards": 1, "heads": 2}}  # runs of a teacher and of its head a step
+_TEACHERS = {  # runs without a gradient, and of heads, a step
+    "sdtt": {"forwards": 2, "heads": 3},
+    "duo": {"forwards": 1, "heads": 2},
+    "di4c": {"forwards": 2, "heads": 4},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, 
         layers = int(numbers[0]) if kind == "planner" else 1
         return flops.quality_train_flops(network, rows, length, kind, layers)
     if is_taught(kind):
-        return flops.taught_train_flops(network, rows, length, **_TEACHERS[kind])
+        copies = int(numbers[1]) if kind == "di4c" else 1
+        return flops.taught_train_flops(network, rows, length, **_TEACHERS[kind], copies=copies)
     done = work(config, sizes)
     return flops.train_flops(network, rows * length * done.runs, done.seen, done.head)
 

@@ -17,6 +17,8 @@ from mdlm_jax.sampling.decoder import Look, fold
 from mdlm_jax.sampling.fed import fed
 from mdlm_jax.sampling.state import Program, Progress, Scattered, Window
 
+_LATENT = 1 << 20  # of the streams of a look, beyond those of decoders
+
 
 def look_at(program: Program, decoder, numbers, now: Progress, active=None, entering: bool = False) -> Look:
     """The decoder's view."""
@@ -141,9 +143,10 @@ def _call(program: Program, decoder, now: Progress, look: Look, window: Window |
     canvas = now.canvas
     index, columns, start = fed(program, decoder, now, look, window)
     order, time = _together(program, now, index), clock.told(program.model, decoder, look)
+    latent = _latent(look) if getattr(program.model, "latent", False) else None
     if not program.cached:
         return columns, Call(canvas.tokens, time, canvas.segment, canvas.positions, order=order,
-                             condition=canvas.condition)
+                             condition=canvas.condition, latent=latent)
     real = index < canvas.shape[1]
     take = functools.partial(take_at, index=index, real=real)
     segment = jnp.ones(canvas.shape, jnp.int32) if canvas.segment is None else canvas.segment
@@ -155,7 +158,13 @@ def _call(program: Program, decoder, now: Progress, look: Look, window: Window |
         start=start,
         order=order,
         condition=canvas.condition,
+        latent=latent,
     )
+
+
+def _latent(look: Look) -> jax.Array:
+    """[B]: what a mixture (`models.latent`) is told of each row in this step, its copies and shadows alike."""
+    return jax.vmap(jax.random.uniform)(look.stream(_LATENT))
 
 
 def _together(program: Program, now: Progress, index: jax.Array) -> jax.Array | None:

@@ -238,6 +238,8 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
     if decoder.reuses and model.timed:
         raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
                          "the time as well")
+    if getattr(model, "latent", False):
+        _check_mixture(decoder, forced)
     if decoder.reuses and cache != "none":
         raise ValueError(f"cache={cache!r}: {type(decoder).__name__} leaves forwards out where no token changed, and "
                          "windows are read beside what the last one stored; use cache='none', or leave out reuse")
@@ -255,6 +257,16 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
         guidance=guidance, forced=forced is not None, grid=grid,
     ))
     clock.check(model, decoder, layout.blocks)
+
+
+def _check_mixture(decoder: Decoder, forced) -> None:
+    """Refuses what takes the draw of a latent for the law, or for the same in the next step."""
+    if forced is not None:
+        raise ValueError("forced: the network reads a latent that each step draws, and its law is a mixture over them; "
+                         "evaluation.mixture has that of one step")
+    if decoder.reuses:
+        raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
+                         "a latent that each step draws")
 
 
 def _columns(model) -> int:

@@ -3,9 +3,9 @@
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
 A and of B, not of their product. With the objectives ``joint``, ``planner`` and ``prism`` a small network beside it
-does (`training.beside`), under the name ``joint`` or ``quality``. With those that have a teacher (`sdtt`) the weights
-of the start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for a plan,
-and then all trains.
+does (`training.beside`), under the name ``joint`` or ``quality``. With those that have a teacher (`sdtt`, `di4c`) the
+weights of the start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for
+a plan, and then all trains.
 """
 
 import dataclasses
@@ -74,8 +74,11 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
 
 
 def started(plan: Plan | None, trainable: dict, frozen: dict | None, network: dict) -> tuple[dict, dict | None]:
-    """What trains and what stays, with the weights ``network`` in place of fresh ones."""
-    trainable = trainable | {"network": network} if "network" in trainable else trainable
+    """What trains and what stays, with the weights ``network`` in place of fresh ones; those of a latent, which a
+    network may lack, stay fresh where it does."""
+    if "network" in trainable:
+        network = trainable["network"] | network
+        trainable = trainable | {"network": network}
     if isinstance(plan, Taught) and plan.adapters is None:
         return trainable, {"teacher": jax.tree.map(jnp.copy, network)}
     return trainable, frozen if plan is None else {"network": network}

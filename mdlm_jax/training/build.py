@@ -25,6 +25,7 @@ from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.di4c import Di4CObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.duo import DuoObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
@@ -98,6 +99,9 @@ def build_objective(
         return _quality(train, shared), notes
     if kind in _TAUGHT:
         return _TAUGHT[kind](**shared, steps=int(numbers[0]), forward_kl=train.divergence == "forward_kl"), notes
+    if kind == "di4c":
+        steps, latents, delta = numbers
+        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}

@@ -18,7 +18,7 @@ from mdlm_jax.models.conditioning import NO_CLASS
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.moe.routing import RouterStats, balance_loss, z_loss
 
-LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT, TURNS, CLASS = range(9)  # streams folded into the step's key
+LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT, TURNS, CLASS, LATENT = range(10)  # streams folded into the step's key
 
 
 class Routers(NamedTuple):
@@ -130,6 +130,7 @@ class Objective(abc.ABC):
         inputs = {
             "time": time if self.network.time_conditioning else None,
             "condition": self.condition(batch, key, rows),
+            "latent": self.latent(key, rows) if self.network.latent else None,
             "attention_mask": batch["attention_mask"],
             "positions": batch["positions"],
             "dropout_key": dropout_key,
@@ -147,6 +148,11 @@ class Objective(abc.ABC):
         keys = self.noise_keys(key, rows, CLASS)
         hidden = jax.vmap(lambda key: jax.random.bernoulli(key, self.class_dropout))(keys)
         return jnp.where(hidden, NO_CLASS, batch["label"])
+
+    def latent(self, key: jax.Array, rows: jax.Array) -> jax.Array:
+        """[B]: what a network that reads a latent is told of each row, where the objective has no more to say. Its loss
+        is then on average above that of the mixture, as log is concave."""
+        return jax.vmap(jax.random.uniform)(self.noise_keys(key, rows, LATENT))
 
     def reduce(self, prediction: Prediction, **wanted) -> Reduced:
         return vocabulary.reduce(prediction, suppress=self.process.mask_id, chunk=self._chunk(prediction), **wanted)
