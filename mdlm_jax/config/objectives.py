@@ -6,7 +6,8 @@ from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
-_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
+_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",),
+           "maria": ("bidirectional",)}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
               "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
@@ -17,8 +18,10 @@ _UNREAD = {
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
+    "maria": ("sample.steps",),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism")
+_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism",
+           "maria")
 _BLOCKS = ("block", "levenshtein")
 
 
@@ -35,6 +38,9 @@ def check_objective(run, objective: str) -> None:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
                  "time")
+    if objective == "maria":
+        require(not run.model.classes, "model.classes", run.model.classes,
+                "train.objective=maria fuses networks that read text alone; take one without classes")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

@@ -19,7 +19,7 @@ from mdlm_jax.errors import require
 _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
-_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
+_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "maria": "fused"}
 
 
 def beside(objective: str) -> str:
@@ -53,6 +53,7 @@ class TrainConfig:
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     init_from: str = ""  # a Hugging Face directory or a run of ours: weights, network and tokenizer of a fresh run
+    twin: str = ""  # the run of train.objective=autoregressive whose network stands beside that of init_from; maria only
     optimizer: str = "adamw"  # one of OPTIMIZERS
     lora_rank: int = 0  # rank of adapters (LoRA) on the weights of init_from; only they train; 0: none
     lora_alpha: float = 32.0  # adapters count lora_alpha / lora_rank times
@@ -107,6 +108,9 @@ class TrainConfig:
                      "trains a layer beside a network that stays as it is; give that with train.init_from")
             require(not self.lora_rank, "train.lora_rank", self.lora_rank,
                      f"adapts the network, which stays with train.objective={self.objective}; leave it out")
+        require(bool(self.twin) == (name == "maria"), "train.twin", self.twin,
+                "is read by train.objective=maria, which needs it, the run of an autoregressive network; set both, or "
+                "neither")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,

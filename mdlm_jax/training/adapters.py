@@ -3,8 +3,8 @@
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
 A and of B, not of their product. With the objectives ``joint``, ``planner`` and ``prism`` a small network beside it
-does (`training.beside`), under the name ``joint`` or ``quality``. Every function here takes None for a plan, and then
-all trains.
+does (`training.beside`), under the name ``joint`` or ``quality``; with ``maria`` a head on it and its ``twin``, under
+the name ``fused``. Every function here takes None for a plan, and then all trains.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from mdlm_jax.models.lora import Lora
 from mdlm_jax.training.beside import declares
 
 STREAM = 2  # of the run's seed, for fresh adapters
+_STAYS = ("network", "twin")  # where something beside them trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,10 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
     """
     if plan is None:
         return weights, None
-    others = {name: leaf for name, leaf in weights.items() if name != "network"}
     if isinstance(plan, Beside):
-        return others, {"network": weights["network"]}
+        stays = {name: leaf for name, leaf in weights.items() if name in _STAYS}
+        return {name: leaf for name, leaf in weights.items() if name not in stays}, stays
+    others = {name: leaf for name, leaf in weights.items() if name != "network"}
     try:
         fresh = lora.init(plan, network, jax.random.fold_in(key, STREAM))
     except ConfigError as error:
@@ -70,14 +72,16 @@ def merged(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     return _joined(plan, trainable, frozen, lora.merge)
 
 
-def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh) -> tuple[dict, dict | None]:
-    """A ``NamedSharding`` at each leaf of what trains of the network, and of what stays."""
+def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh,
+              twin: TransformerConfig | None = None) -> tuple[dict, dict | None]:
+    """A ``NamedSharding`` at each leaf of what trains of the network, and of what stays, a ``twin`` among it."""
     whole = {"network": api.shardings(network, mesh)}
     if plan is None:
         return whole, None
     if isinstance(plan, Beside):
-        module, config = declares(plan.objective, network)
-        return {beside(plan.objective): module.shardings(config, mesh)}, whole
+        module, config = declares(plan.objective, network, twin)
+        stays = whole if twin is None else whole | {"twin": api.shardings(twin, mesh)}
+        return {beside(plan.objective): module.shardings(config, mesh)}, stays
     return {"adapters": _nested(lora.shardings(plan, network, mesh))}, whole
 
 

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.training import adapters, checkpoints
+from mdlm_jax.training import adapters, beside, checkpoints
 
 
 def described(folder: Path | str) -> dict:
@@ -33,7 +33,7 @@ def weights(folder: Path | str, train: TrainConfig, network: TransformerConfig |
     name = _name(saved)
     wanted = {part: saved[part] for part in (name, "frozen") if part in saved}
     if mesh is not None:
-        network_layout, frozen_layout = adapters.shardings(plan, network, mesh)
+        network_layout, frozen_layout = adapters.shardings(plan, network, mesh, beside.stored_twin(folder))
         wanted[name] |= _placed(wanted[name], network_layout)
         if frozen_layout:
             wanted["frozen"] |= _placed(wanted["frozen"], frozen_layout)

@@ -53,7 +53,7 @@ class Trainer:
     checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
-    start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
+    start_from: Callable[[], dict] | None = None  # by name, the weights that a fresh run does not draw
     profile: tuple[int, int] | None = None  # first and last step to trace
     push: Callable[[], None] | None = None  # called in the background before a checkpoint is whole
     also: Callable[[], WandbRun] | None = None  # opens another receiver of the metrics
@@ -146,11 +146,13 @@ class Trainer:
         state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed, plan)
         if self.start_from is None:
             return state
-        if plan:
-            return dataclasses.replace(state, frozen={"network": self.start_from()})
-        trainable = state.trainable | {"network": self.start_from()}
+        given = self.start_from()
+        frozen = {name: given[name] for name in state.frozen} if plan else None
+        begins = {name: jax.tree.map(_placed_as, leaves, state.trainable[name]) for name, leaves in given.items()
+                  if name in state.trainable}
+        trainable = state.trainable | begins
         ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
-        return dataclasses.replace(state, trainable=trainable, ema=ema)
+        return dataclasses.replace(state, trainable=trainable, ema=ema, frozen=frozen)
 
     def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""
@@ -164,6 +166,10 @@ class Trainer:
     def _save(self, state: TrainState, step: int, bound: float | None) -> None:
         meta = {"data": {"next_step": step, "fingerprint": self.pipeline.fingerprint}} | keeping.measured(bound)
         self.checkpoints.begin_save(step, state, meta, dict(self.files), self.push)
+
+
+def _placed_as(leaf: jax.Array, other: jax.Array) -> jax.Array:
+    return jax.device_put(leaf, other.sharding)
 
 
 def averaged(state: TrainState, train: TrainConfig) -> dict:
