@@ -34,8 +34,8 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
 
     ``weights``: what the objective trained: the network, and where it learned one, the schedule. ``objective`` says
     whether the network is used block after block, token after token, or on the whole canvas. ``canvas``: what to write
-    on, in place of masks behind the one ``prompt`` [P]; then without ``labels`` [num], the classes. ``twin``: the shape of
-    the network of that name among the weights.
+    on, in place of masks behind the one ``prompt`` [P]; then without ``labels`` [num], the classes. ``twin``: the
+    shape of the network of that name among the weights.
     """
     weights = jax.device_put(weights, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt, condition=labels) if canvas is None else canvas

@@ -47,7 +47,8 @@ def check_start(config: RunConfig) -> None:
     text = config.train.init_from
     there = _model_of(text)
     if there is None:
-        raise ConfigError(f"train.init_from={text!r}: {_missing(text)}; give a Hugging Face directory or a run's workdir")
+        raise ConfigError(f"train.init_from={text!r}: {_missing(text)}; give a Hugging Face directory or a run's "
+                          "workdir")
     if config.train.twin:
         _check_twin(config)
     if beside(config.train.objective):
@@ -75,22 +76,22 @@ def _check_twin(config: RunConfig) -> None:
         raise ConfigError(f"train.twin={text!r}: {_missing(text)}; give the workdir of a run of "
                           "train.objective=autoregressive")
     if families.is_hf(folder):
-        raise ConfigError(f"train.twin={text!r}: is a published model, of which nothing tells what stands before a row; "
-                          "give the workdir of a run of train.objective=autoregressive")
+        raise ConfigError(f"train.twin={text!r}: is a published model, of which nothing tells what stands before a "
+                          "row; give the workdir of a run of train.objective=autoregressive")
     there = read_config(folder / "config.json")
     if there.train.objective != "autoregressive":
         raise ConfigError(f"train.twin={text!r}: is a run of train.objective={there.train.objective}; give one of "
                           "autoregressive, whose network predicts the next token")
     if there.model.classes:
-        raise ConfigError(f"train.twin={text!r}: has model.classes={there.model.classes}, and nobody tells it any; give "
-                          "one without")
+        raise ConfigError(f"train.twin={text!r}: has model.classes={there.model.classes}, and nobody tells it any; "
+                          "give one without")
     if 0 < there.model.learned_positions < config.data.length:
         raise ConfigError(f"data.length={config.data.length}: train.twin={text!r} learned "
                           f"{there.model.learned_positions} positions; lower it")
     own, other = stored_tokenizer(start), stored_tokenizer(text)
     if own is None or other is None or not own.same_as(other):
-        raise ConfigError(f"train.twin={text!r}: has another tokenizer than train.init_from={start!r}; give two runs on "
-                          "the same one")
+        raise ConfigError(f"train.twin={text!r}: has another tokenizer than train.init_from={start!r}; give two "
+                          "runs on the same one")
 
 
 def twin_network(config: RunConfig, ids: int) -> TransformerConfig | None:

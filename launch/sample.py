@@ -147,7 +147,7 @@ def _twin(flags: dict) -> Path | None:
     try:
         return find(flags["twin"])
     except ConfigError as error:
-        raise ConfigError(f"--twin={flags['twin']}: must be a run of train.objective=autoregressive ({error})") from None
+        raise ConfigError(f"--twin: must be a run of train.objective=autoregressive; {error}") from None
 
 
 def _model(text: str) -> _Model:

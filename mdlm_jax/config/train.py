@@ -53,7 +53,7 @@ class TrainConfig:
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     init_from: str = ""  # a Hugging Face directory or a run of ours: weights, network and tokenizer of a fresh run
-    twin: str = ""  # the run of train.objective=autoregressive whose network stands beside that of init_from; maria only
+    twin: str = ""  # a run of train.objective=autoregressive: the network beside that of init_from; maria only
     optimizer: str = "adamw"  # one of OPTIMIZERS
     lora_rank: int = 0  # rank of adapters (LoRA) on the weights of init_from; only they train; 0: none
     lora_alpha: float = 32.0  # adapters count lora_alpha / lora_rank times

@@ -295,8 +295,8 @@ def _twin(model, process: Process, twin) -> Twin | None:
     if not hasattr(twin, "description"):
         raise ConfigError(f"twin={twin!r}: must be a language model, as mdlm_jax.load gives one")
     if twin.description.family:
-        raise ConfigError(f"twin: is a published {twin.description.family}, of which nothing tells what stands before a "
-                          "row; give a run of train.objective=autoregressive")
+        raise ConfigError(f"twin: is a published {twin.description.family}, of which nothing tells what stands "
+                          "before a row; give a run of train.objective=autoregressive")
     own, other = model.tokenizer, twin.tokenizer
     same = own is other if own is None or other is None else own.same_as(other)
     if not same or twin.description.mask_id != process.mask_id or process.mask_id >= twin.config.vocab_size:

@@ -82,7 +82,7 @@ class FusedHead:
 
     Attributes:
       params: as of `averaged`. twin: the autoregressive network.
-      bias: [V], that of the masked network's own head, None where it has none: it tells what else a call adds to logits.
+      bias: [V], that of the masked network's own head, None where it has none: it tells what a call adds to logits.
     """
 
     params: dict

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models import api
@@ -26,10 +25,11 @@ def check_network(network: TransformerConfig) -> None:
       ValueError: it is not causal, does not score the next token, or reads the time or a class.
     """
     if network.attention != "causal" or not network.logit_shift:
-        raise ValueError(f"twin: attention={network.attention!r}, logit_shift={network.logit_shift}; must be causal and "
-                         "score the next token, as runs of train.objective=autoregressive do")
+        raise ValueError(f"twin: attention={network.attention!r}, logit_shift={network.logit_shift}; must be causal "
+                         "and score the next token, as runs of train.objective=autoregressive do")
     if network.time_conditioning or network.classes:
-        raise ValueError("twin: reads a noise level or a class, and nobody tells it any; take one that reads text alone")
+        raise ValueError("twin: reads a noise level or a class, and nobody tells it any; take one that reads text "
+                         "alone")
 
 
 def hidden_before(network: TransformerConfig, params: dict, tokens: jax.Array, start_id: int,

@@ -36,8 +36,8 @@ class Copula(Decoder):
     forward, one of the twin over the row, and one of the twin over the stretch that is drawn, a token at a time.
 
     Attributes:
-      twin: the autoregressive network. causal: the masked one, to be read from left to right.
       process: the noise the masked network was trained with.
+      twin: the autoregressive network. causal: the masked one, to be read from left to right.
       keep: random: each draw with the probability that the process reveals it in this step. prefix: the first masks of
         the block, as many as are due so that they are shared evenly by the steps; only these are drawn, and rows can be
         scored exactly. With one step both are the same.
@@ -46,9 +46,9 @@ class Copula(Decoder):
       temperature, top_p, top_k: of the draw; 1, 1 and 0 are the law above.
     """
 
+    process: Process = static()
     twin: Twin | None = None
     causal: LeftReading | None = None
-    process: Process = static()
     keep: str = static("random")
     exponent: float = 1.0
     temperature: float = 1.0

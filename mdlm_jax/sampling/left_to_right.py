@@ -1,8 +1,8 @@
 """A pass of the autoregressive twin over a window: masks are drawn from left to right, each given all before it.
 
 What is there already is forced through the twin. A row's pass goes from its first mask to its last one, beside a cache
-that one forward over the row as it stands has filled, so that prompts cost no steps; each row is at a column of its own,
-and none waits for another's prompt. The pass takes as many steps as the longest of these stretches.
+that one forward over the row as it stands has filled, so that prompts cost no steps; each row is at a column of its
+own, and none waits for another's prompt. The pass takes as many steps as the longest of these stretches.
 """
 
 from collections.abc import Callable

@@ -175,8 +175,9 @@ def build_bound(
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
     autoregressive model (and for MARIA, of what is masked, a mean over masks), random orders for one of any order, its
-    own learned schedule for GenMD4, else continuous time; given the class where the network has classes. Dropout is off, and the levels are uniform, whatever the
-    training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no pairs.
+    own learned schedule for GenMD4, else continuous time; given the class where the network has classes. Dropout is
+    off, and the levels are uniform, whatever the training used. `bound_draws` decides about half-size heads: an odd
+    number of draws a row makes no pairs.
     """
     kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
     shared = {
