@@ -11,7 +11,7 @@ import numpy as np
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.config.data import is_images
-from mdlm_jax.config.train import beside, is_joint, is_taught
+from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -22,12 +22,14 @@ from mdlm_jax.training.curves import loss_curve_png
 from mdlm_jax.training.manifest import write_atomically
 
 from . import _images, _samples
+from ._start import twin_network
 
 _COUNTED = 1 << 25  # training tokens that the baselines count; prepared rows may be more than memory holds
 _FIGURES = {  # what is held out, where that is no bound
     "joint": "held-out KL from the network to the layer, of all that is masked, a token written",
     "planner": "held-out loss of the planner, weighted",
     "prism": "held-out loss of the head, a revealed token",
+    "maria": "held-out loss of a masked token given the others, mean over masks, exact",
 }
 
 
@@ -41,7 +43,7 @@ def finish(
     ``held_out``: the rows on which the bound was measured; ``size``: parameters held and trained, steps,
     tokens and FLOPs of training.
     """
-    steps = "" if is_joint(config.train.objective) else f" in {config.sample.steps} steps"
+    steps = "" if beside(config.train.objective) in ("joint", "fused") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
@@ -88,7 +90,8 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         canvas, first = _samples.prompted(held_out, process.mask_id, config.sample.num)
         written = np.arange(config.data.length) < first[0]
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
-                                  objective=config.train.objective, canvas=canvas, labels=labels)
+                                  objective=config.train.objective, canvas=canvas, labels=labels,
+                                  twin=twin_network(config, process.vocab_size))
     title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
     if is_images(config.data.source):
         unknown = np.full(len(tokens), -1) if labels is None else labels

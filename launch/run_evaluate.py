@@ -145,7 +145,9 @@ class Measure:
         return 1 if self.mesh is None else data_shards(self.mesh)
 
     def __call__(self, batch) -> dict:
-        bound = build_bound(self.config, self.model.config, self.model.process, self._shards)
+        fused = self.model.fused
+        bound = build_bound(self.config, self.model.config, self.model.process, self._shards,
+                            None if fused is None else fused.twin.network)
         found = self._run(bound, bound_draws(self.config, bound), bound.end_terms, batch)
         told = {"rows": found.rows, "tokens": found.tokens, "exact": bound.exact, "bound": _figures(found),
                 "terms": found.terms, "given": self._given(batch)}
@@ -170,6 +172,8 @@ class Measure:
         model = self.model
         lossless = model.tokenizer is not None and model.tokenizer.lossless and not self.config.data.answers
         weights = {"network": model.params} | ({} if model.schedule is None else {"schedule": model.schedule})
+        if model.fused is not None:
+            weights |= {"twin": model.fused.twin.params, "fused": model.fused.params}
         return held_out_bound(
             objective.loss_at, weights, padded_batches(batch, -(-_ROWS // self._shards) * self._shards),
             model.tokenizer.token_bytes if lossless else np.zeros_like, draws=draws, seed=self.options.seed,

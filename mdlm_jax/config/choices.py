@@ -42,6 +42,8 @@ OBJECTIVES = _choices(
      "which tokens of rows that the network filled are right"),
     ("prism:REVEALED", "prism:1", "PRISM's head beside the network of train.init_from, which stays: which of REVEALED "
      "tokens that it put into a noisy row are right"),
+    ("maria", "maria", "MARIA's head on the hidden states of the networks of train.init_from and train.twin, which "
+     "both stay: each masked token given the others and all before it"),
     ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
      "steps are STEPS in all; no bound"),
     ("duo:STEPS", "duo:64", "Duo's consistency distillation: what the network says at t is what its teacher, the network "

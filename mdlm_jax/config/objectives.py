@@ -6,7 +6,8 @@ from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import is_taught, parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
-_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
+_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",),
+           "maria": ("bidirectional",)}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
               "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
@@ -17,12 +18,13 @@ _UNREAD = {
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
+    "maria": ("sample.steps",),
     "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
     "duo": ("train.level_law", "train.weighting", "train.half_head"),
     "di4c": ("train.level_law", "train.weighting", "train.half_head"),
 }
 _MASKED = ("sdtt", "di4c", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner",
-           "prism")
+           "prism", "maria")
 _BLOCKS = ("block", "levenshtein")
 
 
@@ -48,6 +50,9 @@ def check_objective(run, objective: str) -> None:
     require(bool(run.model.latent) == (objective == "di4c"), "model.latent", run.model.latent,
             "train.objective=di4c teaches a network to read a latent, and no other does: set both "
             "train.objective=di4c:1024,16,0.1 and model.latent=32, or neither")
+    if objective == "maria":
+        require(not run.model.classes, "model.classes", run.model.classes,
+                "train.objective=maria fuses networks that read text alone; take one without classes")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

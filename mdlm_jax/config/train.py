@@ -20,7 +20,7 @@ from mdlm_jax.errors import require
 _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
-_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
+_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "maria": "fused"}
 _TAUGHT = ("sdtt", "duo", "di4c")
 
 
@@ -61,6 +61,7 @@ class TrainConfig:
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     init_from: str = ""  # a Hugging Face directory or a run of ours: weights, network and tokenizer of a fresh run
+    twin: str = ""  # a run of train.objective=autoregressive: the network beside that of init_from; maria only
     optimizer: str = "adamw"  # one of OPTIMIZERS
     lora_rank: int = 0  # rank of adapters (LoRA) on the weights of init_from; only they train; 0: none
     lora_alpha: float = 32.0  # adapters count lora_alpha / lora_rank times
@@ -136,6 +137,9 @@ class TrainConfig:
             require(not self.lora_rank, "train.lora_rank", self.lora_rank,
                     f"adapts weights that are there, and train.objective={self.objective} adds those of a latent; "
                     "leave it out")
+        require(bool(self.twin) == (name == "maria"), "train.twin", self.twin,
+                "is read by train.objective=maria, which needs it, the run of an autoregressive network; set both, or "
+                "neither")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,

@@ -69,3 +69,13 @@ def taught_train_flops(network: TransformerConfig, rows: int, length: int, *, fo
     alone = forward_flops(network, tokens, length, 0)
     head = forward_flops(network, tokens, length, tokens) - alone
     return train_flops(network, copies * tokens, length, copies * tokens) + forwards * alone + heads * head
+
+
+def maria_train_flops(network: TransformerConfig, twin: TransformerConfig, rows: int, length: int,
+                      head_tokens: int) -> int:
+    """Of the head on a network and its twin (`models.fused`): a forward of each, neither with its own head, and the
+    fused one at ``head_tokens`` positions with the gradient of its weights; nothing else takes one."""
+    tokens, width = rows * length, network.d_model + twin.d_model
+    seen = (length + 1) // 2  # keys that a query of the twin sees
+    return (forward_flops(network, tokens, length, 0) + forward_flops(twin, tokens, seen, 0)
+            + 4 * head_tokens * width * network.head_size)

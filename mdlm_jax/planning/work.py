@@ -33,12 +33,17 @@ class Work:
     head: int
 
 
-def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, int]) -> int:
-    """FLOPs of one step by formula, over all devices; of objectives that train a small network beside one too."""
+def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, int],
+                twin: TransformerConfig | None = None) -> int:
+    """FLOPs of one step by formula, over all devices; of objectives that train a small network beside one too.
+
+    ``twin``: the shape of the network of train.twin, of maria."""
     train, rows, length = config.train, config.train.batch_size, config.data.length
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if kind == "joint":
         return flops.joint_train_flops(network, rows, length, int(numbers[0]), train.on_policy > 0)
+    if kind == "maria":
+        return flops.maria_train_flops(network, twin, rows, length, _head(config, sizes, 1))
     if beside(kind):
         layers = int(numbers[0]) if kind == "planner" else 1
         return flops.quality_train_flops(network, rows, length, kind, layers)

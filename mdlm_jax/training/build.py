@@ -32,6 +32,7 @@ from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
+from mdlm_jax.training.objectives.maria import MariaObjective
 from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective, QualityObjective
 from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
@@ -64,12 +65,14 @@ def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
 
 
 def build_objective(
-    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int,
+    twin: TransformerConfig | None = None,
 ) -> tuple[Objective, list[str]]:
     """The objective, and a line for the user about each automatic choice that costs something.
 
     Args:
       data_shards: devices that share the rows of a batch.
+      twin: the shape of the network of train.twin, where there is one.
     Raises:
       ConfigError: the batch cannot be split as asked.
     """
@@ -102,6 +105,9 @@ def build_objective(
     if kind == "di4c":
         steps, latents, delta = numbers
         return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta), notes
+    if kind == "maria":
+        half_head, more = _half_head(train, coupling)
+        return MariaObjective(**_still(shared), half_head=half_head, twin=_still_too(twin)), notes + more
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
@@ -137,7 +143,11 @@ def _quality(train: TrainConfig, shared: dict) -> QualityObjective:
 
 def _still(shared: dict) -> dict:
     """With a network that stays as it is, and so does what it says."""
-    return shared | {"network": dataclasses.replace(shared["network"], dropout=0.0)}
+    return shared | {"network": _still_too(shared["network"])}
+
+
+def _still_too(network: TransformerConfig | None) -> TransformerConfig | None:
+    return network and dataclasses.replace(network, dropout=0.0)
 
 
 def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
@@ -167,14 +177,16 @@ def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
 
 
 def build_bound(
-    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int,
+    twin: TransformerConfig | None = None,
 ) -> Objective:
     """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
-    autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous
-    time; given the class where the network has classes. Dropout is off, and the levels are uniform, whatever the
-    training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no pairs.
+    autoregressive model (and for MARIA, of what is masked, a mean over masks), random orders for one of any order, its
+    own learned schedule for GenMD4, else continuous time; given the class where the network has classes. Dropout is
+    off, and the levels are uniform, whatever the training used. `bound_draws` decides about half-size heads: an odd
+    number of draws a row makes no pairs.
     """
     kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
     shared = {
@@ -192,6 +204,8 @@ def build_bound(
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared)
     paired = config.eval.draws % 2 == 0
+    if kind == "maria":
+        return MariaObjective(**shared, half_head=paired, twin=_still_too(twin))
     if kind in ("block", "levenshtein"):
         paired = paired and network.block_length > 1
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 import mdlm_jax.sampling
+from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
 from mdlm_jax.sampling.adjust import Adjust
@@ -20,6 +21,7 @@ from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.block_threshold import BlockThreshold
 from mdlm_jax.sampling.confidence import ByConfidence
+from mdlm_jax.sampling.copula import Copula
 from mdlm_jax.sampling.credit import Credit
 from mdlm_jax.sampling.d2f import D2F
 from mdlm_jax.sampling.decoder import Decoder
@@ -35,6 +37,7 @@ from mdlm_jax.sampling.levenshtein import Levenshtein
 from mdlm_jax.sampling.lopa import LoPA
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.margin import Margin
+from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.prism import PRISM
 from mdlm_jax.sampling.prophet import Prophet
@@ -85,6 +88,49 @@ class Opinion:
         del attention_mask
         said = 0.0 if hidden is None else 2.0 * jnp.sin(3.0 * hidden.astype(jnp.float32)).mean(-1)
         return jnp.sin(1.7 * tokens + 0.6 * jnp.roll(tokens, 1, axis=1) + 0.4 * positions) + said
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """Stands for a `Twin` over any ids: an uneven function of the token before and the place."""
+
+    columns: int = dataclasses.field(metadata={"static": True})
+    start_id: int = dataclasses.field(default=0, metadata={"static": True})
+
+    def check_length(self, length):
+        pass
+
+    def begin(self, tokens, segment, places):
+        return jnp.zeros(tokens.shape[0])
+
+    def step(self, cache, before, segment, places, slots):
+        ids = jnp.arange(self.columns)
+        said = 2.0 * jnp.sin(1.3 * ids + 0.7 * before[..., None] * ids + places[..., None])
+        return Prediction.from_logits(said), cache
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """Stands for a `LeftReading`: an uneven function of the token and its place."""
+
+    def run(self, call, columns):
+        ids, place = jnp.arange(columns), jnp.arange(call.tokens.shape[1])[:, None]
+        return Prediction.from_logits(jnp.cos(0.9 * ids * call.tokens[..., None] + place))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Stands for a `FusedHead` on networks of any width."""
+
+    twin: Before
+    bias = None
+
+    def prediction(self, masked, before):
+        said = jnp.sin(3.0 * masked.astype(jnp.float32)).mean(-1, keepdims=True) * jnp.arange(self.twin.columns)
+        return Prediction(before + said, Head(bias=jnp.zeros(self.twin.columns)))
 
 
 def _process(mixing: float) -> Callable[[int, int], Process]:
@@ -169,6 +215,12 @@ CASES = {
     "dream_entropy": Case(lambda v, m: Dream(m, temperature=1.0), options=BLOCKS, numbers=TEMPERATURE),
     "dream_entropy_noisy": Case(lambda v, m: Dream(m, temperature=0.7, alg_temp=0.5), numbers={"alg_temp": (0.0, 2.0)}),
     "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
+    "copula": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left()), network="bidirectional", guided=False,
+                   numbers=TEMPERATURE | {"exponent": (0.0, 2.0)}),
+    "copula_prefix": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left(), keep="prefix"), options=BLOCKS,
+                          network="bidirectional", guided=False, cached=False, numbers={"exponent": (0.0, 2.0)}),
+    "maria": Case(lambda v, m: MARIA(Joined(Before(v)), m), None, BLOCKS, network="bidirectional", guided=False,
+                  cached=False, numbers=TEMPERATURE),
     "dream_threshold": Case(lambda v, m: Dream(m, algorithm="confidence_threshold", threshold=0.6), steps=12),
 }
 

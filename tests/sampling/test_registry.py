@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.fused import FusedHead
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityConfig, QualityHead
+from mdlm_jax.models.twin import LeftReading, Twin
 from mdlm_jax.sampling import registry
 
 PROCESS = Process(5, 4)
@@ -28,8 +31,10 @@ def test_an_entry_is_what_the_class_says(name):
         assert number.default in (settable[field], None), field
         assert number.help and isinstance(settable[field], (number.kind, type(None))), field
     assert len(entry.help) > 20 and "\n" not in entry.help
+    twin = Twin({}, TransformerConfig(5, 5, 1, 8, 2, 2, 8, attention="causal", logit_shift=True), 4)
     given = {"joint": JointSampler({}, None, None, 4), "embedding": np.zeros((5, 2), np.float32), "delete_id": 5,
-             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism"))}
+             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism")), "twin": twin,
+             "causal": LeftReading({}, None), "fused": FusedHead({}, twin)}
     assert registry.make(name, process=PROCESS, numbers={}, **given).mask_id == 4
 
 
