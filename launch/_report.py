@@ -28,6 +28,7 @@ _FIGURES = {  # what is held out, where that is no bound
     "joint": "held-out KL from the network to the layer, of all that is masked, a token written",
     "planner": "held-out loss of the planner, weighted",
     "prism": "held-out loss of the head, a revealed token",
+    "codd": "held-out loss of the circuit, a masked token",
 }
 
 

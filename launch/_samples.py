@@ -13,6 +13,7 @@ from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.pictures import denoising_png
@@ -49,6 +50,10 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         decoder = P2(process, "trained", **beside.taken(objective, network, weights), **chain)
     elif kind == "prism":
         decoder = PRISM(mask_id=process.mask_id, **beside.taken(objective, network, weights), **chain)
+    elif kind == "codd":
+        decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // steps), **chain,
+                       **beside.taken(objective, network, weights))
+        steps = None
     elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)

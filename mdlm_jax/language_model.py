@@ -16,6 +16,7 @@ from mdlm_jax.evaluation.answers import Likelihood
 from mdlm_jax.generation import generate, likelihood
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
+from mdlm_jax.models.circuit import Circuit
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf.rules import Description
@@ -36,6 +37,7 @@ class LanguageModel:
       schedule: [V], what a run of the objective genmd4 learned beside the network; else None.
       joint: the layer that a run of the objective joint learned beside it, for the decoder ``adjust``; else None.
       quality: what one of the objectives planner and prism learned, for the decoders ``p2`` and ``prism``; else None.
+      circuit: what one of the objective codd learned, for the decoder ``codd``; else None.
     """
 
     params: dict
@@ -45,6 +47,7 @@ class LanguageModel:
     schedule: jax.Array | None = None
     joint: JointSampler | None = None
     quality: QualityHead | None = None
+    circuit: Circuit | None = None
 
     def __repr__(self) -> str:
         """One line, without the weights."""

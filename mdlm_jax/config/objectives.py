@@ -6,7 +6,8 @@ from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
-_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
+_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",),
+           "codd": ("bidirectional",)}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
               "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
@@ -17,8 +18,10 @@ _UNREAD = {
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
+    "codd": ("train.half_head",),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism")
+_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism",
+           "codd")
 _BLOCKS = ("block", "levenshtein")
 
 

@@ -53,6 +53,7 @@ DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "levenshtein": ({"threshold": 0.5, "edit_threshold": 0.0}, {"threshold": 0.7, "edit_threshold": 0.5}),
     "adjust": tuple({"tokens": value} for value in (2, 4, 8)),
     "adjust_verified": ({},),
+    "codd": tuple({"tokens": value} for value in (2, 4, 8)),
 }
 _BY_STEPS = {name for name, dial in DIALS.items() if dial is _QUOTA} | {
     "ancestral", "first_hitting", "p2", "low_confidence"}

@@ -5,13 +5,16 @@ from typing import Any
 
 from mdlm_jax.config import OBJECTIVES, parse_spec
 from mdlm_jax.config.train import beside
-from mdlm_jax.models import joint, quality
+from mdlm_jax.models import circuit, joint, quality
 from mdlm_jax.models.config import TransformerConfig
 
 
 def declares(objective: str, network: TransformerConfig) -> tuple[ModuleType, Any]:
     """The module of `models` that declares the small network of ``objective``, and the configuration it takes."""
-    return (joint, network) if beside(objective) == "joint" else (quality, quality_config(objective, network))
+    name = beside(objective)
+    if name == "circuit":
+        return circuit, circuit_config(objective, network)
+    return (joint, network) if name == "joint" else (quality, quality_config(objective, network))
 
 
 def taken(objective: str, network: TransformerConfig, weights: dict) -> dict[str, Any]:
@@ -19,6 +22,8 @@ def taken(objective: str, network: TransformerConfig, weights: dict) -> dict[str
     name = beside(objective)
     if name not in weights:
         return {}
+    if name == "circuit":
+        return {name: circuit.Circuit(weights[name], circuit_config(objective, network))}
     table = weights["network"]["embedding"]
     if name == "quality":
         return {name: quality.QualityHead(weights[name], table, quality_config(objective, network))}
@@ -30,6 +35,11 @@ def quality_config(objective: str, network: TransformerConfig) -> quality.Qualit
     """Of planner:LAYERS and prism:REVEALED, whose head has one layer."""
     kind = objective.partition(":")[0]
     return quality.QualityConfig(network, kind, number(objective) if kind == "planner" else 1)
+
+
+def circuit_config(objective: str, network: TransformerConfig) -> circuit.CircuitConfig:
+    """Of codd:STATES."""
+    return circuit.CircuitConfig(number(objective), network.head_size)
 
 
 def number(objective: str) -> int:
