@@ -135,11 +135,11 @@ class CoDD(Decoder):
             hidden, states, keys, forced = pieces
             law = self._law(prediction, hidden)
             logits = law + jnp.where(read.on[:, None, None], leaves[states][..., : law.shape[-1]], 0.0)
-            drawn = jax.vmap(jax.vmap(categorical.categorical))(jax.random.wrap_key_data(keys), logits)
+            drawn = jax.vmap(jax.vmap(categorical.categorical))(keys, logits)
             drawn = jnp.where(jnp.asarray(self.temperature) > 0, drawn, jnp.argmax(logits, axis=-1))
             return drawn.astype(jnp.int32), None if forced is None else _at(law, forced)
 
-        pieces = (prediction.hidden, path, jax.random.key_data(keys), look.forced)
+        pieces = (prediction.hidden, path, keys, look.forced)
         return self._over(one, prediction, pieces, chosen)
 
     def _weighed(self, look: Look, read: _Read, chosen: jax.Array) -> jax.Array:

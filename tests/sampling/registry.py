@@ -11,14 +11,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import mdlm_jax.sampling
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.models import circuit
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.block_threshold import BlockThreshold
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.confidence import ByConfidence
 from mdlm_jax.sampling.credit import Credit
 from mdlm_jax.sampling.d2f import D2F
@@ -85,6 +89,13 @@ class Opinion:
         del attention_mask
         said = 0.0 if hidden is None else 2.0 * jnp.sin(3.0 * hidden.astype(jnp.float32)).mean(-1)
         return jnp.sin(1.7 * tokens + 0.6 * jnp.roll(tokens, 1, axis=1) + 0.4 * positions) + said
+
+
+def loud(states: int, columns: int, seed: int = 2) -> Circuit:
+    """A circuit that says something: fresh, without its silent state."""
+    rng, config = np.random.default_rng(seed), CircuitConfig(states, columns)
+    return Circuit(jax.tree.map(lambda leaf: jnp.asarray(1.5 * rng.standard_normal(leaf.shape), jnp.float32),
+                                circuit.abstract(config)), config)
 
 
 def _process(mixing: float) -> Callable[[int, int], Process]:
@@ -169,6 +180,9 @@ CASES = {
     "dream_entropy": Case(lambda v, m: Dream(m, temperature=1.0), options=BLOCKS, numbers=TEMPERATURE),
     "dream_entropy_noisy": Case(lambda v, m: Dream(m, temperature=0.7, alg_temp=0.5), numbers={"alg_temp": (0.0, 2.0)}),
     "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
+    "codd": Case(lambda v, m: CoDD(loud(3, v), m, 3), None, BLOCKS, TEMPERATURE | {"max_masked": (0.0, 1.0)},
+                 network="bidirectional", cached=False),
+    "codd_all": Case(lambda v, m: CoDD(loud(2, v), m), None, network="bidirectional"),
     "dream_threshold": Case(lambda v, m: Dream(m, algorithm="confidence_threshold", threshold=0.6), steps=12),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityConfig, QualityHead
 from mdlm_jax.sampling import registry
@@ -29,7 +30,8 @@ def test_an_entry_is_what_the_class_says(name):
         assert number.help and isinstance(settable[field], (number.kind, type(None))), field
     assert len(entry.help) > 20 and "\n" not in entry.help
     given = {"joint": JointSampler({}, None, None, 4), "embedding": np.zeros((5, 2), np.float32), "delete_id": 5,
-             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism"))}
+             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism")),
+             "circuit": Circuit({}, CircuitConfig(2, 5))}
     assert registry.make(name, process=PROCESS, numbers={}, **given).mask_id == 4
 
 

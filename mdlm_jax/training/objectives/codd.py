@@ -23,6 +23,7 @@ from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.reduction_chunk import suppressed_logits
 from mdlm_jax.models import circuit, flops
+from mdlm_jax.models.circuit import Emissions
 from mdlm_jax.training.objectives.base import scored
 from mdlm_jax.training.objectives.beside import BesideObjective
 
@@ -77,7 +78,7 @@ class CoDDObjective(BesideObjective):
         before, after = hmm.filtered(chain, at, clamped)[0], hmm.behind(chain, at, evidence)
         return hmm.conditional(before, evidence, clamped, after) + self.reduce(prediction, target=tokens).target
 
-    def expected(self, emissions: circuit.Emissions, prediction: Prediction) -> jax.Array:
+    def expected(self, emissions: Emissions, prediction: Prediction) -> jax.Array:
         """log sum_c e_z(c) pi_i(c) [B, L, S], in chunks of positions whose logits are made again for the gradient."""
         @jax.checkpoint
         def one(emissions, hidden):
