@@ -124,7 +124,8 @@ class CoDD(Decoder):
             law = jax.nn.log_softmax(law + jnp.where(read.on[:, None, None], said, 0.0))
             return -jnp.where(law > -jnp.inf, jnp.exp(law) * law, 0.0).sum(-1)
 
-        entropy = self._over(one, prediction, (prediction.hidden, read.predicted + read.after), masked)
+        around = hmm.ended(read.chain, read.at, read.predicted + read.after)
+        entropy = self._over(one, prediction, (prediction.hidden, around), masked)
         return take_best(-entropy, masked, jnp.full(masked.shape[:1], self.tokens))
 
     def _drawn(self, prediction: Prediction, look: Look, read: _Read, path: jax.Array, chosen: jax.Array):

@@ -1,5 +1,6 @@
-"""CoDD's circuit: its likelihood is that of sums over rows and paths, it begins as the marginals, and it alone trains."""
+"""CoDD's circuit: its likelihood is that of sums over rows and paths, it begins as marginals, it alone trains."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -189,8 +190,8 @@ def test_flops_are_a_forward_and_the_circuit_with_its_gradient():
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: CoDDObjective(NETWORK, Process(6, 5, 0.5)), "mixing=0.5: CoDDObjective knows no noise but the mask"),
     (lambda: CoDDObjective(NETWORK, PROCESS, states=0), "states=0: must be at least 1"),
-    (lambda: CoDDObjective(TransformerConfig(6, 6, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8, attention="causal"),
-                           Process(6, 5)), "network.attention='causal': whole rows are joined by the circuit"),
+    (lambda: CoDDObjective(dataclasses.replace(NETWORK, conditioning="none", attention="causal"), PROCESS),
+     "network.attention='causal': whole rows are joined by the circuit"),
 ])
 def test_mistakes_are_named(make, said):
     with pytest.raises(ValueError, match=said):
