@@ -30,6 +30,7 @@ _FIGURES = {  # what is held out, where that is no bound
     "planner": "held-out loss of the planner, weighted",
     "prism": "held-out loss of the head, a revealed token",
     "maria": "held-out loss of a masked token given the others, mean over masks, exact",
+    "codd": "held-out loss of the circuit, a masked token",
 }
 
 

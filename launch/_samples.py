@@ -14,6 +14,7 @@ from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
@@ -57,6 +58,10 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         steps = None
         decoder = MARIA(mask_id=process.mask_id,
                         **beside.taken(objective, network, weights, twin, process.mask_id), **chain)
+    elif kind == "codd":
+        decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // steps), **chain,
+                       **beside.taken(objective, network, weights))
+        steps = None
     elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)

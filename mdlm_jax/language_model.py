@@ -16,6 +16,7 @@ from mdlm_jax.evaluation.answers import Likelihood
 from mdlm_jax.generation import generate, likelihood
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
+from mdlm_jax.models.circuit import Circuit
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.fused import FusedHead
@@ -38,6 +39,7 @@ class LanguageModel:
       joint: the layer that a run of the objective joint learned beside it, for the decoder ``adjust``; else None.
       quality: what one of the objectives planner and prism learned, for the decoders ``p2`` and ``prism``; else None.
       fused: the head that a run of the objective maria learned, with its twin, for the decoder ``maria``; else None.
+      circuit: what one of the objective codd learned, for the decoder ``codd``; else None.
     """
 
     params: dict
@@ -48,6 +50,7 @@ class LanguageModel:
     joint: JointSampler | None = None
     quality: QualityHead | None = None
     fused: FusedHead | None = None
+    circuit: Circuit | None = None
 
     def __repr__(self) -> str:
         """One line, without the weights."""

@@ -51,6 +51,8 @@ OBJECTIVES = _choices(
     ("di4c:STEPS,LATENTS,DELTA", "di4c:1024,16,0.1", "a mixture over latents (model.latent), LATENTS of them a row, for the "
      "joint law of its teacher, the network of train.init_from with STEPS steps; token by token at times below DELTA; "
      "no bound"),
+    ("codd:STATES", "codd:16", "CoDD's circuit, a hidden Markov model of STATES states, beside the network of "
+     "train.init_from, which stays: the joint law of what is masked"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

@@ -7,7 +7,7 @@ from mdlm_jax.config.train import is_taught, parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
 _BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",),
-           "maria": ("bidirectional",)}
+           "codd": ("bidirectional",), "maria": ("bidirectional",)}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
               "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
@@ -22,9 +22,10 @@ _UNREAD = {
     "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
     "duo": ("train.level_law", "train.weighting", "train.half_head"),
     "di4c": ("train.level_law", "train.weighting", "train.half_head"),
+    "codd": ("train.half_head",),
 }
 _MASKED = ("sdtt", "di4c", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner",
-           "prism", "maria")
+           "prism", "codd", "maria")
 _BLOCKS = ("block", "levenshtein")
 
 

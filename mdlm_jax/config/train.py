@@ -20,8 +20,9 @@ from mdlm_jax.errors import require
 _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
-_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "maria": "fused"}
+_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "codd": "circuit", "maria": "fused"}
 _TAUGHT = ("sdtt", "duo", "di4c")
+_WHOLE = {"planner": "layers", "prism": "revealed tokens", "codd": "states"}  # what their one number counts
 
 
 def beside(objective: str) -> str:
@@ -107,13 +108,16 @@ class TrainConfig:
         if name == "joint":
             require(1 <= numbers[0] <= 64 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
                      "the passes must be a whole number from 1 to 64, as in joint:3")
-        if name in ("planner", "prism"):
-            what = "layers" if name == "planner" else "revealed tokens"
+        if name in _WHOLE:
+            what = _WHOLE[name]
             require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
                      f"the {what} must be a whole number of at least 1, as in {name}:1")
+        if name == "codd":
+            require(numbers[0] >= 2, "train.objective", self.objective,
+                     "one state says nothing of how tokens hang together; take at least 2")
         if beside(self.objective):
             require(bool(self.init_from), "train.objective", self.objective,
-                     "trains a layer beside a network that stays as it is; give that with train.init_from")
+                     "trains something small beside a network that stays as it is; give that with train.init_from")
             require(not self.lora_rank, "train.lora_rank", self.lora_rank,
                      f"adapts the network, which stays with train.objective={self.objective}; leave it out")
         if is_taught(self.objective):

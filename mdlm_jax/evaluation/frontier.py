@@ -55,6 +55,7 @@ DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "adjust_verified": ({},),
     "copula": _QUOTA,
     "maria": ({},),
+    "codd": tuple({"tokens": value} for value in (2, 4, 8)),
 }
 _BY_STEPS = {name for name, dial in DIALS.items() if dial is _QUOTA} | {
     "ancestral", "first_hitting", "p2", "low_confidence"}

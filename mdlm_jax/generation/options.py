@@ -277,8 +277,9 @@ def _decoder(model, process: Process, options: Options, numbers: Mapping[str, An
         if model.schedule is not None and chosen == "ancestral":
             return LearnedScheduleAncestral(process, **registry.check(chosen, dict(numbers)))
         return registry.make(chosen, process=process, numbers=dict(numbers), joint=model.joint,
-                             quality=model.quality, fused=model.fused, embedding=model.params["embedding"],
+                             quality=model.quality, circuit=model.circuit, fused=model.fused,
                              twin=_twin(model, process, options.twin), causal=LeftReading(model.params, model.config),
+                             embedding=model.params["embedding"],
                              delete_id=model.description.delete_id, insert_id=model.description.insert_id)
     except ValueError as error:
         raise ConfigError(str(error)) from None

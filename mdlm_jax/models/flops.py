@@ -51,6 +51,14 @@ def joint_train_flops(network: TransformerConfig, rows: int, length: int, passes
     return 2 * forward_flops(network, tokens, length, tokens) + passes * layer + heads
 
 
+def circuit_train_flops(network: TransformerConfig, rows: int, length: int, states: int) -> int:
+    """Of CoDD's circuit (`models.circuit`): a forward of the network that stays, with its head; what states emit on the
+    average, whose gradient is that of the emissions alone; and two passes over the row with their gradient."""
+    tokens = rows * length
+    emitted, passed = 4 * tokens * states * network.head_size, 2 * 3 * 2 * tokens * states**2
+    return forward_flops(network, tokens, length, tokens) + emitted + passed
+
+
 def quality_train_flops(network: TransformerConfig, rows: int, length: int, kind: str, layers: int) -> int:
     """Of a planner or PRISM's head (`models.quality`): a forward of the network that stays, with its head, for prism
     one more without, and the small network with its gradient."""

@@ -44,6 +44,8 @@ def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, 
         return flops.joint_train_flops(network, rows, length, int(numbers[0]), train.on_policy > 0)
     if kind == "maria":
         return flops.maria_train_flops(network, twin, rows, length, _head(config, sizes, 1))
+    if kind == "codd":
+        return flops.circuit_train_flops(network, rows, length, int(numbers[0]))
     if beside(kind):
         layers = int(numbers[0]) if kind == "planner" else 1
         return flops.quality_train_flops(network, rows, length, kind, layers)

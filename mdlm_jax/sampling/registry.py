@@ -48,11 +48,13 @@ DECODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "d2f": ("d2f", "D2F", {}),
     "adjust": ("adjust", "Adjust", {}),
     "adjust_verified": ("adjust_verified", "AdjustVerified", {}),
+    "codd": ("codd", "CoDD", {}),
     "copula": ("copula", "Copula", {}),
     "maria": ("maria", "MARIA", {}),
 }
 # fields that the model fills
-GIVEN = ("process", "mask_id", "delete_id", "insert_id", "joint", "quality", "embedding", "twin", "causal", "fused")
+GIVEN = ("process", "mask_id", "delete_id", "insert_id", "joint", "quality", "circuit", "embedding", "twin", "causal",
+         "fused")
 _INNER = ("head_budget",)  # fields that change memory alone
 _KINDS = {"float": float, "int": int, "bool": bool, "str": str, "tuple[int, ...]": tuple}
 _USUAL = {  # words about numbers that mean the same everywhere, where a docstring spares them
@@ -162,10 +164,11 @@ def make(name: str, *, process, numbers: dict[str, Any], **given):
 
     Args:
       process: `core.process.Process`.
-      given: what else the model has of `GIVEN`: its ``joint`` layer (`models.joint.JointSampler`) or ``quality`` head
-        (`models.quality.QualityHead`) or ``fused`` head (`models.fused.FusedHead`), its ``causal`` reading
-        (`models.twin.LeftReading`) and the ``twin`` that the call names (`models.twin.Twin`), its table ``embedding``
-        [V, D], the ids of delete and insert. Left out, or None, where it has none.
+      given: what else the model has of `GIVEN`: its ``joint`` layer (`models.joint.JointSampler`), ``quality`` head
+        (`models.quality.QualityHead`), ``circuit`` (`models.circuit.Circuit`) or ``fused`` head
+        (`models.fused.FusedHead`), its ``causal`` reading (`models.twin.LeftReading`) and the ``twin`` that the call
+        names (`models.twin.Twin`), its table ``embedding`` [V, D], the ids of delete and insert. Left out, or None,
+        where it has none.
     Raises:
       ValueError: as `check`, or a value that the decoder refuses.
     """

@@ -2,10 +2,11 @@
 
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
-A and of B, not of their product. With the objectives ``joint``, ``planner`` and ``prism`` a small network beside it
-does (`training.beside`), under the name ``joint`` or ``quality``; with ``maria`` a head on it and its ``twin``, under
-the name ``fused``. With those that have a teacher (`sdtt`, `di4c`) the weights of the start stay as ``teacher`` beside
-the network, or beside its adapters. Every function here takes None for a plan, and then all trains.
+A and of B, not of their product. With the objectives ``joint``, ``planner``, ``prism`` and ``codd`` something small
+beside it does (`training.beside`), under the name ``joint``, ``quality`` or ``circuit``; with ``maria`` a head on it
+and its ``twin``, under the name ``fused``. With those that have a teacher (`sdtt`, `duo`, `di4c`) the weights of the
+start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for a plan, and
+then all trains.
 """
 
 import dataclasses

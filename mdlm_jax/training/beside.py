@@ -8,7 +8,7 @@ from typing import Any
 from mdlm_jax.config import OBJECTIVES, parse_spec
 from mdlm_jax.config.model import ModelConfig, from_transformer
 from mdlm_jax.config.train import beside
-from mdlm_jax.models import fused, joint, quality
+from mdlm_jax.models import circuit, fused, joint, quality
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.twin import Twin
 
@@ -18,9 +18,12 @@ TWIN = "twin.json"  # beside config.json: the model section of the network of tr
 def declares(objective: str, network: TransformerConfig,
              twin: TransformerConfig | None = None) -> tuple[ModuleType, Any]:
     """The module of `models` that declares the small network of ``objective``, and the configuration it takes."""
-    if beside(objective) == "fused":
+    name = beside(objective)
+    if name == "fused":
         return fused, fused.FusedConfig(network, twin)
-    return (joint, network) if beside(objective) == "joint" else (quality, quality_config(objective, network))
+    if name == "circuit":
+        return circuit, circuit_config(objective, network)
+    return (joint, network) if name == "joint" else (quality, quality_config(objective, network))
 
 
 def taken(objective: str, network: TransformerConfig, weights: dict, twin: TransformerConfig | None = None,
@@ -34,6 +37,8 @@ def taken(objective: str, network: TransformerConfig, weights: dict, twin: Trans
     if name == "fused":
         return {name: fused.FusedHead(weights[name], Twin(weights["twin"], twin, start_id),
                                       weights["network"].get("head_bias"))}
+    if name == "circuit":
+        return {name: circuit.Circuit(weights[name], circuit_config(objective, network))}
     table = weights["network"]["embedding"]
     if name == "quality":
         return {name: quality.QualityHead(weights[name], table, quality_config(objective, network))}
@@ -45,6 +50,11 @@ def quality_config(objective: str, network: TransformerConfig) -> quality.Qualit
     """Of planner:LAYERS and prism:REVEALED, whose head has one layer."""
     kind = objective.partition(":")[0]
     return quality.QualityConfig(network, kind, number(objective) if kind == "planner" else 1)
+
+
+def circuit_config(objective: str, network: TransformerConfig) -> circuit.CircuitConfig:
+    """Of codd:STATES."""
+    return circuit.CircuitConfig(number(objective), network.head_size)
 
 
 def number(objective: str) -> int:

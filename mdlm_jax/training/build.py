@@ -22,7 +22,9 @@ from mdlm_jax.training import beside
 from mdlm_jax.training.objectives.any_order import AnyOrderObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
+from mdlm_jax.training.objectives.beside import BesideObjective
 from mdlm_jax.training.objectives.block import BlockObjective
+from mdlm_jax.training.objectives.codd import CoDDObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.di4c import Di4CObjective
@@ -33,11 +35,14 @@ from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 from mdlm_jax.training.objectives.maria import MariaObjective
-from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective, QualityObjective
+from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective
 from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
 _TAUGHT = {"sdtt": SDTTObjective, "duo": DuoObjective}
+
+_BESIDE = {"planner": (PlannerObjective, "layers"), "prism": (PRISMObjective, "reveal"),
+           "codd": (CoDDObjective, "states")}  # and what their one number is
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -98,8 +103,6 @@ def build_objective(
         never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
         return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
                                    suppress=tuple(never)), notes
-    if kind in ("planner", "prism"):
-        return _quality(train, shared), notes
     if kind in _TAUGHT:
         return _TAUGHT[kind](**shared, steps=int(numbers[0]), forward_kl=train.divergence == "forward_kl"), notes
     if kind == "di4c":
@@ -108,6 +111,8 @@ def build_objective(
     if kind == "maria":
         half_head, more = _half_head(train, coupling)
         return MariaObjective(**_still(shared), half_head=half_head, twin=_still_too(twin)), notes + more
+    if kind in _BESIDE:
+        return _beside(train, kind, shared), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
@@ -134,11 +139,9 @@ def _joint(train: TrainConfig, shared: dict) -> JointObjective:
     return JointObjective(**shared, passes=beside.number(train.objective), block_length=blocks)
 
 
-def _quality(train: TrainConfig, shared: dict) -> QualityObjective:
-    shared, number = _still(shared), beside.number(train.objective)
-    if train.objective.startswith("planner"):
-        return PlannerObjective(**shared, layers=number)
-    return PRISMObjective(**shared, reveal=number)
+def _beside(train: TrainConfig, kind: str, shared: dict) -> BesideObjective:
+    objective, number = _BESIDE[kind]
+    return objective(**_still(shared), **{number: beside.number(train.objective)})
 
 
 def _still(shared: dict) -> dict:
@@ -199,8 +202,8 @@ def build_bound(
         return GenMD4Bound(**shared)
     if kind == "joint":
         return _joint(config.train, shared)
-    if kind in ("planner", "prism"):
-        return _quality(config.train, shared)
+    if kind in _BESIDE:
+        return _beside(config.train, kind, shared)
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared)
     paired = config.eval.draws % 2 == 0

@@ -106,7 +106,8 @@ def test_model_flops_are_those_of_the_objective(train, model):
 
 
 @pytest.mark.parametrize("train", (
-    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"}), ids=("joint", "planner", "prism"))
+    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"},
+    {"objective": "codd:8"}), ids=("joint", "planner", "prism", "codd"))
 def test_small_networks_beside_one_that_stays(train):
     """Their FLOPs are known, a plan of memory and traffic is not."""
     source = "trajectories:there" if train["objective"].startswith("joint") else "language:hmm"

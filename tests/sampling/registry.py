@@ -11,15 +11,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import mdlm_jax.sampling
 from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.models import circuit
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.block_threshold import BlockThreshold
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.confidence import ByConfidence
 from mdlm_jax.sampling.copula import Copula
 from mdlm_jax.sampling.credit import Credit
@@ -131,6 +135,11 @@ class Joined:
     def prediction(self, masked, before):
         said = jnp.sin(3.0 * masked.astype(jnp.float32)).mean(-1, keepdims=True) * jnp.arange(self.twin.columns)
         return Prediction(before + said, Head(bias=jnp.zeros(self.twin.columns)))
+def loud(states: int, columns: int, seed: int = 2) -> Circuit:
+    """A circuit that says something: fresh, without its silent state."""
+    rng, config = np.random.default_rng(seed), CircuitConfig(states, columns)
+    return Circuit(jax.tree.map(lambda leaf: jnp.asarray(1.5 * rng.standard_normal(leaf.shape), jnp.float32),
+                                circuit.abstract(config)), config)
 
 
 def _process(mixing: float) -> Callable[[int, int], Process]:
@@ -221,6 +230,9 @@ CASES = {
                           network="bidirectional", guided=False, cached=False, numbers={"exponent": (0.0, 2.0)}),
     "maria": Case(lambda v, m: MARIA(Joined(Before(v)), m), None, BLOCKS, network="bidirectional", guided=False,
                   cached=False, numbers=TEMPERATURE),
+    "codd": Case(lambda v, m: CoDD(loud(3, v), m, 3), None, BLOCKS, TEMPERATURE | {"max_masked": (0.0, 1.0)},
+                 network="bidirectional", cached=False),
+    "codd_all": Case(lambda v, m: CoDD(loud(2, v), m), None, network="bidirectional"),
     "dream_threshold": Case(lambda v, m: Dream(m, algorithm="confidence_threshold", threshold=0.6), steps=12),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.fused import FusedHead
 from mdlm_jax.models.joint import JointSampler
@@ -34,7 +35,7 @@ def test_an_entry_is_what_the_class_says(name):
     twin = Twin({}, TransformerConfig(5, 5, 1, 8, 2, 2, 8, attention="causal", logit_shift=True), 4)
     given = {"joint": JointSampler({}, None, None, 4), "embedding": np.zeros((5, 2), np.float32), "delete_id": 5,
              "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism")), "twin": twin,
-             "causal": LeftReading({}, None), "fused": FusedHead({}, twin)}
+             "causal": LeftReading({}, None), "fused": FusedHead({}, twin), "circuit": Circuit({}, CircuitConfig(2, 5))}
     assert registry.make(name, process=PROCESS, numbers={}, **given).mask_id == 4
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import Denoiser, Foreign
 from mdlm_jax.models.fused import FusedHead
@@ -31,6 +32,7 @@ BLOCKS = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=8, heads=2, kv_heads=
 LAYER = JointSampler({}, jnp.zeros((VOCAB, 8)), BLOCKS, 3)  # never read: what is refused is refused before
 TWIN = Twin({}, dataclasses.replace(BLOCKS, attention="causal", block_length=1, logit_shift=True), MASK)
 HEAD = QualityHead({}, jnp.zeros((VOCAB, 8)), QualityConfig(BLOCKS, "prism"))
+CIRCUIT = Circuit({}, CircuitConfig(2, VOCAB))
 
 
 def asked(decoder, model=PLAIN, **options):
@@ -39,8 +41,8 @@ def asked(decoder, model=PLAIN, **options):
 
 @pytest.mark.parametrize("name", registry.DECODERS)
 def test_every_decoder_takes_a_grid_or_refuses_it(name):
-    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, embedding=LAYER.table,
-                            delete_id=0, insert_id=1, twin=TWIN, causal=LeftReading({}, BLOCKS),
+    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, circuit=CIRCUIT,
+                            embedding=LAYER.table, delete_id=0, insert_id=1, twin=TWIN, causal=LeftReading({}, BLOCKS),
                             fused=FusedHead({}, TWIN))
     steps = 8 if decoder.reads_steps else None
     blocks = {"block_length": 8} if decoder.ahead else {}
