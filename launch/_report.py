@@ -11,7 +11,7 @@ import numpy as np
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.config.data import is_images
-from mdlm_jax.config.train import beside, is_joint
+from mdlm_jax.config.train import beside
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -40,7 +40,8 @@ def finish(
 
     ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
     """
-    steps = "" if is_joint(config.train.objective) else f" in {config.sample.steps} steps"
+    kind = config.train.objective.partition(":")[0]
+    steps = "" if kind in ("joint", "dmax") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
@@ -67,7 +68,7 @@ def finish(
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
         print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
-    name = _FIGURES.get(config.train.objective.partition(":")[0], "held-out bound")
+    name = _FIGURES.get(kind, "held-out bound")
     print(f"{name}{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
@@ -116,7 +117,9 @@ def _draw(config, workdir, built, held_out, network, process, params, references
 
 def _own_scale(config: RunConfig) -> str:
     """Why the training loss is no bound; empty where it is one."""
-    weighting, law = config.train.weighting, config.train.level_law
+    weighting, law, kind = config.train.weighting, config.train.level_law, config.train.objective.partition(":")[0]
+    if kind in ("dparallel", "dmax"):
+        return f"train.objective {kind}"
     reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
     reasons += ["answers weighed alike"] if config.train.per_answer else []
     return ", ".join(reasons if levels.from_spec(law).covers_all else [*reasons, f"levels {law}"])

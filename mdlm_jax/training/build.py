@@ -11,6 +11,7 @@ from mdlm_jax.config import (
     parse_mesh,
     parse_spec,
 )
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -25,6 +26,8 @@ from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.dmax import DMaxBlockObjective, DMaxObjective
+from mdlm_jax.training.objectives.dparallel import DParallelObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
 from mdlm_jax.training.objectives.gidd import GiddObjective
@@ -74,7 +77,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint") else _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint", "dparallel") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
         "process": process,
@@ -93,12 +96,18 @@ def build_objective(
                                    suppress=tuple(never)), notes
     if kind in ("planner", "prism"):
         return _quality(train, shared), notes
+    if kind in ("count", "block", "dparallel", "dmax"):
+        half_head, more = _half_head(train, coupling, train.each_twice or kind == "dparallel")
+        shared, notes = shared | {"half_head": half_head}, notes + more
+    if kind == "dparallel":
+        return _dparallel(shared, *numbers), notes
+    if kind == "dmax":
+        return _dmax(train, shared, *numbers), notes
     if kind in ("count", "block"):
-        half_head, more = _half_head(train, coupling)
-        shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
+        shared |= {"both": train.each_twice, "confidence": train.confidence}
         if kind == "block":
-            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes + more
-        return CountObjective(**shared, complementary=train.complementary), notes + more
+            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes
+        return CountObjective(**shared, complementary=train.complementary), notes
     if train.half_head:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
     if kind == "continuous":
@@ -131,6 +140,18 @@ def _still(shared: dict) -> dict:
     return shared | {"network": dataclasses.replace(shared["network"], dropout=0.0)}
 
 
+def _dparallel(shared: dict, block: float, beta: float, temperature: float) -> DParallelObjective:
+    own = {name: value for name, value in shared.items() if name not in ("law", "coupling", "weighting")}
+    return DParallelObjective(**own, block=int(block), confidence=beta, sharpness=temperature)
+
+
+def _dmax(train: TrainConfig, shared: dict, masked: float, own: float, temperature: float) -> DMaxObjective:
+    shared = shared | {"masked_weight": masked, "own_weight": own, "temperature": temperature}
+    if shared["network"].attention == "two_stream":
+        return DMaxBlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule))
+    return DMaxObjective(**shared)
+
+
 def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
     columns, ids = shared["network"].head_size, shared["process"].vocab_size
     if columns < ids + 2:
@@ -142,17 +163,17 @@ def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
     """Block-causal and permuted networks are trained with two streams, noisy and clean."""
-    streams = ("block", "levenshtein", "any_order")
-    return dataclasses.replace(network, attention="two_stream") if kind in streams else network
+    streams = kind == "any_order" or in_blocks(kind, network.attention)
+    return dataclasses.replace(network, attention="two_stream") if streams else network
 
 
-def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
+def _half_head(train: TrainConfig, coupling: str, twice: bool) -> tuple[bool, list[str]]:
     """Whether the head runs on half the slots; a line for the user where it was asked for and cannot."""
     if not train.half_head:
         return False, []
     if parse_mesh(train.mesh)["context"] != 1:
         return False, ["full head: half-size heads gather along the length, which train.mesh splits over context"]
-    if coupling != "antithetic" and not train.each_twice:
+    if coupling != "antithetic" and not twice:
         return False, [f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}"]
     return True, []
 
@@ -183,7 +204,7 @@ def build_bound(
     if kind in _NOISELESS:
         return _NOISELESS[kind](**shared)
     paired = config.eval.draws % 2 == 0
-    if kind in ("block", "levenshtein"):
+    if in_blocks(kind, network.attention):
         paired = paired and network.block_length > 1
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
     if process.masked_only:
