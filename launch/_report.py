@@ -44,7 +44,8 @@ def finish(
     ``held_out``: the rows on which the bound was measured; ``size``: parameters held and trained, steps,
     tokens and FLOPs of training.
     """
-    steps = "" if beside(config.train.objective) in ("joint", "fused") else f" in {config.sample.steps} steps"
+    kind = config.train.objective.partition(":")[0]
+    steps = "" if kind in ("joint", "maria", "dmax") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
@@ -70,7 +71,7 @@ def finish(
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
         print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
-    name = _FIGURES.get(config.train.objective.partition(":")[0], "held-out bound")
+    name = _FIGURES.get(kind, "held-out bound")
     print(f"{name}{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
@@ -120,7 +121,9 @@ def _draw(config, workdir, built, held_out, network, process, params, references
 
 def _own_scale(config: RunConfig) -> str:
     """Why the training loss is no bound; empty where it is one."""
-    weighting, law = config.train.weighting, config.train.level_law
+    weighting, law, kind = config.train.weighting, config.train.level_law, config.train.objective.partition(":")[0]
+    if kind in ("dparallel", "dmax"):
+        return f"train.objective {kind}"
     reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
     reasons += ["answers weighed alike"] if config.train.per_answer else []
     reasons += ["a teacher's targets"] if is_taught(config.train.objective) else []

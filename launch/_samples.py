@@ -20,6 +20,7 @@ from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.pictures import denoising_png
 from mdlm_jax.sampling.prism import PRISM
+from mdlm_jax.sampling.soft_parallel import SoftParallel
 from mdlm_jax.sampling.trace_html import denoising_html
 from mdlm_jax.training import beside
 from mdlm_jax.training.manifest import write_atomically
@@ -62,6 +63,9 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // steps), **chain,
                        **beside.taken(objective, network, weights))
         steps = None
+    elif kind == "dmax":
+        size, steps = network.block_length if network.attention == "block_causal" else None, None
+        decoder = SoftParallel(process.mask_id, params["embedding"], **chain)
     elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)

@@ -31,7 +31,8 @@ from ._evaluation import Record
 from ._memory import enough_memory, keep_freed_memory
 
 _ROWS = 16  # measured at a time
-_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit", "sdtt", "duo")  # whose process papers measure in their way
+# whose process papers measure in their way
+_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit", "dparallel", "dmax", "sdtt", "duo")
 
 
 def main(options: evaluate.EvaluateOptions) -> dict:
@@ -151,10 +152,11 @@ class Measure:
         found = self._run(bound, bound_draws(self.config, bound), bound.end_terms, batch)
         told = {"rows": found.rows, "tokens": found.tokens, "exact": bound.exact, "bound": _figures(found),
                 "terms": found.terms, "given": self._given(batch)}
-        if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
+        kind = parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0]
+        if kind not in _DIFFUSION or bound.network.attention == "two_stream":
             return told
-        kind = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
-        integrand = kind(bound.network, self.model.process, head_budget=bound.head_budget,
+        make = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
+        integrand = make(bound.network, self.model.process, head_budget=bound.head_budget,
                          data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)
         scale = 1 / (integrand.time_max - integrand.time_min)  # a mean over these times, not an integral

@@ -15,6 +15,7 @@ from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, parse_mesh
 from mdlm_jax.config.evaluation import NEW_TOKENS
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
 from mdlm_jax.sampling import registry
@@ -217,7 +218,8 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
     if config is None or not guidance:
         return
     objective = config.train.objective
-    if objective.partition(":")[0] in ("block", "levenshtein", "autoregressive", "any_order"):
+    kind = objective.partition(":")[0]
+    if kind in ("autoregressive", "any_order") or in_blocks(kind, config.model.attention):
         raise ConfigError(f"--guidance={guidance}: masks the prompt, which a network of train.objective={objective} "
                           "reads as text; leave it out")
     if config.process.mixing == 1:

@@ -1,7 +1,8 @@
 """What a network writes one token a forward: ``python -m launch.trajectories --checkpoint=DIR --output=DIR``.
 
-Rows and the order in which their tokens were written, for training a joint layer (``train.objective=joint:3``). Flags
-and files are checked here, before jax is imported; launch/run_trajectories.py does the work.
+Rows and the order in which their tokens were written, for training a joint layer (``train.objective=joint:3``) or the
+network itself (``dparallel:32,2,0.5``, ``dmax:1,1,0``). Flags and files are checked here, before jax is imported;
+launch/run_trajectories.py does the work.
 """
 
 import dataclasses

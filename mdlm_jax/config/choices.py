@@ -55,6 +55,11 @@ OBJECTIVES = _choices(
      "train.init_from, which stays: the joint law of what is masked"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
+    ("dparallel:BLOCK,BETA,T", "dparallel:32,2,0.5", "dParallel: half of one block of BLOCK masked, all behind it too, "
+     "and BETA times the entropy at temperature T where a masked token is already guessed right; best with "
+     "data.source=trajectories:DIR; no bound"),
+    ("dmax:MASKED,OWN,T", "dmax:1,1,0", "DMax: with MASKED the masked loss, with OWN that of rows where the network's "
+     "own prediction at temperature T (0: the likeliest) stands in place of each mask; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "
      "that lead to the text from the masks, then from what the network's own edits made, TURNS forward passes; with "
      "two more columns of model.head_size; no bound"),

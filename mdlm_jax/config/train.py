@@ -150,6 +150,15 @@ class TrainConfig:
                      "RATE must lie in [0, 1] and WEIGHT must not be negative")
             require(turns >= 1 and turns == int(turns), "train.objective", self.objective,
                      "TURNS must be a positive integer")
+        if name == "dparallel":
+            block, beta, temperature = numbers
+            require(block >= 1 and block == int(block), "train.objective", self.objective,
+                     "BLOCK must be a positive integer")
+            require(beta >= 0 and temperature > 0, "train.objective", self.objective,
+                     "BETA must not be negative, and T must be positive")
+        if name == "dmax":
+            require(min(numbers) >= 0 and max(numbers[:2]) > 0, "train.objective", self.objective,
+                     "MASKED, OWN and T must not be negative, and of MASKED and OWN one must be positive")
         if name == "levenshtein":
             weight, turns = numbers
             require(weight >= 0 and turns >= 1 and turns == int(turns), "train.objective", self.objective,

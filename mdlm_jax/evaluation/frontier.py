@@ -50,6 +50,7 @@ DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "block_threshold": tuple({"threshold": value} for value in (0.5, 0.7, 0.9, 0.95)),
     "joint_threshold": ({},),
     "joint_speedy": ({},),
+    "soft_parallel": tuple({"threshold": value} for value in (0.0, 0.5, 0.8)),
     "levenshtein": ({"threshold": 0.5, "edit_threshold": 0.0}, {"threshold": 0.7, "edit_threshold": 0.5}),
     "adjust": tuple({"tokens": value} for value in (2, 4, 8)),
     "adjust_verified": ({},),

@@ -7,6 +7,7 @@ import dataclasses
 import math
 
 from mdlm_jax.config import BATCH_AXES, OBJECTIVES, ConfigError, RunConfig, parse_spec
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
@@ -83,13 +84,19 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
         turns, size = int(numbers[1]), config.model.block_length
         streams, seen = (1, length) if size == length else (2, (length + size) // 2)
         return Work(turns * streams, seen, turns * rows * length)
-    if kind not in ("count", "block"):
+    if kind == "dparallel":
+        block, beta, temperature = numbers
+        whole = not train.half_head or sizes["context"] != 1
+        head = 2 * rows * length if whole else rows * min(int(block), length)
+        return Work(2, length, head * (2 if beta and temperature != 1.0 else 1))
+    if kind not in ("count", "block", "dmax"):
         return Work(1, length, rows * length)
-    twice, blocks = train.each_twice, 1
-    if kind == "block":
+    twice, blocks = train.each_twice or kind == "dmax", 1
+    if in_blocks(kind, config.model.attention):
         blocks = length // config.model.block_length
     seen = length if blocks == 1 else (length + config.model.block_length) // 2
-    return Work((1 + twice) * (1 if blocks == 1 else 2), seen, _head(config, sizes, blocks))
+    head = _head(config, sizes, blocks) + (rows * length if kind == "dmax" else 0)
+    return Work((1 + twice) * (1 if blocks == 1 else 2), seen, head)
 
 
 def _head(config: RunConfig, sizes: dict[str, int], blocks: int) -> int:

@@ -44,6 +44,7 @@ DECODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "block_threshold": ("block_threshold", "BlockThreshold", {}),
     "joint_threshold": ("joint_threshold", "JointThreshold", {"threshold": 0.7, "edit_threshold": 0.5}),
     "joint_speedy": ("joint_threshold", "JointThreshold", {"threshold": 0.5, "edit_threshold": 0.0}),
+    "soft_parallel": ("soft_parallel", "SoftParallel", {}),
     "levenshtein": ("levenshtein", "Levenshtein", {}),
     "d2f": ("d2f", "D2F", {}),
     "adjust": ("adjust", "Adjust", {}),

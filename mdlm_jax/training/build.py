@@ -11,6 +11,7 @@ from mdlm_jax.config import (
     parse_mesh,
     parse_spec,
 )
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -28,6 +29,8 @@ from mdlm_jax.training.objectives.codd import CoDDObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
 from mdlm_jax.training.objectives.count import CountObjective
 from mdlm_jax.training.objectives.di4c import Di4CObjective
+from mdlm_jax.training.objectives.dmax import DMaxBlockObjective, DMaxObjective
+from mdlm_jax.training.objectives.dparallel import DParallelObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.objectives.duo import DuoObjective
 from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
@@ -86,7 +89,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint") else _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint", "dparallel") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
         "process": process,
@@ -108,17 +111,22 @@ def build_objective(
     if kind == "di4c":
         steps, latents, delta = numbers
         return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta), notes
-    if kind == "maria":
-        half_head, more = _half_head(train, coupling)
-        return MariaObjective(**_still(shared), half_head=half_head, twin=_still_too(twin)), notes + more
     if kind in _BESIDE:
         return _beside(train, kind, shared), notes
+    if kind in ("count", "block", "dparallel", "dmax", "maria"):
+        half_head, more = _half_head(train, coupling, train.each_twice or kind == "dparallel")
+        shared, notes = shared | {"half_head": half_head}, notes + more
+    if kind == "maria":
+        return MariaObjective(**_still(shared), twin=_still_too(twin)), notes
+    if kind == "dparallel":
+        return _dparallel(shared, *numbers), notes
+    if kind == "dmax":
+        return _dmax(train, shared, *numbers), notes
     if kind in ("count", "block"):
-        half_head, more = _half_head(train, coupling)
-        shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
+        shared |= {"both": train.each_twice, "confidence": train.confidence}
         if kind == "block":
-            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes + more
-        return CountObjective(**shared, complementary=train.complementary), notes + more
+            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes
+        return CountObjective(**shared, complementary=train.complementary), notes
     if train.half_head:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
     if kind == "continuous":
@@ -153,6 +161,18 @@ def _still_too(network: TransformerConfig | None) -> TransformerConfig | None:
     return network and dataclasses.replace(network, dropout=0.0)
 
 
+def _dparallel(shared: dict, block: float, beta: float, temperature: float) -> DParallelObjective:
+    own = {name: value for name, value in shared.items() if name not in ("law", "coupling", "weighting")}
+    return DParallelObjective(**own, block=int(block), confidence=beta, sharpness=temperature)
+
+
+def _dmax(train: TrainConfig, shared: dict, masked: float, own: float, temperature: float) -> DMaxObjective:
+    shared = shared | {"masked_weight": masked, "own_weight": own, "temperature": temperature}
+    if shared["network"].attention == "two_stream":
+        return DMaxBlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule))
+    return DMaxObjective(**shared)
+
+
 def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
     columns, ids = shared["network"].head_size, shared["process"].vocab_size
     if columns < ids + 2:
@@ -164,17 +184,17 @@ def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
     """Block-causal and permuted networks are trained with two streams, noisy and clean."""
-    streams = ("block", "levenshtein", "any_order")
-    return dataclasses.replace(network, attention="two_stream") if kind in streams else network
+    streams = kind == "any_order" or in_blocks(kind, network.attention)
+    return dataclasses.replace(network, attention="two_stream") if streams else network
 
 
-def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
+def _half_head(train: TrainConfig, coupling: str, twice: bool) -> tuple[bool, list[str]]:
     """Whether the head runs on half the slots; a line for the user where it was asked for and cannot."""
     if not train.half_head:
         return False, []
     if parse_mesh(train.mesh)["context"] != 1:
         return False, ["full head: half-size heads gather along the length, which train.mesh splits over context"]
-    if coupling != "antithetic" and not train.each_twice:
+    if coupling != "antithetic" and not twice:
         return False, [f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}"]
     return True, []
 
@@ -209,7 +229,7 @@ def build_bound(
     paired = config.eval.draws % 2 == 0
     if kind == "maria":
         return MariaObjective(**shared, half_head=paired, twin=_still_too(twin))
-    if kind in ("block", "levenshtein"):
+    if in_blocks(kind, network.attention):
         paired = paired and network.block_length > 1
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
     if process.masked_only:

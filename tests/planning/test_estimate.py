@@ -87,6 +87,9 @@ def test_a_compiled_plan_says_the_same(monkeypatch):
     ({}, {}), ({"batch_size": 24}, {}), ({"half_head": False}, {}), ({"time_sampling": "iid"}, {}),
     ({"each_twice": True, "weighting": "constant"}, {}), ({"objective": "continuous"}, {}),
     ({"objective": "discrete:10"}, {}), ({"objective": "draft_edit:0.1,1,3"}, {}),
+    ({"objective": "dparallel:8,2,0.5"}, {}), ({"objective": "dparallel:64,2,1", "half_head": False}, {}),
+    ({"objective": "dmax:1,1,0"}, {}), ({"objective": "dmax:1,1,0", "weighting": "constant", "level_law": "fixed:0.75",
+                                         "half_head": False}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "autoregressive"}, {"attention": "causal", "logit_shift": True}),
     ({"objective": "any_order"}, {"attention": "permutation"}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 8}),
@@ -94,7 +97,8 @@ def test_a_compiled_plan_says_the_same(monkeypatch):
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 32}),
     ({"objective": "levenshtein:1,3"}, {"attention": "block_causal", "block_length": 8, "head_size": 1002}),
     ({"objective": "levenshtein:1,2"}, {"attention": "block_causal", "block_length": 32, "head_size": 1002}),
-), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit", "autoregressive",
+), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit",
+        "dparallel", "dparallel_row", "dmax", "dmax_blocks", "autoregressive",
         "any_order", "block", "block_twice", "one_block", "levenshtein", "levenshtein_one_block"))
 def test_model_flops_are_those_of_the_objective(train, model):
     config = RunConfig(model=dataclasses.replace(DENSE, **model), data=DataConfig(length=32),

@@ -49,6 +49,7 @@ from mdlm_jax.sampling.remdm import ReMDM, ReMDMCap, ReMDMConf, ReMDMLoop, ReMDM
 from mdlm_jax.sampling.saber import Saber
 from mdlm_jax.sampling.slow_fast import SlowFast
 from mdlm_jax.sampling.smoothing import Smoothed
+from mdlm_jax.sampling.soft_parallel import SoftParallel
 from mdlm_jax.sampling.threshold import Factor, Threshold
 from mdlm_jax.sampling.wino import WINO
 
@@ -135,6 +136,8 @@ class Joined:
     def prediction(self, masked, before):
         said = jnp.sin(3.0 * masked.astype(jnp.float32)).mean(-1, keepdims=True) * jnp.arange(self.twin.columns)
         return Prediction(before + said, Head(bias=jnp.zeros(self.twin.columns)))
+
+
 def loud(states: int, columns: int, seed: int = 2) -> Circuit:
     """A circuit that says something: fresh, without its silent state."""
     rng, config = np.random.default_rng(seed), CircuitConfig(states, columns)
@@ -142,11 +145,16 @@ def loud(states: int, columns: int, seed: int = 2) -> Circuit:
                                 circuit.abstract(config)), config)
 
 
+def table(vocab: int) -> jax.Array:
+    """Stands for the embeddings of a network of width `WIDTH`."""
+    return jax.random.normal(jax.random.key(9), (vocab, WIDTH))
+
+
 def _process(mixing: float) -> Callable[[int, int], Process]:
     return lambda vocab, mask: Process(vocab, mask, mixing, Linear(1e-3))
 
 
-LENGTH = 12
+LENGTH, WIDTH = 12, 16
 TEMPERATURE = {"temperature": (0.0, 2.0)}
 BLOCKS = {"block_length": 4}
 
@@ -185,6 +193,10 @@ CASES = {
                             numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "edit_threshold": (0.0, 1.0)}),
     "joint_threshold_two": Case(lambda v, m: JointThreshold.mode("speedy", m, max_post_steps=3, reach=2),
                                 None, BLOCKS, numbers={"edit_threshold": (0.0, 1.0)}),
+    "soft_parallel": Case(lambda v, m: SoftParallel(m, table(v), 0.4, 0.7, max_post_steps=3), None, BLOCKS,
+                          numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "confident": (0.0, 1.0)}, guided=False),
+    "soft_parallel_several": Case(lambda v, m: SoftParallel(m, table(v), 0.4, blend=3, prefix=False), None,
+                                  guided=False, numbers={"threshold": (0.0, 1.0)}),
     "levenshtein": Case(lambda v, m: Levenshtein(m, v - 4, v - 3, max_post_steps=3), None, BLOCKS,
                         numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "edit_threshold": (0.0, 1.0)}),
     "d2f": Case(lambda v, m: D2F(m, temperature=1.0, threshold=0.6, add=0.25, activate=0.75, ahead=1), None, BLOCKS,

@@ -18,6 +18,8 @@ from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.dmax import DMaxBlockObjective, DMaxObjective
+from mdlm_jax.training.objectives.dparallel import DParallelObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
@@ -81,6 +83,9 @@ MORE = {
     "autoregressive": AutoregressiveObjective(_CAUSAL, tiny.process(), coupling="iid"),
     "any_order": AnyOrderObjective(_STREAMS, tiny.process(), coupling="iid"),
     "draft_edit": DraftEditObjective(tiny.NETWORK, tiny.process(), edit_rate=0.3),
+    "dparallel": DParallelObjective(tiny.NETWORK, tiny.process(), block=3),
+    "dmax": DMaxObjective(tiny.NETWORK, tiny.process()),
+    "dmax_blocks": DMaxBlockObjective(_BLOCKS, tiny.process()),
 }
 
 
