@@ -203,7 +203,7 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
     if config is None or not guidance:
         return
     objective = config.train.objective
-    if objective.partition(":")[0] in ("block", "levenshtein", "autoregressive", "any_order"):
+    if objective.partition(":")[0] in ("block", "levenshtein", "autoregressive", "any_order", "any_subset"):
         raise ConfigError(f"--guidance={guidance}: masks the prompt, which a network of train.objective={objective} "
                           "reads as text; leave it out")
     if config.process.mixing == 1:

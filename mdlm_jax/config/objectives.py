@@ -8,18 +8,20 @@ from mdlm_jax.errors import ConfigError, require
 
 _BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
-              "levenshtein": "block_causal"}
+              "any_subset": "permutation", "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
 _LEVELS = ("train.time_sampling", "train.level_law", "train.weighting", "train.half_head")
 _UNREAD = {
     "autoregressive": (*_NOISE, *_LEVELS, "eval.draws", "sample.steps"),
     "any_order": (*_NOISE, *_LEVELS, "sample.steps"),
+    "any_subset": (*_NOISE, *_LEVELS, "sample.steps"),
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism")
 _BLOCKS = ("block", "levenshtein")
+_SINGLE = ("autoregressive", "any_order", "any_subset")  # one token given others that are clean
+_MASKED = (*_SINGLE, *_BLOCKS, "draft_edit", "joint", "planner", "prism")
 
 
 def check_objective(run, objective: str) -> None:
@@ -51,10 +53,10 @@ def check_objective(run, objective: str) -> None:
     if objective == "autoregressive":
         require(run.model.logit_shift, "model.logit_shift", False,
                  "a causal network's row i must score token i+1; set model.logit_shift=true")
-    if objective in ("autoregressive", "any_order"):
+    if objective in _SINGLE:
         require(not run.model.moe_block, "model.moe_block", run.model.moe_block,
                  f"lets later tokens choose the experts of earlier ones, and train.objective={objective} must not")
-    if objective in ("autoregressive", "any_order", *_BLOCKS):
+    if objective in (*_SINGLE, *_BLOCKS):
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  f"a row has one noise level with it, and none with train.objective={objective}; choose none")
     _check_weighting(run, objective)
@@ -84,7 +86,7 @@ def _check_attention(run, objective: str) -> None:
     else:
         require(attention not in ("two_stream", "permutation"), "model.attention", attention,
                  "needs inputs that this objective does not make; choose bidirectional, causal or block_causal, or "
-                 "train.objective=block with block_causal, any_order with permutation")
+                 "train.objective=block with block_causal, any_order or any_subset with permutation")
 
 
 def _check_blocks(run, objective: str) -> None:

@@ -19,7 +19,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import whole_parameters
 from mdlm_jax.training import beside
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective, AnySubsetObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.block import BlockObjective
@@ -32,7 +32,8 @@ from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective, QualityObjective
 
-_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
+_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective,
+              "any_subset": AnySubsetObjective}  # have no noise level
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -86,7 +87,7 @@ def build_objective(
         "class_dropout": train.class_dropout,
     }
     if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared), notes
+        return _noiseless(kind, numbers, shared), notes
     if kind == "joint":
         never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
         return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
@@ -111,6 +112,10 @@ def build_objective(
     if kind == "levenshtein":
         return _levenshtein(train, shared, *numbers), notes
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
+
+
+def _noiseless(kind: str, numbers: tuple[float, ...], shared: dict) -> Objective:
+    return _NOISELESS[kind](**shared, **dict(zip(("low", "high"), numbers, strict=False)))
 
 
 def _joint(train: TrainConfig, shared: dict) -> JointObjective:
@@ -142,7 +147,7 @@ def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
     """Block-causal and permuted networks are trained with two streams, noisy and clean."""
-    streams = ("block", "levenshtein", "any_order")
+    streams = ("block", "levenshtein", "any_order", "any_subset")
     return dataclasses.replace(network, attention="two_stream") if kind in streams else network
 
 
@@ -160,14 +165,15 @@ def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
 def build_bound(
     config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
 ) -> Objective:
-    """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
+    """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound, any_subset's apart.
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
-    autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous
-    time; given the class where the network has classes. Dropout is off, and the levels are uniform, whatever the
-    training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no pairs.
+    autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous time;
+    of any subset what random prompts leave, which is exact and no bound of the row. Given the class where the network
+    has classes. Dropout is off, and the levels are uniform, whatever the training used. `bound_draws` decides about
+    half-size heads: an odd number of draws a row makes no pairs.
     """
-    kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
+    kind, numbers = parse_spec("train.objective", config.train.objective, OBJECTIVES)
     shared = {
         "network": dataclasses.replace(_as_trained(network, kind), dropout=0.0),
         "process": process,
@@ -181,7 +187,7 @@ def build_bound(
     if kind in ("planner", "prism"):
         return _quality(config.train, shared)
     if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared)
+        return _noiseless(kind, numbers, shared)
     paired = config.eval.draws % 2 == 0
     if kind in ("block", "levenshtein"):
         paired = paired and network.block_length > 1
