@@ -165,7 +165,7 @@ def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
 def build_bound(
     config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
 ) -> Objective:
-    """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound: all but any_subset.
+    """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
     autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous time;
