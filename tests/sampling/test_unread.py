@@ -30,6 +30,15 @@ LAYER = JointSampler({}, jnp.zeros((VOCAB, 8)), BLOCKS, 3)  # never read: what i
 HEAD = QualityHead({}, jnp.zeros((VOCAB, 8)), QualityConfig(BLOCKS, "prism"))
 
 
+class Ordered(Foreign):
+    """Of any order, as far as a decoder asks before its first step."""
+
+    contract = "permutation"
+
+
+ORDERED = Ordered(PLAIN.function, timed=False)
+
+
 def asked(decoder, model=PLAIN, **options):
     return stream(model, {}, blank(MASK, 1, 9, np.array([1])), decoder, **{"steps": 8, **options})
 
@@ -40,6 +49,7 @@ def test_every_decoder_takes_a_grid_or_refuses_it(name):
                             delete_id=0, insert_id=1)
     steps = 8 if decoder.reads_steps else None
     blocks = {"block_length": 8} if decoder.ahead else {}
+    blocks |= {"model": ORDERED} if decoder.ordered else {}
     asked(decoder, steps=steps, **blocks)
     assert decoder.reads_grid == (name in {"ancestral", "p2", "dream"} or name.startswith("remdm"))
     if decoder.reads_grid:
