@@ -26,6 +26,7 @@ from ._start import twin_network
 
 _COUNTED = 1 << 25  # training tokens that the baselines count; prepared rows may be more than memory holds
 _FIGURES = {  # what is held out, where that is no bound
+    "any_subset": "held-out cross-entropy of what random prompts leave, a token",
     "joint": "held-out KL from the network to the layer, of all that is masked, a token written",
     "planner": "held-out loss of the planner, weighted",
     "prism": "held-out loss of the head, a revealed token",

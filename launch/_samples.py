@@ -12,6 +12,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
+from mdlm_jax.sampling.assd import ASSD
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
 from mdlm_jax.sampling.codd import CoDD
@@ -51,6 +52,8 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     if kind == "joint":
         size, steps = network.block_length if network.attention == "block_causal" else None, None
         decoder = Adjust(mask_id=process.mask_id, **beside.taken(objective, network, weights), **chain)
+    elif kind == "any_subset":
+        steps, decoder = None, ASSD(process.mask_id, **chain)
     elif kind == "planner":
         decoder = P2(process, "trained", **beside.taken(objective, network, weights), **chain)
     elif kind == "prism":

@@ -167,7 +167,8 @@ class Measure:
         """What the network is told beside the rows themselves."""
         ends = self.config.data.packing == "documents" and (batch["attention_mask"] > 1).any()
         told = {"the document ends": ends, "the class": "label" in batch and self.model.config.classes,
-                "the prompts": self.config.data.answers and not self.config.data.prompt_loss}
+                "the prompts": self.config.data.answers and not self.config.data.prompt_loss,
+                "random prompts": self.config.train.objective.startswith("any_subset:")}
         return " and ".join(what for what, is_told in told.items() if is_told)
 
     def _run(self, objective, draws: int, end_terms, batch) -> Bound:

@@ -219,7 +219,7 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
         return
     objective = config.train.objective
     kind = objective.partition(":")[0]
-    if kind in ("autoregressive", "any_order") or in_blocks(kind, config.model.attention):
+    if kind in ("autoregressive", "any_order", "any_subset") or in_blocks(kind, config.model.attention):
         raise ConfigError(f"--guidance={guidance}: masks the prompt, which a network of train.objective={objective} "
                           "reads as text; leave it out")
     if config.process.mixing == 1:

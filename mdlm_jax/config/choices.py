@@ -36,6 +36,8 @@ OBJECTIVES = _choices(
     ("block", "block", "masked blocks of model.block_length, each given the clean ones before it; with "
      "model.attention=block_causal"),
     ("any_order", "any_order", "each token given those before it in a random order; with model.attention=permutation"),
+    ("any_subset:LOW,HIGH", "any_subset:0.01,0.1", "each token given those left of it and a random prompt, LOW to HIGH "
+     "of the row wherever it stands (AS-ARM); with model.attention=permutation"),
     ("joint:PASSES", "joint:3", "ADJUST's layer beside the network of train.init_from, which stays, unrolled over "
      "PASSES tokens; with data.source=trajectories:DIR"),
     ("planner:LAYERS", "planner:2", "P2's planner of LAYERS layers beside the network of train.init_from, which stays: "

@@ -10,12 +10,13 @@ _FILLS = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional
           "codd": ("bidirectional",), "maria": ("bidirectional",), "dparallel": ("bidirectional",),
           "dmax": ("bidirectional", "block_causal")}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
-              "levenshtein": "block_causal"}
+              "any_subset": "permutation", "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
 _LEVELS = ("train.time_sampling", "train.level_law", "train.weighting", "train.half_head")
 _UNREAD = {
     "autoregressive": (*_NOISE, *_LEVELS, "eval.draws", "sample.steps"),
     "any_order": (*_NOISE, *_LEVELS, "sample.steps"),
+    "any_subset": (*_NOISE, *_LEVELS, "sample.steps"),
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
@@ -27,8 +28,9 @@ _UNREAD = {
     "dparallel": ("train.time_sampling", "train.level_law", "train.weighting"),
     "dmax": ("sample.steps",),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "dparallel", "dmax", "sdtt", "di4c",
-           "joint", "planner", "prism", "codd", "maria")
+_SINGLE = ("autoregressive", "any_order", "any_subset")  # one token given others that are clean
+_MASKED = (*_SINGLE, "block", "levenshtein", "draft_edit", "dparallel", "dmax", "sdtt", "di4c", "joint", "planner",
+           "prism", "codd", "maria")
 _TRAJECTORIES = ("joint", "dparallel", "dmax")  # that can learn from what a network wrote
 
 
@@ -81,10 +83,10 @@ def check_objective(run, objective: str) -> None:
     if objective == "autoregressive":
         require(run.model.logit_shift, "model.logit_shift", False,
                  "a causal network's row i must score token i+1; set model.logit_shift=true")
-    if objective in ("autoregressive", "any_order"):
+    if objective in _SINGLE:
         require(not run.model.moe_block, "model.moe_block", run.model.moe_block,
                  f"lets later tokens choose the experts of earlier ones, and train.objective={objective} must not")
-    if objective in ("autoregressive", "any_order", "dparallel") or blocks:
+    if objective in (*_SINGLE, "dparallel") or blocks:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  f"a row has one noise level with it, and none with train.objective={objective}; choose none")
     _check_weighting(run, objective)
@@ -114,7 +116,7 @@ def _check_attention(run, objective: str) -> None:
     else:
         require(attention not in ("two_stream", "permutation"), "model.attention", attention,
                  "needs inputs that this objective does not make; choose bidirectional, causal or block_causal, or "
-                 "train.objective=block with block_causal, any_order with permutation")
+                 "train.objective=block with block_causal, any_order or any_subset with permutation")
 
 
 def _check_blocks(run, objective: str) -> None:

@@ -105,6 +105,9 @@ class TrainConfig:
                      "the number of steps must be a positive integer")
         if name == "genmd4":
             require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
+        if name == "any_subset":
+            require(0 <= numbers[0] <= numbers[1] <= 1, "train.objective", self.objective,
+                     "LOW and HIGH are shares of a row, 0 <= LOW <= HIGH <= 1, as in any_subset:0.01,0.1")
         if name == "joint":
             require(1 <= numbers[0] <= 64 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
                      "the passes must be a whole number from 1 to 64, as in joint:3")

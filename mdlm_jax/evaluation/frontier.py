@@ -46,6 +46,7 @@ DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "lopa": tuple({"threshold": value, "branches": 3} for value in (0.5, 0.7, 0.9)),
     "wino": ({"threshold": 0.6, "keep": 0.9}, {"threshold": 0.4, "keep": 0.6}, {"threshold": 0.8, "keep": 0.9}),
     "free_dave": ({"drafts": 4, "temperature": 0.0},),
+    "assd": tuple({"drafts": value} for value in (2, 5, 8)),
     "d2f": tuple({"threshold": value} for value in (0.5, 0.7, 0.9)),
     "block_threshold": tuple({"threshold": value} for value in (0.5, 0.7, 0.9, 0.95)),
     "joint_threshold": ({},),

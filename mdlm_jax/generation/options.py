@@ -180,7 +180,7 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     columns = _columns(model, process)
     read = max([columns, *(1 + column for column in decoder.edits)])
     denoise, params = _network(model, process, read)
-    block_length, cache = _blocks(denoise, options, usual)
+    block_length, cache = _blocks(denoise, decoder, options, usual)
     lead = None
     if isinstance(denoise, CausalDenoiser) and cache != "none":
         denoise, lead = Denoiser(model.config, read, process), process.mask_id
@@ -237,10 +237,10 @@ def _eos(model, columns: int) -> int | None:
     return found if found is not None and found < columns else None
 
 
-def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
+def _blocks(denoise, decoder: Decoder, options: Options, usual: Usual) -> tuple[int | None, str]:
     """Block length and cache."""
     size = options.block_length
-    if denoise.contract in LEFT_TO_RIGHT:
+    if denoise.contract in LEFT_TO_RIGHT and not _reordered(denoise.contract, decoder):
         if size not in (None, 1):
             raise ConfigError(f"block_length={size}: a {denoise.contract} network writes one token after another; "
                               "leave it out")
@@ -254,6 +254,20 @@ def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
         return size or denoise.network.block_length, options.cache or ("none" if denoise.timed else "block")
     size = usual.block_length if size is None else size
     return size or None, options.cache or "none"
+
+
+def _reordered(contract: str, decoder) -> bool:
+    """Whether the decoder, or its class, has an order of its own for the network."""
+    return contract == "permutation" and decoder.ordered
+
+
+def sees_both_ways(model, options: Options) -> bool:
+    """Whether what stands right of a hole is seen, as the options have it decoded."""
+    if model.config.attention == "bidirectional":
+        return True
+    chosen = options.decoder
+    chosen = registry.decoder_class(chosen) if isinstance(chosen, str) and chosen in registry.DECODERS else chosen
+    return hasattr(chosen, "ordered") and _reordered(model.config.attention, chosen)
 
 
 def _decoder(model, process: Process, options: Options, numbers: Mapping[str, Any], usual: Usual):

@@ -37,6 +37,14 @@ def forward_flops(config: TransformerConfig, tokens: int, length: int, head_toke
     return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition + latent)
 
 
+def lattice_seen(length: int, low: float, high: float) -> int:
+    """Keys that a query sees on average, where a prompt of ``low`` to ``high`` of a row sees itself and each other
+    token what comes before it: n + m (m + 1) / 2 L with n = L - m given."""
+    given = int((low + high) / 2 * length)
+    rest = length - given
+    return given + -(-rest * (rest + 1) // (2 * length))
+
+
 def train_flops(config: TransformerConfig, tokens: int, length: int, head_tokens: int) -> int:
     """Forward plus backward at twice the forward; recomputation is not counted (model FLOPs)."""
     return 3 * forward_flops(config, tokens, length, head_tokens)

@@ -77,6 +77,8 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
         return Work(1, (length + 1) // 2, rows * length)
     if kind == "any_order":
         return Work(2, (length + 1) // 2, rows * length)
+    if kind == "any_subset":
+        return Work(2, flops.lattice_seen(length, *numbers), rows * length)
     if kind == "draft_edit":
         turns = int(numbers[2])
         return Work(turns, length, turns * rows * length)

@@ -40,6 +40,7 @@ DECODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lopa": ("lopa", "LoPA", {}),
     "wino": ("wino", "WINO", {}),
     "free_dave": ("free_dave", "FreeDave", {}),
+    "assd": ("assd", "ASSD", {}),
     "draft_edit": ("draft_edit", "DraftEdit", {}),
     "block_threshold": ("block_threshold", "BlockThreshold", {}),
     "joint_threshold": ("joint_threshold", "JointThreshold", {"threshold": 0.7, "edit_threshold": 0.5}),

@@ -20,7 +20,7 @@ from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import whole_parameters
 from mdlm_jax.training import beside
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective, AnySubsetObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.beside import BesideObjective
@@ -41,9 +41,9 @@ from mdlm_jax.training.objectives.maria import MariaObjective
 from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective
 from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
-_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
+_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective,
+              "any_subset": AnySubsetObjective}  # have no noise level
 _TAUGHT = {"sdtt": SDTTObjective, "duo": DuoObjective}
-
 _BESIDE = {"planner": (PlannerObjective, "layers"), "prism": (PRISMObjective, "reveal"),
            "codd": (CoDDObjective, "states")}  # and what their one number is
 
@@ -101,7 +101,7 @@ def build_objective(
         "class_dropout": train.class_dropout,
     }
     if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared), notes
+        return _noiseless(kind, numbers, shared), notes
     if kind == "joint":
         never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
         return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
@@ -139,6 +139,10 @@ def build_objective(
     if kind == "levenshtein":
         return _levenshtein(train, shared, *numbers), notes
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
+
+
+def _noiseless(kind: str, numbers: tuple[float, ...], shared: dict) -> Objective:
+    return _NOISELESS[kind](**shared, **dict(zip(("low", "high"), numbers, strict=False)))
 
 
 def _joint(train: TrainConfig, shared: dict) -> JointObjective:
@@ -184,7 +188,7 @@ def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
     """Block-causal and permuted networks are trained with two streams, noisy and clean."""
-    streams = kind == "any_order" or in_blocks(kind, network.attention)
+    streams = kind in ("any_order", "any_subset") or in_blocks(kind, network.attention)
     return dataclasses.replace(network, attention="two_stream") if streams else network
 
 
@@ -207,11 +211,12 @@ def build_bound(
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
     autoregressive model (and for MARIA, of what is masked, a mean over masks), random orders for one of any order, its
-    own learned schedule for GenMD4, else continuous time; given the class where the network has classes. Dropout is
-    off, and the levels are uniform, whatever the training used. `bound_draws` decides about half-size heads: an odd
-    number of draws a row makes no pairs.
+    own learned schedule for GenMD4, else continuous time; of any subset what random prompts leave, which is exact and
+    no bound of the row. Given the class where the network has classes. Dropout is off, and the levels are uniform,
+    whatever the training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no
+    pairs.
     """
-    kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
+    kind, numbers = parse_spec("train.objective", config.train.objective, OBJECTIVES)
     shared = {
         "network": dataclasses.replace(_as_trained(network, kind), dropout=0.0),
         "process": process,
@@ -225,7 +230,7 @@ def build_bound(
     if kind in _BESIDE:
         return _beside(config.train, kind, shared)
     if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared)
+        return _noiseless(kind, numbers, shared)
     paired = config.eval.draws % 2 == 0
     if kind == "maria":
         return MariaObjective(**shared, half_head=paired, twin=_still_too(twin))

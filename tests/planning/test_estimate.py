@@ -92,14 +92,15 @@ def test_a_compiled_plan_says_the_same(monkeypatch):
                                          "half_head": False}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "autoregressive"}, {"attention": "causal", "logit_shift": True}),
     ({"objective": "any_order"}, {"attention": "permutation"}),
+    ({"objective": "any_subset:0.1,0.6"}, {"attention": "permutation"}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "block", "each_twice": True}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 32}),
     ({"objective": "levenshtein:1,3"}, {"attention": "block_causal", "block_length": 8, "head_size": 1002}),
     ({"objective": "levenshtein:1,2"}, {"attention": "block_causal", "block_length": 32, "head_size": 1002}),
 ), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit",
-        "dparallel", "dparallel_row", "dmax", "dmax_blocks", "autoregressive",
-        "any_order", "block", "block_twice", "one_block", "levenshtein", "levenshtein_one_block"))
+        "dparallel", "dparallel_row", "dmax", "dmax_blocks", "autoregressive", "any_order", "any_subset", "block",
+        "block_twice", "one_block", "levenshtein", "levenshtein_one_block"))
 def test_model_flops_are_those_of_the_objective(train, model):
     config = RunConfig(model=dataclasses.replace(DENSE, **model), data=DataConfig(length=32),
                        train=TrainConfig(**{"batch_size": 32, "ema_decay": 0.0} | train))

@@ -22,6 +22,7 @@ from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
+from mdlm_jax.sampling.assd import ASSD
 from mdlm_jax.sampling.block_threshold import BlockThreshold
 from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.confidence import ByConfidence
@@ -67,7 +68,7 @@ class Case:
       options: further ones of `decode`. With a block length caches are tested too, unless not ``cached``.
       numbers: name of a field -> (low, high), to be fuzzed.
       leaves_masks: as its reference does, for parity.
-      network: block_causal, bidirectional, or scheduled, which gives a learned schedule as well.
+      network: block_causal, bidirectional, permutation, or scheduled, which gives a learned schedule as well.
       guided: whether it takes guidance.
     """
 
@@ -230,6 +231,9 @@ CASES = {
     "wino": Case(lambda v, m: WINO(m, temperature=0.7, threshold=0.3), None, BLOCKS, cached=False,
                  numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "keep": (0.0, 1.0), "share": (0.0, 1.0)}),
     "free_dave": Case(lambda v, m: FreeDave(m, drafts=2), options=BLOCKS, steps=12, cached=False),
+    "assd": Case(lambda v, m: ASSD(m, 3), None, BLOCKS, TEMPERATURE, network="permutation", cached=False, guided=False),
+    "assd_stale": Case(lambda v, m: ASSD(m, 4, fresh=False, top_p=0.9), None, numbers=TEMPERATURE,
+                       network="permutation", cached=False, guided=False),
     "dream_origin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="origin")),
     "dream_maskgit_plus": Case(lambda v, m: Dream(m, temperature=0.7, top_p=0.9, algorithm="maskgit_plus")),
     "dream_topk_margin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="topk_margin")),

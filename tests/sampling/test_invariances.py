@@ -31,7 +31,8 @@ VOCAB, MASK, ROWS, LENGTH, BLOCK = 13, 11, 4, 12, 4
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32,
                             attention="block_causal", block_length=BLOCK)
 NETWORKS = {"block_causal": NETWORK,
-            "bidirectional": dataclasses.replace(NETWORK, attention="bidirectional", block_length=1)}
+            "bidirectional": dataclasses.replace(NETWORK, attention="bidirectional", block_length=1),
+            "permutation": dataclasses.replace(NETWORK, attention="permutation", block_length=1)}
 FIRST = {type(case.make(VOCAB, MASK)): name for name, case in reversed(registry.CASES.items())}
 ALIKE = {"remdm_rescale", "remdm_loop", "block_threshold", "margin", "factor", "entropy_bound_entropy"}
 every = pytest.mark.parametrize("name", slow_unless(  # by default one case a class, its first, and of classes alike one

@@ -35,6 +35,15 @@ HEAD = QualityHead({}, jnp.zeros((VOCAB, 8)), QualityConfig(BLOCKS, "prism"))
 CIRCUIT = Circuit({}, CircuitConfig(2, VOCAB))
 
 
+class Ordered(Foreign):
+    """Of any order, as far as a decoder asks before its first step."""
+
+    contract = "permutation"
+
+
+ORDERED = Ordered(PLAIN.function, timed=False)
+
+
 def asked(decoder, model=PLAIN, **options):
     return stream(model, {}, blank(MASK, 1, 9, np.array([1])), decoder, **{"steps": 8, **options})
 
@@ -46,6 +55,7 @@ def test_every_decoder_takes_a_grid_or_refuses_it(name):
                             fused=FusedHead({}, TWIN))
     steps = 8 if decoder.reads_steps else None
     blocks = {"block_length": 8} if decoder.ahead else {}
+    blocks |= {"model": ORDERED} if decoder.ordered else {}
     asked(decoder, steps=steps, **blocks)
     assert decoder.reads_grid == (name in {"ancestral", "p2", "dream", "copula"} or name.startswith("remdm"))
     if decoder.reads_grid:
