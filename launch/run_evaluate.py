@@ -31,7 +31,8 @@ from ._evaluation import Record
 from ._memory import enough_memory, keep_freed_memory
 
 _ROWS = 16  # measured at a time
-_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit", "sdtt", "duo")  # whose process papers measure in their way
+# whose process papers measure in their way
+_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit", "sdtt", "duo")
 
 
 def main(options: evaluate.EvaluateOptions) -> dict:

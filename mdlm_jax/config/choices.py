@@ -44,8 +44,8 @@ OBJECTIVES = _choices(
      "tokens that it put into a noisy row are right"),
     ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
      "steps are STEPS in all; no bound"),
-    ("duo:STEPS", "duo:64", "Duo's consistency distillation: what the network says at t is what its teacher, the network "
-     "of train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
+    ("duo:STEPS", "duo:64", "Duo's consistency distillation: the network at t says what its teacher, the network of "
+     "train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

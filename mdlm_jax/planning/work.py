@@ -11,7 +11,10 @@ from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 
-_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}, "duo": {"forwards": 1, "heads": 2}}  # runs of a teacher and of its head a step
+_TEACHERS = {  # runs of a teacher and of its head a step
+    "sdtt": {"forwards": 2, "heads": 3},
+    "duo": {"forwards": 1, "heads": 2},
+}
 
 
 @dataclasses.dataclass(frozen=True)
