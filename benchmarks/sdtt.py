@@ -1,11 +1,11 @@
 """Fewer steps by distillation, judged exactly: ``python -m benchmarks.sdtt --workdir=DIR [--seeds 0 1 2]``.
 
 On an oracle language a masked network is distilled by SDTT (arXiv 2410.21035) and one of uniform noise by Duo's
-consistency distillation (arXiv 2506.10892), by `launch.distil`. The teacher and the network after every round then write
-rows in 1 to 64 ancestral steps. Printed, means and standard errors over seeds, nats a token: the cross-entropy of the
-rows under the language's exact law; the mean entropy of a row's tokens; and the entropy of a token given the one before,
-of all rows together, which falls when the law of rows sharpens even where single rows stay varied. Beside them the
-language's own rows. Then: how many steps reach the quality that the teacher has in so many steps (between measured
+consistency distillation (arXiv 2506.10892), by `launch.distil`. The teacher and the network after every round then
+write rows in 1 to 64 ancestral steps. Printed, means and standard errors over seeds, nats a token: the cross-entropy of
+the rows under the language's exact law; the mean entropy of a row's tokens; and the entropy of a token given the one
+before, of all rows together, which falls when the law of rows sharpens even where single rows stay varied. Beside them
+the language's own rows. Then: how many steps reach the quality that the teacher has in so many steps (between measured
 numbers linear in their logarithm), and the student's entropies over the teacher's there.
 
 The last table is of ``shuffle``, whose rows can be enumerated: the total variation from the language of what is written

@@ -119,8 +119,8 @@ def _check_noise(config: RunConfig) -> None:
     there = ProcessConfig() if families.is_hf(folder) else read_config(folder / "config.json").process
     for name in ("family", "mixing"):
         if getattr(here, name) != getattr(there, name):
-            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the teacher, the network of train.init_from, was "
-                              f"trained with {getattr(there, name)!r}; set it to that")
+            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the teacher, the network of train.init_from, "
+                              f"was trained with {getattr(there, name)!r}; set it to that")
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

@@ -24,8 +24,8 @@ FLAGS = (
     _cli.Flag("from", "DIR", "the first teacher: a run of ours, or a Hugging Face directory. Required."),
     _cli.Flag("rounds", "N", "how often the steps are halved. Required.", int),
     _cli.Flag("steps", "N", "of the first teacher; unless given, as in the recipe's train.objective", int),
-    _cli.Flag("workdir", "DIR", "the folder of the rounds, DIR/round_1 and so on; the same command again goes on in it. "
-              "Required, but for --dry_run."),
+    _cli.Flag("workdir", "DIR", "the folder of the rounds, DIR/round_1 and so on; the same command again goes on in "
+              "it. Required, but for --dry_run."),
     _cli.Flag("dry_run", "", "check every round, list them and stop", bool),
 )
 _FOLLOWS = {"train.init_from": "--from and the round before", "train.objective": "--steps and the round"}
@@ -121,8 +121,8 @@ def _check_halves(kind: str, steps: int, rounds: int) -> None:
         raise ConfigError(f"--rounds={rounds}: must be at least 1")
     times = rounds if kind == "sdtt" else rounds - 1
     if steps < 2 or steps % 2**times or steps >> rounds - 1 < 2:
-        raise ConfigError(f"--rounds={rounds}: {steps} steps cannot be halved so often; give fewer rounds, or a multiple "
-                          f"of {2**rounds} as --steps")
+        raise ConfigError(f"--rounds={rounds}: {steps} steps cannot be halved so often; give fewer rounds, or a "
+                          f"multiple of {2**rounds} as --steps")
 
 
 def run(asked: Rounds) -> int:
@@ -154,8 +154,8 @@ def _check_done(one: Round) -> None:
     if one.summary.exists():
         there, here = read_config(one.folder / "config.json").train.steps, one.config.train.steps
         if there != here:
-            raise ConfigError(f"{one.folder}: was trained for train.steps={there}, not {here}, and the next round began "
-                              f"from that; set --config.train.steps={there}, or choose another --workdir")
+            raise ConfigError(f"{one.folder}: was trained for train.steps={there}, not {here}, and the next round "
+                              f"began from that; set --config.train.steps={there}, or choose another --workdir")
 
 
 def table(asked: Rounds) -> str:

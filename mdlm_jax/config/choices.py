@@ -48,8 +48,8 @@ OBJECTIVES = _choices(
      "both stay: each masked token given the others and all before it"),
     ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
      "steps are STEPS in all; no bound"),
-    ("duo:STEPS", "duo:64", "Duo's consistency distillation: what the network says at t is what its teacher, the network "
-     "of train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
+    ("duo:STEPS", "duo:64", "Duo's consistency distillation: the network at t says what its teacher, the network of "
+     "train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
     ("di4c:STEPS,LATENTS,DELTA", "di4c:1024,16,0.1", "a mixture over latents (model.latent), LATENTS of them a row, for the "
      "joint law of its teacher, the network of train.init_from with STEPS steps; token by token at times below DELTA; "
      "no bound"),

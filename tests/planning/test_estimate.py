@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from mdlm_jax.config import MESH_AXES, DataConfig, RunConfig, TrainConfig
+from mdlm_jax.config import MESH_AXES, DataConfig, ProcessConfig, RunConfig, TrainConfig
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
@@ -111,12 +111,13 @@ def test_model_flops_are_those_of_the_objective(train, model):
 
 
 @pytest.mark.parametrize("train", (
-    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"},
-    {"objective": "codd:8"}), ids=("joint", "planner", "prism", "codd"))
-def test_small_networks_beside_one_that_stays(train):
+    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"}, {"objective": "codd:8"},
+    {"objective": "sdtt:8"}, {"objective": "duo:8"}), ids=("joint", "planner", "prism", "codd", "sdtt", "duo"))
+def test_small_networks_beside_one_that_stays_and_teachers(train):
     """Their FLOPs are known, a plan of memory and traffic is not."""
     source = "trajectories:there" if train["objective"].startswith("joint") else "language:hmm"
     config = RunConfig(model=DENSE, data=DataConfig(length=32, source=source),
+                       process=ProcessConfig(mixing=1.0 if train["objective"] == "duo:8" else 0.0),
                        train=TrainConfig(**{"batch_size": 32, "ema_decay": 0.0, "init_from": "run"} | train))
     network = estimate.network_of(config)
     objective, _ = step.objective_of(config, make_mesh({"fsdp": 8}))

@@ -109,7 +109,7 @@ def test_sdtt_is_the_sum_over_all_that_can_happen(forward):
     mean, error = sampled(SDTT(PLAIN, MASKED, steps=16, forward_kl=forward), 20_000)
     exact = expected(16, lambda t, s: (t + s) / 2, forward)
     assert abs(mean - exact) < 4 * error and error < 0.01 * exact
-    assert abs(mean - expected(16, published, forward)) > 8 * error  # the published times are another loss
+    assert abs(mean - expected(16, published, forward)) > 5 * error  # the published times are another loss
 
 
 def test_what_the_published_times_do():
@@ -271,7 +271,7 @@ def test_flops_are_those_of_the_network_and_forwards_of_the_teacher():
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: SDTTObjective(PLAIN, MASKED, steps=3), "steps=3: must be even"),
     (lambda: SDTTObjective(PLAIN, MASKED, steps=0), "steps=0: must be at least 2"),
-    (lambda: SDTTObjective(PLAIN, Process(4, 3, 0.5), steps=2), "mixing=0.5: SDTTObjective knows no noise but the mask"),
+    (lambda: SDTTObjective(PLAIN, Process(4, 3, 0.5)), "mixing=0.5: SDTTObjective knows no noise but the mask"),
     (lambda: DuoObjective(PLAIN, MASKED, steps=2), "mixing=0.0: DuoObjective knows no noise but the uniform"),
     (lambda: SDTTObjective(dataclasses.replace(PLAIN, attention="causal"), MASKED), "network.attention='causal'"),
 ])
@@ -280,7 +280,7 @@ def test_mistakes_are_named(make, said):
         make()
 
 
-# The noise of Duo ------------------------------------------------------------------------------------------------------
+# The noise of Duo -----------------------------------------------------------------------------------------------------
 
 
 def kept(ratio, ids, points=200_001):
@@ -317,7 +317,7 @@ def golden():
 
 @pytest.mark.parametrize("spared", [False, True], ids=["all", "all but the mask"])
 def test_one_gaussian_for_both_times_is_one_key_for_both(spared):
-    """The pair (x_t, x_s): of the argmax of N Gaussians, in closed form, and of `Process.corrupt` with the same keys."""
+    """The pair (x_t, x_s): of the argmax of N Gaussians, of `Process.corrupt` with the same keys, in closed form."""
     size, x, rows = 5, 3, 200_000
     process = Process(size, 1, 1.0, uniform_hits_mask=not spared)
     ids = np.array([i for i in range(size) if not (spared and i == 1)])
