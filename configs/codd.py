@@ -1,4 +1,4 @@
-"""CoDD (arXiv 2603.00045) on a CPU: a circuit beside a network of ours, whose product with its marginals is a joint law.
+"""CoDD (arXiv 2603.00045) on a CPU: a circuit beside a network of ours; their product is a joint law.
 
     python -m launch.train --config=codd --config.train.init_from=runs/hmm --workdir=runs/hmm_codd \\
         --config.data.source=language:hmm --config.data.length=64

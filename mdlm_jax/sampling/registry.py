@@ -162,8 +162,8 @@ def make(name: str, *, process, numbers: dict[str, Any], **given):
     Args:
       process: `core.process.Process`.
       given: what else the model has of `GIVEN`: its ``joint`` layer (`models.joint.JointSampler`), ``quality`` head
-        (`models.quality.QualityHead`) or ``circuit`` (`models.circuit.Circuit`), its table ``embedding`` [V, D], the ids of delete and insert. Left out, or None,
-        where it has none.
+        (`models.quality.QualityHead`) or ``circuit`` (`models.circuit.Circuit`), its table ``embedding`` [V, D], the
+        ids of delete and insert. Left out, or None, where it has none.
     Raises:
       ValueError: as `check`, or a value that the decoder refuses.
     """

@@ -3,8 +3,8 @@
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
 A and of B, not of their product. With the objectives ``joint``, ``planner``, ``prism`` and ``codd`` something small
-beside it does (`training.beside`), under the name ``joint``, ``quality`` or ``circuit``. Every function here takes None for a plan, and then
-all trains.
+beside it does (`training.beside`), under the name ``joint``, ``quality`` or ``circuit``. Every function here takes None
+for a plan, and then all trains.
 """
 
 import dataclasses

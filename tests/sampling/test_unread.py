@@ -38,8 +38,8 @@ def asked(decoder, model=PLAIN, **options):
 
 @pytest.mark.parametrize("name", registry.DECODERS)
 def test_every_decoder_takes_a_grid_or_refuses_it(name):
-    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, circuit=CIRCUIT, embedding=LAYER.table,
-                            delete_id=0, insert_id=1)
+    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, circuit=CIRCUIT,
+                            embedding=LAYER.table, delete_id=0, insert_id=1)
     steps = 8 if decoder.reads_steps else None
     blocks = {"block_length": 8} if decoder.ahead else {}
     asked(decoder, steps=steps, **blocks)
