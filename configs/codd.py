@@ -1,4 +1,4 @@
-"""CoDD (arXiv 2603.00045) on a CPU: a circuit beside a network of ours, whose product with its marginals is a joint law.
+"""CoDD (arXiv 2603.00045) on a CPU: a circuit beside a network of ours; their product is a joint law.
 
     python -m launch.train --config=codd --config.train.init_from=runs/hmm --workdir=runs/hmm_codd \\
         --config.data.source=language:hmm --config.data.length=64
@@ -22,7 +22,7 @@ def get_config(states: str = "16"):
     config.train.init_from = "runs/hmm"
     config.train.steps = 2000
     config.train.batch_size = 64
-    config.train.learning_rate = 1e-2
+    config.train.learning_rate = 3e-2  # suits tens of states and ids; lower it for more
     config.train.warmup_steps = 100
     config.train.lr_schedule = "cosine"
     config.train.weight_decay = 0.0

@@ -3,8 +3,8 @@
     p(x_M | row) = 1/Z  sum_z w(z, x)  prod_{i in M} pi_i(x_i)
     w(z, x) = start(z_1) prod_i step(z_i, z_{i+1}) end(z_L)  prod_i e_{z_i}(x_i)
 
-M are the masks of a row, pi_i the network's law there. At tokens that are seen the circuit reads their emissions, so that
-it is conditioned on them as the network is. Z takes one pass over the row, with sum_c e_z(c) pi_i(c) at each mask.
+M are the masks of a row, pi_i the network's law there. At tokens that are seen the circuit reads their emissions, so
+that it is conditioned on them as the network is. Z takes one pass over the row, with sum_c e_z(c) pi_i(c) at each mask.
 
 State 0 begins silent: it emits all ids alike, which cancels in the product, a chain begins in it with probability
 1 - 1e-3 and leaves it with 1e-3 a token. So tokens come from the product of marginals at first, up to about 1e-3 a
@@ -72,7 +72,8 @@ def _silent_first(key: jax.Array, shape: tuple[int], dtype) -> jax.Array:
 
 def _silent_stays(key: jax.Array, shape: tuple[int, int], dtype) -> jax.Array:
     first, rest = jax.random.split(key)
-    return jnp.concatenate([_silent_first(first, shape[:1], dtype)[None], _fresh(rest, (shape[0] - 1, shape[1]), dtype)])
+    others = _fresh(rest, (shape[0] - 1, shape[1]), dtype)
+    return jnp.concatenate([_silent_first(first, shape[:1], dtype)[None], others])
 
 
 def _silent(key: jax.Array, shape: tuple[int, int], dtype) -> jax.Array:
