@@ -53,7 +53,7 @@ def models(folder: Path, name: str, length: int, width: int, seed: int, options)
 
 
 class Pair:
-    """The two models, what of them decoders take, and the call's bias: -inf for ids that the language has no use for."""
+    """The two models, and the call's bias: -inf for ids that the language has no use for."""
 
     def __init__(self, masked: Path, twin: Path, name: str):
         self.model, self.twin, self.name = mdlm_jax.load(masked), mdlm_jax.load(twin), name
@@ -87,8 +87,8 @@ class Pair:
     def _law(self, model, denoise, tokens, rows) -> np.ndarray:
         found = []
         for part in range(0, len(rows), 1024):
-            logits = np.asarray(denoise(model.params, jnp.asarray(tokens[part : part + 1024]), None).logits() + self.bias,
-                                np.float64)
+            said = denoise(model.params, jnp.asarray(tokens[part : part + 1024]), None).logits()
+            logits = np.asarray(said + self.bias, np.float64)
             logits[..., self.process.mask_id : self.process.mask_id + 1] = -np.inf
             log_p = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
             found.append(np.take_along_axis(log_p, rows[part : part + 1024, :, None], -1)[..., 0])

@@ -1,5 +1,7 @@
 """A masked network and its autoregressive twin, tiny, and what they say by whole forwards: no cache, no scan."""
 
+import dataclasses
+import functools
 import itertools
 
 import jax
@@ -37,14 +39,21 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
 
 
-def hidden(network, params, tokens, **how) -> np.ndarray:
-    return np.asarray(api.apply(network, params, jnp.asarray(tokens), **how).hidden, np.float64)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def said(network, params, tokens, raw: bool = False):
+    """Hidden states and logits."""
+    found = api.apply(network, params, tokens, raw=raw)
+    return found.hidden, found.logits()
+
+
+def hidden(network, params, tokens, raw: bool = False) -> np.ndarray:
+    return np.asarray(said(network, params, jnp.asarray(tokens), raw)[0], np.float64)
 
 
 def masked_law(tokens, causal: bool = False) -> np.ndarray:
     """[N, L, V], nats, of the masked network on canvases [N, L]."""
-    network = TransformerConfig(**{**vars(NETWORK), "attention": "causal"}) if causal else NETWORK
-    return log_softmax(api.apply(network, NET, jnp.asarray(tokens)).logits())
+    network = dataclasses.replace(NETWORK, attention="causal") if causal else NETWORK
+    return log_softmax(said(network, NET, jnp.asarray(tokens))[1])
 
 
 def before(tokens) -> np.ndarray:
@@ -53,7 +62,7 @@ def before(tokens) -> np.ndarray:
 
 def twin_law(tokens) -> np.ndarray:
     """[N, L, V], nats: log p(. | x_<i) of whole rows [N, L]."""
-    return log_softmax(api.apply(TWIN_NETWORK, LEFT_NET, jnp.asarray(before(tokens)), raw=True).logits())
+    return log_softmax(said(TWIN_NETWORK, LEFT_NET, jnp.asarray(before(tokens)), True)[1])
 
 
 def copula_law(canvases, rows, exponent: float = 1.0) -> np.ndarray:

@@ -47,6 +47,7 @@ def test_rows_have_the_law_of_whole_forwards(steps, exponent, where):
     assert np.exp(found).sum() == pytest.approx(TEXT ** (~where).sum(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_without_the_masked_network_s_odds_it_is_the_twin_after_the_first_token():
     found = scored(blank(MASK, len(EVERY), LENGTH), EVERY, replace(PREFIX, exponent=0.0), steps=1)
     expected = joined.at(joined.twin_law(EVERY), EVERY)
@@ -56,7 +57,7 @@ def test_without_the_masked_network_s_odds_it_is_the_twin_after_the_first_token(
 
 def test_what_is_kept_at_random_has_the_law_of_the_chain():
     """Two steps: all masks are drawn jointly, each draw stays with probability 1/2, the rest is drawn anew."""
-    number = 6000
+    number = 4000
     found = decode(MODEL, NET, blank(MASK, number, LENGTH), RANDOM, steps=2, seed=3)
     law = np.zeros(len(EVERY))
     first = np.exp(by_hand(EVERY, np.ones(LENGTH, bool), 1))
@@ -93,7 +94,7 @@ def test_rows_neither_see_the_batch_nor_their_padding(keep):
     together, rule = canvas(tokens, (tokens == MASK) & (segment > 0), segment=segment), replace(RANDOM, keep=keep)
     found = decode(MODEL, NET, together, rule, steps=2, seed=4)
     assert (np.asarray(found.tokens)[np.asarray(together.editable)] != MASK).all()
-    for row in (0, 2, 3):
+    for row in (0, 3):
         here = segment[row] > 0
         alone = canvas(tokens[row : row + 1, here], tokens[row : row + 1, here] == MASK, first_row=row)
         again = decode(MODEL, NET, alone, rule, steps=2, seed=4).tokens
@@ -109,6 +110,7 @@ def test_what_a_call_adds_to_logits_is_added_to_the_law():
     assert np.isneginf(found[(EVERY == 0).any(1)]).all()
 
 
+@pytest.mark.slow
 def test_ids_without_a_column_of_the_twin_are_never_drawn():
     narrow = replace(joined.TWIN_NETWORK, head_size=2)
     twin = Twin(joined.LEFT_NET | {"head": joined.LEFT_NET["head"][:, :2]}, narrow, MASK)
@@ -151,6 +153,7 @@ def test_calls_that_do_not_fit_are_named():
             decode(model, NET, blank(MASK, 2, LENGTH, np.array([1])), rule, **{"steps": 2} | options)
 
 
+@pytest.mark.slow
 def test_a_network_that_reads_the_time_is_told_the_same_in_both_readings():
     timed = replace(NETWORK, conditioning="time", condition_dim=8)
     params = joined.weights(joined.api.abstract(timed), 5)

@@ -13,6 +13,7 @@ from mdlm_jax.models import api, flops, fused
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.training import adapters
 from mdlm_jax.training.objectives.maria import MariaObjective
+from tests.marks import slow_unless
 
 V, ID, LONG = 5, 5, 8
 KEY = jax.random.key(0)
@@ -41,7 +42,7 @@ def batch(rows=4):
             "positions": jnp.broadcast_to(jnp.arange(LONG), (rows, LONG))}
 
 
-@pytest.mark.parametrize("half_head", [True, False])
+@pytest.mark.parametrize("half_head", slow_unless([True, False], True))
 def test_the_loss_is_that_of_numpy(half_head):
     objective, data, rows = replace(OBJECTIVE, half_head=half_head), batch(), jnp.arange(4)
     u = objective._unit_levels(KEY, rows, 4)
@@ -52,8 +53,9 @@ def test_the_loss_is_that_of_numpy(half_head):
         if i and segment[row, i] == segment[row, i - 1]:
             before[row, i] = tokens[row, i - 1]
     how = {"attention_mask": data["attention_mask"], "positions": data["positions"]}
-    states = [api.apply(NETWORK, PARAMS["network"], jnp.where(draw.masked, ID, data["tokens"]), **how).hidden,
-              api.apply(TWIN, PARAMS["twin"], jnp.asarray(before), raw=True, **how).hidden]
+    states = jax.jit(lambda: (
+        api.apply(NETWORK, PARAMS["network"], jnp.where(draw.masked, ID, data["tokens"]), **how).hidden,
+        api.apply(TWIN, PARAMS["twin"], jnp.asarray(before), raw=True, **how).hidden))()
     logits = np.concatenate(states, -1).astype(np.float64) @ np.asarray(PARAMS["fused"]["kernel"], np.float64)
     logits += np.asarray(PARAMS["fused"]["bias"])
     logits[..., ID] = -np.inf
@@ -61,10 +63,10 @@ def test_the_loss_is_that_of_numpy(half_head):
     nats = -np.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
     eligible, number = np.asarray(data["noise_mask"]).sum(1), masked.sum(1)
     expected = np.where(masked, nats * (eligible / number)[:, None], 0.0)
-    found = objective.loss_at(PARAMS, data, KEY, rows, u)
-    np.testing.assert_allclose(sum(found.terms.values()), expected, atol=2e-5)
-    alike = replace(objective, weighting=Power(0.0)).loss_at(PARAMS, data, KEY, rows, u)
-    np.testing.assert_allclose(sum(alike.terms.values()), np.where(masked, nats, 0.0), atol=2e-5)
+    for weighting, values in ((objective.weighting, expected), (Power(0.0), np.where(masked, nats, 0.0))):
+        made = replace(objective, weighting=weighting)
+        found = jax.jit(lambda u, made=made: made.loss_at(PARAMS, data, KEY, rows, u).terms)(u)
+        np.testing.assert_allclose(sum(found.values()), values, atol=2e-5)
 
 
 def test_only_the_head_trains():
@@ -72,13 +74,14 @@ def test_only_the_head_trains():
     found = jax.jit(jax.grad(lambda weights: OBJECTIVE.loss(weights, data, KEY, rows, 4).objective()))(PARAMS)
     assert not any(np.any(leaf) for name in ("network", "twin") for leaf in jax.tree.leaves(found[name]))
     assert np.any(found["fused"]["kernel"]) and np.any(found["fused"]["bias"])
-    fresh = OBJECTIVE.init(KEY)
+    fresh = jax.eval_shape(OBJECTIVE.init, KEY)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, PARAMS)
     trainable, frozen = adapters.split(adapters.Beside("maria"), NETWORK, fresh, KEY)
     assert trainable.keys() == {"fused"} and frozen.keys() == {"network", "twin"}
     assert adapters.join(adapters.Beside("maria"), trainable, frozen).keys() == fresh.keys()
 
 
+@pytest.mark.slow
 def test_a_fresh_one_is_the_mean_of_its_networks():
     fresh = OBJECTIVE.init(KEY)
     expected = fused.averaged(OBJECTIVE.fused, fresh["network"], fresh["twin"])
