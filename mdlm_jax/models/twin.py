@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models import api
@@ -68,7 +69,7 @@ class Twin:
         before = one_before(tokens, segment, self.start_id)
         cache = caches.empty(self.network, *tokens.shape)
         return api.forward(self.network, self.params, before, attention_mask=segment, positions=places, cache=cache,
-                           start=0, raw=True).cache
+                           start=jnp.zeros((), jnp.int32), raw=True).cache
 
     def step(self, cache: Cache, before: jax.Array, segment: jax.Array, places: jax.Array,
              slots: jax.Array) -> tuple[Prediction, Cache]:
