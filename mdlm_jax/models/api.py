@@ -69,8 +69,8 @@ def forward(
     Raises:
       ValueError: ``time``, ``latent`` or ``order`` missing or superfluous, classes for a network without, a cache
         without ``start`` or too small for it, two streams of odd length, more positions than were learned, rows or
-        positions that the mesh cannot split, aligned rows of a shifted network beside a cache or with shadows, shadows where there are
-        none.
+        positions that the mesh cannot split, aligned rows of a shifted network beside a cache or with shadows, shadows
+        where there are none.
     """
     source = tokens if embeddings is None else embeddings
     rows, length = source.shape[0], source.shape[1] - (0 if shadow is None else shadow.shape[1])

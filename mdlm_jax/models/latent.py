@@ -30,7 +30,8 @@ class LatentEmbedding(nn.Module):
     @nn.compact
     def __call__(self, latent: jax.Array, positions: jax.Array) -> jax.Array:
         c, features = self.config, self.config.latent
-        waves = jnp.cos(np.pi * latent.astype(jnp.float32)[:, None] * jnp.arange(1, features + 1))
+        number = jnp.arange(1, features + 1, dtype=jnp.float32)
+        waves = jnp.cos(np.pi * latent.astype(jnp.float32)[:, None] * number) / number
         first = weight(self, "first", (features, c.d_model), (None, "condition"), fan_in(features))
         second = weight(self, "second", (c.d_model, c.d_model), ("condition", "norm"), nn.initializers.zeros)
         hidden = jax.nn.silu(waves @ first + bias(self, "first_bias", (c.d_model,), ("condition",), first.dtype))

@@ -110,6 +110,16 @@ def test_model_flops_are_those_of_the_objective(train, model):
         objective.train_flops(config.train.batch_size, 32), rel=1e-6)
 
 
+def test_a_mixture_is_counted_on_every_latent_and_not_planned():
+    config = RunConfig(model=dataclasses.replace(DENSE, latent=8), data=DataConfig(length=32),
+                       train=TrainConfig(batch_size=32, ema_decay=0.0, init_from="run", objective="di4c:8,4,0.1"))
+    network = estimate.network_of(config)
+    objective, _ = step.objective_of(config, make_mesh({"fsdp": 8}))
+    assert model_flops(config, network, sized({"fsdp": 8})) == objective.train_flops(32, 32)
+    with pytest.raises(ConfigError, match="plan the run of train.init_from"):
+        estimate.flops_of(config, network, sized({"fsdp": 8}))
+
+
 @pytest.mark.parametrize("train", (
     {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"}, {"objective": "codd:8"},
     {"objective": "sdtt:8"}, {"objective": "duo:8"}), ids=("joint", "planner", "prism", "codd", "sdtt", "duo"))
