@@ -29,7 +29,7 @@ import numpy as np
 
 import mdlm_jax
 from benchmarks.adaptation import train
-from benchmarks.joint import LENGTHS, _means, beyond, kept, models, plain
+from benchmarks.joint import LENGTHS, means, beyond, kept, models, plain
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.evaluation.scoring import sampled_tv
 from mdlm_jax.models import flops
@@ -248,7 +248,7 @@ def main() -> None:
         for title in found[0]:
             method, _, asked = title.rpartition(", ")
             cells = [f"{mean:.3f}" + ("" if np.isnan(error) or number > 2 else f" +- {error:.3f}")
-                     for number, (mean, error) in enumerate(_means([one[title] for one in found]))]
+                     for number, (mean, error) in enumerate(means([one[title] for one in found]))]
             print(f"| {name} | {method} | {asked} | {' | '.join(cells)} |", flush=True)
 
 
