@@ -40,12 +40,13 @@ def distilled(folder: Path, kind: str, seed: int, options, language: str, length
     """The teacher, and the network after each round."""
     recipe, mixing = KINDS[kind]
     shared = {"data.source": f"language:{language}", "data.length": length, "data.seed": seed, "train.seed": seed,
-              "eval.final_rows": 256, "sample.num": 1, "sample.steps": 8, "train.batch_size": 32}
+              "eval.final_rows": 256, "eval.rows": 32, "sample.num": 1, "sample.steps": 8, "train.batch_size": 32}
     teacher = train(folder / "teacher", "oracle", **shared, **{
         "process.mixing": mixing, "model.layers": 2, "model.d_model": width, "model.heads": 2, "train.steps": steps,
         "train.checkpoint_every": steps, "eval.every": steps})
     fields = shared | {"train.steps": options.round_steps, "train.checkpoint_every": options.round_steps,
-                       "eval.every": options.round_steps, "train.learning_rate": options.learning_rate}
+                       "eval.every": options.round_steps, "train.learning_rate": options.learning_rate,
+                       "train.warmup_steps": min(50, options.round_steps)}
     subprocess.run([sys.executable, "-m", "launch.distil", f"--config={recipe}", f"--from={teacher}",
                     f"--workdir={folder}", f"--rounds={rounds}", f"--steps={first}",
                     *(f"--config.{name}={value}" for name, value in fields.items())], check=True)
@@ -64,9 +65,9 @@ def figures(language: str, rows: np.ndarray) -> list[float]:
     inside = (rows < law.vocab_size).all(1)
     log_p = np.where(inside, law.log_prob(np.where(inside[:, None], rows, 0)), -np.inf)
     possible = np.isfinite(log_p)
-    pairs = np.bincount(rows[:, :-1].reshape(-1) * rows.max().item() * 2 + rows[:, 1:].reshape(-1))
-    given = _entropy(pairs) - _entropy(np.bincount(rows[:, :-1].reshape(-1)))
-    return [float(-log_p[possible].mean() / rows.shape[1]), float(unigram_entropy(rows, rows.max() + 1).mean()), given,
+    last, size = rows[:, :-1].reshape(-1), int(rows.max()) + 1
+    given = _entropy(np.bincount(last * size + rows[:, 1:].reshape(-1))) - _entropy(np.bincount(last))
+    return [float(-log_p[possible].mean() / rows.shape[1]), float(unigram_entropy(rows, size).mean()), given,
             float(1 - possible.mean())]
 
 
@@ -190,15 +191,15 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--language", default="hmm")
+    parser.add_argument("--language", default="hmm:states=8,vocab=8,jump=0.05")
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2500, help="of the teacher's training")
+    parser.add_argument("--steps", type=int, default=2000, help="of the teacher's training")
     parser.add_argument("--first", type=int, default=64, help="steps of the first teacher")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--round_steps", type=int, default=500, help="of a round's training")
+    parser.add_argument("--round_steps", type=int, default=300, help="of a round's training")
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="of a round's training")
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=384)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     law, found = make(options.language), {}

@@ -22,7 +22,6 @@ from mdlm_jax.training.objectives.sdtt import SDTTObjective
 from mdlm_jax.training.state import init_state, sharded_init, state_shardings
 from mdlm_jax.training.step import make_train_step
 from mdlm_jax.training.trainer import Trainer
-from tests.marks import slow_unless
 from tests.training import tiny
 
 WIDE = dataclasses.replace(tiny.TIMED, d_model=32, condition_dim=16)
@@ -58,8 +57,8 @@ def after(kind, mesh, microbatches=1, steps=2, **more):
     return jax.device_get(state.trainable), jax.device_get(state.frozen), losses, before
 
 
-@pytest.mark.parametrize(("kind", "how"), slow_unless(
-    itertools.product(KINDS, ("eight", "microbatches", "both")), ("duo", "microbatches")))
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "how"), itertools.product(KINDS, ("eight", "microbatches", "both")))
 def test_meshes_and_microbatches_change_nothing(kind, how):
     alone = after(kind, one())
     mesh = one() if how == "microbatches" else make_mesh({"fsdp": 4, "tensor": 2})
@@ -113,7 +112,8 @@ def make(workdir, **more):
                    start_from=lambda: jax.tree.map(jnp.copy, base)), base
 
 
-@pytest.mark.parametrize("more", slow_unless([{}, LORA], "whole", ids=["whole", "adapters"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, LORA], ids=["whole", "adapters"])
 def test_a_run_goes_on_bit_for_bit_with_its_teacher(more, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "matmul_ceiling", lambda dtype: 1e9)
     measured = []
