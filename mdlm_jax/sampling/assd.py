@@ -47,7 +47,7 @@ class ASSD(Decoder):
       mask_id: the mask token.
       drafts: K; 1 is one token a forward, without drafts.
       fresh: after a draft that was not kept, draft in a forward that shows what was written in its place; False: at
-        once, by what was said with it in view, which no law depends on, but how many drafts are kept.
+        once, by what was said with it in view. The law is the same; how many drafts are kept is not.
       head_budget: logits alive at once; it changes memory, not results.
     """
 
