@@ -9,12 +9,14 @@ import pytest
 
 from mdlm_jax.config import MESH_AXES, DataConfig, ProcessConfig, RunConfig, TrainConfig
 from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
 from mdlm_jax.models.sharding import make_mesh, weight_sharding
 from mdlm_jax.planning import estimate, layout, measure, minimum, picture, report, step, topologies
 from mdlm_jax.planning.work import model_flops
 from mdlm_jax.training import optimizers
+from mdlm_jax.training.build import build_objective
 from mdlm_jax.training.state import abstract_state
 
 DENSE = ModelConfig(layers=3, d_model=64, heads=4, d_ff=96, vocab_size=1000, remat="full")
@@ -138,6 +140,20 @@ def test_small_networks_beside_one_that_stays_and_teachers(train):
             objective, on_policy=0.5).train_flops(32, 32)
     with pytest.raises(ConfigError, match="plan the run of train.init_from"):
         estimate.flops_of(config, network, sized({"fsdp": 8}))
+
+
+def test_a_head_on_two_networks():
+    """As the small networks: its FLOPs are known with the twin's shape, a plan is not."""
+    config = RunConfig(model=DENSE, data=DataConfig(length=32, source="language:hmm"), train=TrainConfig(
+        objective="maria", batch_size=32, ema_decay=0.0, init_from="run", twin="other"))
+    network, process = estimate.network_of(config), Process(1000, 999)
+    twin = dataclasses.replace(network, attention="causal", logit_shift=True, layers=1)
+    objective, _ = build_objective(config, network, process, 8, twin)
+    assert model_flops(config, network, sized({"fsdp": 8}), twin) == objective.train_flops(32, 32)
+    with pytest.raises(ConfigError, match="plan the run of train.init_from"):
+        estimate.flops_of(config, network, sized({"fsdp": 8}))
+    with pytest.raises(ConfigError, match="plan the run of train.init_from"):
+        step.objective_of(config, make_mesh({"fsdp": 8}))
 
 
 def test_memory_by_hand():
