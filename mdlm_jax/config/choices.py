@@ -44,6 +44,8 @@ OBJECTIVES = _choices(
      "tokens that it put into a noisy row are right"),
     ("codd:STATES", "codd:16", "CoDD's circuit, a hidden Markov model of STATES states, beside the network of "
      "train.init_from, which stays: the joint law of what is masked"),
+    ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
+     "steps are STEPS in all; no bound"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

@@ -19,8 +19,9 @@ _UNREAD = {
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
     "codd": ("train.half_head",),
+    "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
 }
-_MASKED = ("autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism",
+_MASKED = ("sdtt", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner", "prism",
            "codd")
 _BLOCKS = ("block", "levenshtein")
 
@@ -38,6 +39,11 @@ def check_objective(run, objective: str) -> None:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
                  "time")
+    if objective == "sdtt":
+        require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
+                 f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
+        require(not run.process.schedule.startswith("geometric"), "process.schedule", run.process.schedule,
+                 f"leaves noise at t=0, which the last step of train.objective={run.train.objective} removes")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

@@ -33,6 +33,7 @@ from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective
+from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
 
@@ -98,6 +99,8 @@ def build_objective(
                                    suppress=tuple(never)), notes
     if kind in _BESIDE:
         return _beside(train, kind, shared), notes
+    if kind == "sdtt":
+        return SDTTObjective(**shared, steps=int(numbers[0])), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
