@@ -29,7 +29,7 @@ import numpy as np
 
 import mdlm_jax
 from benchmarks.adaptation import train
-from benchmarks.joint import LENGTHS, means, beyond, kept, models, plain
+from benchmarks.joint import LENGTHS, beyond, kept, means, models, plain
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.evaluation.scoring import sampled_tv
 from mdlm_jax.models import flops

@@ -15,6 +15,7 @@ from mdlm_jax.config.choices import (
     require_seed,
 )
 from mdlm_jax.config.mesh import parse_mesh
+from mdlm_jax.config.objective_numbers import check_numbers
 from mdlm_jax.errors import require
 
 _ROUTER_BIAS = "network/layers/moe/router_bias"
@@ -22,7 +23,6 @@ _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 _BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "codd": "circuit", "maria": "fused"}
 _TAUGHT = ("sdtt", "duo", "di4c")
-_WHOLE = {"planner": "layers", "prism": "revealed tokens", "codd": "states"}  # what their one number counts
 
 
 def beside(objective: str) -> str:
@@ -99,97 +99,13 @@ class TrainConfig:
         require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")
         require_seed("train.seed", self.seed)
-        name, numbers = parse_spec("train.objective", self.objective, OBJECTIVES)
-        if name == "discrete":
-            require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     "the number of steps must be a positive integer")
-        if name == "genmd4":
-            require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
-        if name == "any_subset":
-            require(0 <= numbers[0] <= numbers[1] <= 1, "train.objective", self.objective,
-                     "LOW and HIGH are shares of a row, 0 <= LOW <= HIGH <= 1, as in any_subset:0.01,0.1")
-        if name == "joint":
-            require(1 <= numbers[0] <= 64 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     "the passes must be a whole number from 1 to 64, as in joint:3")
-        if name in _WHOLE:
-            what = _WHOLE[name]
-            require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     f"the {what} must be a whole number of at least 1, as in {name}:1")
-        if name == "codd":
-            require(numbers[0] >= 2, "train.objective", self.objective,
-                     "one state says nothing of how tokens hang together; take at least 2")
-        if beside(self.objective):
-            require(bool(self.init_from), "train.objective", self.objective,
-                     "trains something small beside a network that stays as it is; give that with train.init_from")
-            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
-                     f"adapts the network, which stays with train.objective={self.objective}; leave it out")
-        if is_taught(self.objective):
-            require(bool(self.init_from), "train.objective", self.objective,
-                     "learns from a network that is there; give it with train.init_from")
-        if name == "sdtt":
-            require(numbers[0] >= 2 and numbers[0] % 2 == 0, "train.objective", self.objective,
-                     "the teacher's steps must be an even number, as in sdtt:64, since each two become one")
-        if name == "duo":
-            require(numbers[0] >= 2 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     "the teacher's steps must be a whole number of at least 2, as in duo:64")
-        parse_spec("train.divergence", self.divergence, DIVERGENCES)
-        require(name in ("sdtt", "duo") or self.divergence == TrainConfig.divergence, "train.divergence",
-                 self.divergence, "is read by train.objective=sdtt:STEPS and duo:STEPS only; leave it out")
-        if name == "di4c":
-            steps, latents, delta = numbers
-            for value, what in ((steps, "steps"), (latents, "latents")):
-                require(value >= 1 and value == int(value), "train.objective", self.objective,
-                        f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1")
-            require(0 < delta < 1, "train.objective", self.objective, "DELTA, a time, must lie in (0, 1)")
-            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
-                    f"adapts weights that are there, and train.objective={self.objective} adds those of a latent; "
-                    "leave it out")
-        require(bool(self.twin) == (name == "maria"), "train.twin", self.twin,
-                "is read by train.objective=maria, which needs it, the run of an autoregressive network; set both, or "
-                "neither")
-        if name == "draft_edit":
-            rate, weight, turns = numbers
-            require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,
-                     "RATE must lie in [0, 1] and WEIGHT must not be negative")
-            require(turns >= 1 and turns == int(turns), "train.objective", self.objective,
-                     "TURNS must be a positive integer")
-        if name == "dparallel":
-            block, beta, temperature = numbers
-            require(block >= 1 and block == int(block), "train.objective", self.objective,
-                     "BLOCK must be a positive integer")
-            require(beta >= 0 and temperature > 0, "train.objective", self.objective,
-                     "BETA must not be negative, and T must be positive")
-        if name == "dmax":
-            require(min(numbers) >= 0 and max(numbers[:2]) > 0, "train.objective", self.objective,
-                     "MASKED, OWN and T must not be negative, and of MASKED and OWN one must be positive")
-        if name == "levenshtein":
-            weight, turns = numbers
-            require(weight >= 0 and turns >= 1 and turns == int(turns), "train.objective", self.objective,
-                     "WEIGHT must not be negative, TURNS a positive integer")
+        _check_objective(self)
         require(0.0 <= self.class_dropout < 1.0, "train.class_dropout", self.class_dropout, "must lie in [0, 1)")
-        for field in ("any_order", "on_policy"):
-            require(0.0 <= getattr(self, field) <= 1.0, f"train.{field}", getattr(self, field), "must lie in [0, 1]")
-            require(not getattr(self, field) or is_joint(self.objective), f"train.{field}",
-                     getattr(self, field), "is read by train.objective=joint:PASSES only; leave it out")
         require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
         require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")
         parse_block_schedule(self.block_schedule)
         parse_spec("train.time_sampling", self.time_sampling, TIME_SAMPLINGS)
-        law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
-        require(all(0 <= level <= 1 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
-        if law == "band":
-            require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
-        if law == "fixed":
-            require(0 < levels[0] < 1, "train.level_law", self.level_law, "the ratio must lie in (0, 1)")
-        weighting, numbers = parse_spec("train.weighting", self.weighting, WEIGHTINGS)
-        if weighting == "power":
-            require(abs(numbers[0]) <= 5, "train.weighting", self.weighting, "the power must lie in [-5, 5]")
-        if weighting == "clipped":
-            require(numbers[0] > 0, "train.weighting", self.weighting, "the largest weight must be positive")
-        if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
-            require(weighting != "elbo", "train.weighting", self.weighting,
-                     f"train.level_law={self.level_law!r} leaves out noise levels, so no weight makes it a bound; "
-                     "set train.weighting to constant, power:P or clipped:MAX")
+        _check_levels(self)
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
         require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
                  f"must lie in [0, train.steps={self.steps}]; of a shorter run set both")
@@ -210,6 +126,53 @@ class TrainConfig:
             require(not any(fnmatch.fnmatchcase(_ROUTER_BIAS, part.strip()) for part in self.freeze.split(",")),
                      "train.router_bias_rate", self.router_bias_rate,
                      f"moves {_ROUTER_BIAS}, which train.freeze={self.freeze!r} keeps; leave one of them out")
+
+
+def _check_objective(train: TrainConfig) -> None:
+    """The objective, and the fields that it alone reads."""
+    name, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
+    check_numbers(name, numbers, train.objective)
+    if beside(train.objective):
+        require(bool(train.init_from), "train.objective", train.objective,
+                 "trains something small beside a network that stays as it is; give that with train.init_from")
+        require(not train.lora_rank, "train.lora_rank", train.lora_rank,
+                 f"adapts the network, which stays with train.objective={train.objective}; leave it out")
+    if is_taught(train.objective):
+        require(bool(train.init_from), "train.objective", train.objective,
+                 "learns from a network that is there; give it with train.init_from")
+    require(name != "di4c" or not train.lora_rank, "train.lora_rank", train.lora_rank,
+             f"adapts weights that are there, and train.objective={train.objective} adds those of a latent; leave it "
+             "out")
+    parse_spec("train.divergence", train.divergence, DIVERGENCES)
+    require(name in ("sdtt", "duo") or train.divergence == TrainConfig.divergence, "train.divergence",
+             train.divergence, "is read by train.objective=sdtt:STEPS and duo:STEPS only; leave it out")
+    require(bool(train.twin) == (name == "maria"), "train.twin", train.twin,
+             "is read by train.objective=maria, which needs it, the run of an autoregressive network; set both, or "
+             "neither")
+    for field in ("any_order", "on_policy"):
+        value = getattr(train, field)
+        require(0.0 <= value <= 1.0, f"train.{field}", value, "must lie in [0, 1]")
+        require(not value or is_joint(train.objective), f"train.{field}", value,
+                 "is read by train.objective=joint:PASSES only; leave it out")
+
+
+def _check_levels(train: TrainConfig) -> None:
+    """The law of the noise level, and the weights that go with it."""
+    law, levels = parse_spec("train.level_law", train.level_law, LEVEL_LAWS)
+    require(all(0 <= level <= 1 for level in levels), "train.level_law", train.level_law, "levels lie in [0, 1]")
+    if law == "band":
+        require(levels[0] < levels[1], "train.level_law", train.level_law, "needs LOW < HIGH")
+    if law == "fixed":
+        require(0 < levels[0] < 1, "train.level_law", train.level_law, "the ratio must lie in (0, 1)")
+    weighting, numbers = parse_spec("train.weighting", train.weighting, WEIGHTINGS)
+    if weighting == "power":
+        require(abs(numbers[0]) <= 5, "train.weighting", train.weighting, "the power must lie in [-5, 5]")
+    if weighting == "clipped":
+        require(numbers[0] > 0, "train.weighting", train.weighting, "the largest weight must be positive")
+    if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
+        require(weighting != "elbo", "train.weighting", train.weighting,
+                 f"train.level_law={train.level_law!r} leaves out noise levels, so no weight makes it a bound; "
+                 "set train.weighting to constant, power:P or clipped:MAX")
 
 
 def _check_adapters(train: TrainConfig) -> None:
