@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mdlm_jax.errors import require
 
 _COUNTS = {  # objectives of one whole number: what it counts, and a usual one
-    "discrete": ("steps", 100), "joint": ("passes", 3), "planner": ("layers", 2), "prism": ("revealed tokens", 1),
+    "discrete": ("steps", 100), "joint": ("passes", 3), "planner": ("layers", 1), "prism": ("revealed tokens", 1),
     "codd": ("states", 16), "sdtt": ("teacher's steps", 64), "duo": ("teacher's steps", 64),
 }
 
@@ -50,7 +50,7 @@ def _sdtt(must: Must, steps: float) -> None:
 
 
 def _duo(must: Must, steps: float) -> None:
-    must(steps >= 2, "the teacher's steps must be at least 2, as in duo:64")
+    must(steps >= 2, "the teacher's steps must be a whole number of at least 2, as in duo:64")
 
 
 def _di4c(must: Must, steps: float, latents: float, delta: float) -> None:

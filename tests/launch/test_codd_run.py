@@ -54,7 +54,7 @@ def test_the_run_says_what_it_measured_goes_on_and_is_sampled(runs, capsys):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--config.train.objective=codd:1.5"], "the states must be a whole number of at least 1, as in codd:1"),
+    (["--config.train.objective=codd:1.5"], "the states must be a whole number of at least 1, as in codd:16"),
     (["--config.train.objective=codd:1"], "one state says nothing of how tokens hang together; take at least 2"),
     (["--config.train.init_from="], "give that with train.init_from"),
     (["--config.train.half_head=false"], "train.objective=codd does not read"),

@@ -90,7 +90,7 @@ def _leaves(tree):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--config.train.objective=joint:0"], "the passes must be a whole number from 1 to 64"),
+    (["--config.train.objective=joint:0"], "the passes must be a whole number of at least 1, as in joint:3"),
     (["--config.train.init_from="], "give that with train.init_from"),
     (["--config.data.source=language:shuffle"], "learns from what the network itself wrote"),
     (["--config.data.length=8"], "the trajectories have rows of 6; set it so"),
