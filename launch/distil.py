@@ -41,7 +41,7 @@ usage: {program} --config=FILE --from=DIR --rounds=N --workdir=DIR [--steps=N] [
 Round r is `launch.train` with train.objective=sdtt:STEPS, STEPS half those of the round before, and the weights of that
 round (averaged, where it kept an average) as start and as teacher; fields of the command line go to all rounds. A
 command that was stopped or killed goes on where it was. At the end stands a table: the held-out bound of every round,
-which rises, since a network that takes larger steps no longer says the marginals that the bound asks for.
+which usually rises, since a network of larger steps no longer says the marginals that the bound asks for.
 
 examples
   {program} --config=sdtt --from=runs/hmm --steps=64 --rounds=5 --workdir=runs/hmm_few

@@ -58,7 +58,7 @@ def after(kind, mesh, microbatches=1, steps=2, **more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "how"), itertools.product(KINDS, ("eight", "microbatches", "both")))
+@pytest.mark.parametrize(("kind", "how"), list(itertools.product(KINDS, ("eight", "microbatches", "both"))))
 def test_meshes_and_microbatches_change_nothing(kind, how):
     alone = after(kind, one())
     mesh = one() if how == "microbatches" else make_mesh({"fsdp": 4, "tensor": 2})
