@@ -42,7 +42,7 @@ DECODERS = ("ancestral", "low_confidence")
 def student(options, base: Path, name: str, seed: int) -> mdlm_jax.LanguageModel:
     length = joint.LENGTHS[name]
     fields = {"train.init_from": base, "data.source": f"language:{name}", "data.length": length, "data.seed": seed,
-              "train.seed": seed, "train.objective": f"di4c:{length},{options.latents},{options.delta}",
+              "train.seed": seed, "train.objective": f"di4c:{length},{options.latents},{options.delta},{options.power}",
               "train.steps": options.student_steps, "train.checkpoint_every": options.student_steps,
               "eval.every": options.student_steps, "train.batch_size": 64, "train.learning_rate": 3e-3,
               "sample.num": 1}
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--student_steps", type=int, default=3000)
     parser.add_argument("--latents", type=int, default=16)
     parser.add_argument("--delta", type=float, default=0.1)
+    parser.add_argument("--power", type=float, default=0.0, help="of alpha, in the weight of the data")
     parser.add_argument("--rows", type=int, default=1 << 16, help="that are written")
     parser.add_argument("--scored", type=int, default=8192, help="of the language, scored exactly")
     options = parser.parse_args()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
+from mdlm_jax.config.objectives import check_training
 from mdlm_jax.models.shapes import parameter_count
 from mdlm_jax.planning.work import model_flops
 
@@ -79,6 +80,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags)
     try:
+        check_training(config)
         check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)

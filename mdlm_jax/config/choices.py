@@ -50,9 +50,9 @@ OBJECTIVES = _choices(
      "steps are STEPS in all; no bound"),
     ("duo:STEPS", "duo:64", "Duo's consistency distillation: the network at t says what its teacher, the network of "
      "train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
-    ("di4c:STEPS,LATENTS,DELTA", "di4c:1024,16,0.1", "a mixture over a latent (model.latent), of which a row sees "
-     "LATENTS, for the joint law that its teacher, the network of train.init_from, has in STEPS steps; token by token "
-     "at times below DELTA; no bound"),
+    ("di4c:STEPS,LATENTS,DELTA,POWER", "di4c:1024,16,0.1,1", "a mixture over a latent (model.latent), of which a row "
+     "sees LATENTS, for the joint law that its teacher, the network of train.init_from, has in STEPS steps; token by "
+     "token at times below DELTA; with the data's own law alpha^POWER times; no bound"),
     ("codd:STATES", "codd:16", "CoDD's circuit, a hidden Markov model of STATES states, beside the network of "
      "train.init_from, which stays: the joint law of what is masked"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "

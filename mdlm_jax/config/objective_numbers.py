@@ -53,10 +53,11 @@ def _duo(must: Must, steps: float) -> None:
     must(steps >= 2, "the teacher's steps must be a whole number of at least 2, as in duo:64")
 
 
-def _di4c(must: Must, steps: float, latents: float, delta: float) -> None:
+def _di4c(must: Must, steps: float, latents: float, delta: float, power: float) -> None:
     for value, what in ((steps, "steps"), (latents, "latents")):
-        must(_whole(value), f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1")
+        must(_whole(value), f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1,1")
     must(0 < delta < 1, "DELTA, a time, must lie in (0, 1)")
+    must(power >= 0, "POWER must not be negative")
 
 
 def _draft_edit(must: Must, rate: float, weight: float, turns: float) -> None:

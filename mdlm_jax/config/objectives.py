@@ -39,6 +39,16 @@ def in_blocks(objective: str, attention: str) -> bool:
     return objective in ("block", "levenshtein") or objective == "dmax" and attention == "block_causal"
 
 
+_LATENT = ("train.objective=di4c teaches a network to read a latent, and no other does: set both train.objective="
+           "di4c:1024,16,0.1,1 and model.latent=32, or neither")
+
+
+def check_training(run) -> None:
+    """Raises ConfigError where a model that can be used cannot be trained so: ``run`` is more than what a checkpoint
+    says of its network."""
+    require(not run.model.latent or run.train.objective.startswith("di4c:"), "model.latent", run.model.latent, _LATENT)
+
+
 def check_objective(run, objective: str) -> None:
     """Raises ConfigError for what ``objective``, the name without its numbers, cannot work with or would ignore.
 
@@ -56,12 +66,10 @@ def check_objective(run, objective: str) -> None:
     if is_taught(objective):
         require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
                  f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
+    require(bool(run.model.latent) or objective != "di4c", "model.latent", run.model.latent, _LATENT)
     if objective == "duo":
         require(run.process.family == "stationary" and run.process.mixing == 1.0, *_noise(run.process),
                  f"train.objective={run.train.objective} is for networks of uniform noise; set process.mixing=1")
-    require(bool(run.model.latent) == (objective == "di4c"), "model.latent", run.model.latent,
-            "train.objective=di4c teaches a network to read a latent, and no other does: set both "
-            "train.objective=di4c:1024,16,0.1 and model.latent=32, or neither")
     if objective == "maria":
         require(not run.model.classes, "model.classes", run.model.classes,
                 "train.objective=maria fuses networks that read text alone; take one without classes")

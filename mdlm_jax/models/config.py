@@ -214,8 +214,7 @@ class TransformerConfig:
         if self.conditioning != "none":
             self._fill("condition_dim", min(128, self.d_model))
             self._fill("time_features", self.condition_dim)
-        _require(self.d_model % 2 == 0 or not self.latent, "latent", self.latent,
-                 f"is rotated by the position in pairs, and d_model={self.d_model} is odd")
+        _require(self.latent % 2 == 0, "latent", self.latent, "must be even: cosines and sines of the position")
         _require(self.conditioning != "none" or not self.classes, "classes", self.classes,
                  "AdaLN tells the network its class; set conditioning to time or constant")
         for name, allowed in (("attention", ATTENTIONS), ("norm", NORMS), ("activation", ACTIVATIONS),

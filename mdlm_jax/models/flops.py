@@ -33,7 +33,7 @@ def forward_flops(config: TransformerConfig, tokens: int, length: int, head_toke
     condition = 0
     if c.conditioning != "none":
         condition = tokens // length * 2 * c.condition_dim * c.d_model * (6 * c.layers + 2)
-    latent = tokens // length * 2 * c.d_model * (c.latent + c.d_model) if c.latent else 0
+    latent = 2 * c.d_model * (tokens // length * c.latent + tokens * (c.latent + c.d_model)) if c.latent else 0
     return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition + latent)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdlm_jax.models import rotary
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.layers import bias, fan_in, weight
 
@@ -16,13 +15,13 @@ from mdlm_jax.models.layers import bias, fan_in, weight
 class LatentEmbedding(nn.Module):
     """[B] latents and [B, L] positions -> [B, L, D], to be added to every token's input.
 
-    R_i second silu(first w + bias) with w_k = cos(pi k lambda), k = 1..``latent``, and R_i the rotation by the position
-    that queries and keys have too, over all of D. Without it all rows of a canvas of masks would be alike, whatever the
-    latent, and could say nothing of one position that they do not say of all; learned positions do as well.
-    ``second`` is zero at the start: a network that begins with the weights of another is that one, exactly.
+    second silu(first w + bias), with the F = ``latent`` waves cos(pi k lambda), k = 1..F, of the latent, and as many
+    cos and sin(pi i / 10000^(2 j / F)), j = 0..F/2 - 1, of the position i. Of the latent alone, all masks of an empty
+    canvas would be alike to a network with rotary positions, and it could say nothing of one that it does not say of
+    all. ``second`` is small at the start, not zero: where all components are equal, no gradient tells them apart.
 
-    The paper appends the embedding as one more token. Added, it needs no place in caches, segments and meshes that
-    split the length, and windows that are read beside a cache see the latent of their own step.
+    The paper appends the embedding of the latent as one more token. Added, it needs no place in caches, segments and
+    meshes that split the length, and windows that are read beside a cache see the latent of their own step.
     """
 
     config: TransformerConfig
@@ -30,12 +29,16 @@ class LatentEmbedding(nn.Module):
     @nn.compact
     def __call__(self, latent: jax.Array, positions: jax.Array) -> jax.Array:
         c, features = self.config, self.config.latent
-        number = jnp.arange(1, features + 1, dtype=jnp.float32)
-        waves = jnp.cos(np.pi * latent.astype(jnp.float32)[:, None] * number) / number
-        first = weight(self, "first", (features, c.d_model), (None, "condition"), fan_in(features))
-        second = weight(self, "second", (c.d_model, c.d_model), ("condition", "norm"), nn.initializers.zeros)
-        hidden = jax.nn.silu(waves @ first + bias(self, "first_bias", (c.d_model,), ("condition",), first.dtype))
-        made = (hidden @ second)[:, None, None]
-        if c.rope.theta:
-            made = rotary.rotate(made, rotary.tables(c.rope, c.d_model, positions), interleaved=False)
-        return made[:, :, 0].astype(jnp.dtype(c.dtype))
+        first = weight(self, "first", (2, features, c.d_model), (None, None, "condition"), fan_in(2 * features))
+        second = weight(self, "second", (c.d_model, c.d_model), ("condition", "norm"), fan_in(c.d_model, 0.1))
+        of_latent = jnp.cos(np.pi * latent.astype(jnp.float32)[:, None] * jnp.arange(1, features + 1)) @ first[0]
+        of_position = _waves(positions, features) @ first[1] + bias(self, "bias", (c.d_model,), ("condition",),
+                                                                    first.dtype)
+        return (jax.nn.silu(of_latent[:, None] + of_position) @ second).astype(jnp.dtype(c.dtype))
+
+
+def _waves(positions: jax.Array, features: int) -> jax.Array:
+    """[B, L, F] float32."""
+    frequency = np.pi * 10000.0 ** (-np.arange(features // 2, dtype=np.float32) / (features // 2))
+    angle = positions.astype(jnp.float32)[..., None] * frequency
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

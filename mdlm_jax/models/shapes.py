@@ -22,7 +22,7 @@ def shapes(config: TransformerConfig) -> Shapes:
     if c.classes:
         tree["classes"] = (c.classes + 1, c.condition_dim)
     if c.latent:
-        tree |= _under("latent", {"first": (c.latent, c.d_model), "first_bias": (c.d_model,),
+        tree |= _under("latent", {"first": (2, c.latent, c.d_model), "bias": (c.d_model,),
                                   "second": (c.d_model, c.d_model)})
     for name, expert, first, last in stacks(c):
         of_layer = _layer(c) | _under("moe", _experts(c)) if expert else _layer(c) | _under("mlp", _feed_forward(c))

@@ -78,11 +78,14 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
 
 def started(plan: Plan | None, trainable: dict, frozen: dict | None, given: dict) -> tuple[dict, dict | None]:
     """What trains and what stays, with the weights ``given`` by name in place of fresh ones; those of a latent, which a
-    given network may lack, stay fresh where it does."""
+    given network may lack, stay fresh where it does, and are zero in a teacher."""
     begins = {name: trainable[name] | jax.tree.map(_placed_as, leaves, {key: trainable[name][key] for key in leaves})
               for name, leaves in given.items() if name in trainable}
     if isinstance(plan, Taught) and plan.adapters is None:
-        return trainable | begins, {"teacher": jax.tree.map(jnp.copy, begins["network"])}
+        network = begins["network"]
+        teacher = {name: jax.tree.map(jnp.copy if name in given["network"] else jnp.zeros_like, leaf)
+                   for name, leaf in network.items()}
+        return trainable | begins, {"teacher": teacher}
     return trainable | begins, None if frozen is None else {name: given[name] for name in frozen}
 
 

@@ -11,7 +11,7 @@ from mdlm_jax.config import (
     parse_mesh,
     parse_spec,
 )
-from mdlm_jax.config.objectives import in_blocks
+from mdlm_jax.config.objectives import check_training, in_blocks
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -84,6 +84,7 @@ def build_objective(
     Raises:
       ConfigError: the batch cannot be split as asked.
     """
+    check_training(config)
     train = config.train
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if kind == "nelbo":
@@ -109,8 +110,8 @@ def build_objective(
     if kind in _TAUGHT:
         return _TAUGHT[kind](**shared, steps=int(numbers[0]), forward_kl=train.divergence == "forward_kl"), notes
     if kind == "di4c":
-        steps, latents, delta = numbers
-        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta), notes
+        steps, latents, delta, power = numbers
+        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta, power=power), notes
     if kind in _BESIDE:
         return _beside(train, kind, shared), notes
     if kind in ("count", "block", "dparallel", "dmax", "maria"):

@@ -19,7 +19,8 @@ NETWORK = [f"--config.model.{name}" for name in ("layers=1", "d_model=16", "head
 
 def learn(folder, name, of, *more):
     return ["--config=di4c", f"--config.train.init_from={folder / of}", f"--workdir={folder / name}",
-            "--config.train.objective=di4c:6,3,0.2", "--config.train.steps=3", "--config.sample.steps=2", *SMALL, *more]
+            "--config.train.objective=di4c:6,3,0.2,1", "--config.train.steps=3", "--config.sample.steps=2", *SMALL,
+            *more]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_mixture_teaches_another(runs):
 
 @pytest.mark.parametrize(("more", "message"), [
     (["--config.model.latent=0"], "model.latent=0: train.objective=di4c teaches a network to read a latent"),
-    (["--config.train.objective=di4c:6,3"], "takes 3 number(s), as in 'di4c:1024,16,0.1'"),
+    (["--config.train.objective=di4c:6,3,0.2"], "takes 4 number(s), as in 'di4c:1024,16,0.1,1'"),
     (["--config.train.lora_rank=4"], "train.lora_rank=4"),
     (["--config.train.objective=nelbo"], "model.latent=32: train.objective=di4c teaches"),
 ])

@@ -114,7 +114,7 @@ def test_model_flops_are_those_of_the_objective(train, model):
 
 def test_a_mixture_is_counted_on_every_latent_and_not_planned():
     config = RunConfig(model=dataclasses.replace(DENSE, latent=8), data=DataConfig(length=32),
-                       train=TrainConfig(batch_size=32, ema_decay=0.0, init_from="run", objective="di4c:8,4,0.1"))
+                       train=TrainConfig(batch_size=32, ema_decay=0.0, init_from="run", objective="di4c:8,4,0.1,1"))
     network = estimate.network_of(config)
     objective, _ = step.objective_of(config, make_mesh({"fsdp": 8}))
     assert model_flops(config, network, sized({"fsdp": 8})) == objective.train_flops(32, 32)

@@ -24,7 +24,7 @@ from tests.marks import slow_unless
 
 FINE, ID = 1000, 1000  # tokens that tell a latent to three places; the mask
 V, MASK, L = 3, 3, 3
-NETWORK = TransformerConfig(V + 1, V + 1, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=16, latent=5)
+NETWORK = TransformerConfig(V + 1, V + 1, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=16, latent=6)
 MODEL = Denoiser(NETWORK)
 PARAMS = jax.tree.map(lambda x: 0.7 * jax.random.normal(jax.random.key(x.size), x.shape),
                       api.init(NETWORK, jax.random.key(0)))

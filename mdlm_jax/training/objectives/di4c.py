@@ -25,7 +25,7 @@ class Di4CObjective(TaughtObjective):
 
         distilled     t < delta:  sum_i mean_m KL(r_i || p_m,i)
         consistency   else:       -log p(x) of x ~ student at x_u, one latent, x_u one step of the teacher from x_t
-        data          always, alpha(t) times:  -log p(x) of the row itself
+        data          always, alpha(t)^power times:  -log p(x) of the row itself
 
     Both -log p(x) are split by the control variate -sum_i log p_i(x_i), whose mean is known where x has the marginals
     r_i: terms ``consistency`` and ``data`` are sum_i log p_i(x_i) - log p(x), what the mixture makes of correlations,
@@ -39,11 +39,13 @@ class Di4CObjective(TaughtObjective):
     Attributes:
       steps: those of the teacher from pure noise to text.
       latents: M.
-      delta: see above. near: the paper's share.
+      delta, power: see above; 0 for a row's own law to count alike at all times, up to those where all is masked.
+      near: the paper's share.
     """
 
     latents: int = 16
     delta: float = 0.1
+    power: float = 1.0
     near: float = 0.3
 
     def __post_init__(self):
@@ -54,6 +56,8 @@ class Di4CObjective(TaughtObjective):
         for name in ("delta", "near"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in (0, 1)")
+        if self.power < 0:
+            raise ValueError(f"power={self.power}: must not be negative")
         if not self.process.masked_only:
             raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask")
         if not self.network.latent:
@@ -73,9 +77,9 @@ class Di4CObjective(TaughtObjective):
         counted = self.process.is_mask(noisy) & scored(batch)
         found, routers = self.mixed(trainable, batch, noisy, t, jnp.stack([tokens, written]), teacher, key, rows)
         of_data, of_student = (mixture.correlation(jnp.where(counted[:, None], each, 0.0)) for each in found.chosen)
-        alpha, far = self.process.schedule.alpha(t)[:, None], far[:, None]
+        share, far = self.process.schedule.alpha(t)[:, None] ** self.power, far[:, None]
         terms = {"distilled": jnp.where(far, 0.0, found.apart), "consistency": jnp.where(far, -of_student, 0.0),
-                 "data": -alpha * of_data, "marginal": (far + alpha) * found.together}
+                 "data": -share * of_data, "marginal": (far + share) * found.together}
         return LossParts.of(scored(batch), *routers,
                             **{name: jnp.where(counted, term, 0.0) for name, term in terms.items()})
 
