@@ -113,7 +113,7 @@ class LanguageModel:
 
         Args:
           texts: a string in which every ``hole`` stands for one token to be written, or a row of token ids with the
-            mask's where one is to be written; or several. Of the permutation contract with decoder="assd" alone.
+            mask's where one is to be written; or several. Networks of any order need decoder="assd".
           options: as for `generate`; by default everything is written at once, a row in as many steps as it has holes.
             Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.
