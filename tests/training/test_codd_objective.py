@@ -154,9 +154,10 @@ def test_only_the_circuit_trains_and_the_loss_is_weighted_by_the_number_of_masks
     value, found = both(params)
     assert np.isfinite(value) and not any(np.any(leaf) for leaf in jax.tree.leaves(found["network"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(found["circuit"]))
-    parts = OBJECTIVE.loss(params, data, KEY, rows, 4)
+    parts = jax.jit(lambda w: OBJECTIVE.loss(w, data, KEY, rows, 4))(params)
     draw = OBJECTIVE.masks(data, KEY, rows, OBJECTIVE._unit_levels(KEY, rows, 4))
-    prediction = OBJECTIVE.said(params, data, OBJECTIVE.masked(data["tokens"], draw.masked), draw, KEY, rows)
+    noisy = OBJECTIVE.masked(data["tokens"], draw.masked)
+    prediction = jax.jit(lambda w: OBJECTIVE.said(w, data, noisy, draw, KEY, rows))(params)
     marginals = np.exp(np.asarray(jax.nn.log_softmax(prediction.logits().at[..., ID].set(-jnp.inf)), np.float64))
     for row in range(4):
         masked = np.asarray(draw.masked)[row]
