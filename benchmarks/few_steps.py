@@ -139,7 +139,7 @@ def ways(base: Base) -> Iterator[Way]:
     yield Way("CoDD", [run], lambda n: load(run), lambda n: {"decoder": "codd", "tokens": each(n)},
               besides="a pass of the chain", extra=size(load(run).circuit.params))
     yield from with_twin(base, load)
-    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,16,0.1", "model.latent": 32})
+    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,16,0.1,0", "model.latent": 32})
     extra = size(load(run).params) - size(adjust.params)
     yield Way("Di4C, random places", [run], lambda n: load(run), lambda n: RANDOM | {"steps": n}, extra=extra)
     sdtt = base.rounds("sdtt", base.masked)
