@@ -34,12 +34,13 @@ _FIGURES = {  # what is held out, where that is no bound
 
 def finish(
     config: RunConfig, workdir: Path, built: Built, held_out: Mapping, network, process, params, bound: Bound,
-    parameters: dict[str, int],
+    size: dict[str, dict[str, int]],
 ) -> None:
     """Writes samples.txt (of images samples.png or .npz), the pictures and summary.json, and prints the closing lines;
     the last is the bound.
 
-    ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
+    ``held_out``: the rows on which the bound was measured; ``size``: parameters held and trained, steps,
+    tokens and FLOPs of training.
     """
     steps = "" if is_joint(config.train.objective) else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
@@ -54,9 +55,8 @@ def finish(
         "references": {"unit": unit, **references},
         "samples": dataclasses.asdict(config.sample)
         | {"unigram_entropy": entropy, "unigram_entropy_of_held_out_rows": natural},
-        "parameters": parameters,
         "data": built.info,
-    }
+    } | size
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"samples, loss curve and the picture of a sample are in {workdir}")
     print(f"unigram entropy: {entropy:.3f} nats a sample, {natural:.3f} a held-out row")

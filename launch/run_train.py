@@ -108,7 +108,8 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     params = _on_this_host(params)
     with enough_memory("lower sample.num"):
         if hosts.speaks():
-            _report.finish(config, workdir, built, held_out, network, process, params, final, parameters)
+            _report.finish(config, workdir, built, held_out, network, process, params, final,
+                           {"parameters": parameters, "training": _spent(config, objective)})
     hosts.barrier("report")
 
 
@@ -206,15 +207,20 @@ def _numbers(bound: Bound) -> Mapping[str, float]:
     return numbers | {f"eval/{name}": value for name, value in bound.terms.items()}
 
 
+def _spent(config: RunConfig, objective) -> dict[str, int]:
+    """Tokens and model FLOPs of the whole run, those of its first objective throughout."""
+    train, length = config.train, config.data.length
+    return {"steps": train.steps, "tokens": train.steps * train.batch_size * length,
+            "flops": train.steps * objective.train_flops(train.batch_size, length)}
+
+
 def _announce(config: RunConfig, info: dict, network, objective, mesh, notes: list[str]) -> None:
-    tokens = config.train.steps * config.train.batch_size * config.data.length
-    flops = objective.train_flops(config.train.batch_size, config.data.length)
-    train = info["train"]
+    train, spent = info["train"], _spent(config, objective)
     used = {axis: size for axis, size in mesh.shape.items() if size > 1} or "one device"
     print(f"data     {info['source']}: {train['tokens']:,} training tokens, vocabulary {network.vocab_size:,}")
     print(f"model    {api.num_parameters(network):,} parameters, {network.layers} layers, width {network.d_model}")
     print(f"run      {config.train.steps:,} steps of {config.train.batch_size} x {config.data.length} tokens = "
-          f"{tokens:,} tokens, {flops * config.train.steps:.2e} FLOPs, on {used}, jax {jax.__version__}")
+          f"{spent['tokens']:,} tokens, {spent['flops']:.2e} FLOPs, on {used}, jax {jax.__version__}")
     for note in notes:
         print(f"note     {note}")
     print(end="", flush=True)

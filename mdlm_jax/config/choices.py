@@ -44,6 +44,8 @@ OBJECTIVES = _choices(
      "which tokens of rows that the network filled are right"),
     ("prism:REVEALED", "prism:1", "PRISM's head beside the network of train.init_from, which stays: which of REVEALED "
      "tokens that it put into a noisy row are right"),
+    ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
+     "steps are STEPS in all; no bound"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "

@@ -18,10 +18,11 @@ _UNREAD = {
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
+    "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
 }
 _BLOCKS = ("block", "levenshtein")
 _SINGLE = ("autoregressive", "any_order", "any_subset")  # one token given others that are clean
-_MASKED = (*_SINGLE, *_BLOCKS, "draft_edit", "joint", "planner", "prism")
+_MASKED = (*_SINGLE, *_BLOCKS, "draft_edit", "joint", "planner", "prism", "sdtt")
 
 
 def check_objective(run, objective: str) -> None:
@@ -37,6 +38,11 @@ def check_objective(run, objective: str) -> None:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
                  "time")
+    if objective == "sdtt":
+        require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
+                 f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
+        require(not run.process.schedule.startswith("geometric"), "process.schedule", run.process.schedule,
+                 f"leaves noise at t=0, which the last step of train.objective={run.train.objective} removes")
     trajectories = run.data.source.startswith("trajectories:")
     require(trajectories == (objective == "joint"), "data.source", run.data.source,
              "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "

@@ -20,11 +20,17 @@ _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
 _BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
+_TAUGHT = ("sdtt",)
 
 
 def beside(objective: str) -> str:
     """Under which name it trains a small network beside one that stays; "" where the network itself trains."""
     return _BESIDE.get(objective.partition(":")[0], "")
+
+
+def is_taught(objective: str) -> bool:
+    """Whether the network learns from a teacher, the weights of train.init_from as they were."""
+    return objective.partition(":")[0] in _TAUGHT
 
 
 def is_joint(objective: str) -> bool:
@@ -110,6 +116,12 @@ class TrainConfig:
                      "trains a layer beside a network that stays as it is; give that with train.init_from")
             require(not self.lora_rank, "train.lora_rank", self.lora_rank,
                      f"adapts the network, which stays with train.objective={self.objective}; leave it out")
+        if is_taught(self.objective):
+            require(bool(self.init_from), "train.objective", self.objective,
+                     "learns from a network that is there; give it with train.init_from")
+        if name == "sdtt":
+            require(numbers[0] >= 2 and numbers[0] % 2 == 0, "train.objective", self.objective,
+                     "the teacher's steps must be an even number, as in sdtt:64, since each two become one")
         if name == "draft_edit":
             rate, weight, turns = numbers
             require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,

@@ -91,6 +91,29 @@ def distance(log_p: np.ndarray, log_q: np.ndarray) -> Distance:
     return Distance(kl, kl_stderr, *_mean(lost), len(log_p), unreachable)
 
 
+def sampled_tv(rows: np.ndarray, support: np.ndarray, p: np.ndarray) -> tuple[float, float]:
+    """TV(p, q) from rows of q alone, for decoders that cannot be scored, and what it would be on average if q were p.
+
+    Chance makes counts uneven, so the estimate is too large, by about the second figure where q is near p; that falls
+    with the square root of the number of rows.
+
+    Args:
+      rows: [N, L] integers, drawn from q.
+      support: [K, L], all rows that p can give, each once; p: [K], their probabilities, adding up to 1.
+    Raises:
+      ValueError: no rows, other lengths, or probabilities that do not add up to 1.
+    """
+    rows, support, p = np.asarray(rows), np.asarray(support), np.asarray(p, np.float64)
+    if not len(rows) or rows.shape[1:] != support.shape[1:] or p.shape != support.shape[:1]:
+        raise ValueError(f"rows {list(rows.shape)}, support {list(support.shape)}, p {list(p.shape)}: must be [N, L], "
+                         "[K, L] and [K], N > 0")
+    if abs(p.sum() - 1) > 1e-6:
+        raise ValueError(f"p: adds up to {p.sum():.6f}; give all rows of the law")
+    _, index = np.unique(np.concatenate([support, rows]), axis=0, return_inverse=True)
+    counts = np.bincount(index.reshape(-1)[len(support):], minlength=index.max() + 1)[index.reshape(-1)[: len(support)]]
+    return float(np.maximum(p - counts / len(rows), 0.0).sum()), float(_mean_shortfall(len(rows), p).sum())
+
+
 def to_own_joint(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: int | None,
                  reference: Decoder | None = None, batch: int = 256, seed: int = 0, **options) -> Distance:
     """How far ``decoder`` at ``steps`` is from the model's joint, the law of the same rule at one token a step.
@@ -155,6 +178,16 @@ def _batches(denoise, canvas: Canvas, decoder: Decoder, steps: int | None, batch
         part = jax.tree.map(lambda x, rows=rows: x[rows], canvas)
         here = _lay_out(denoise, part, decoder, options).blocks
         yield rows, part, steps if steps is None or steps % blocks else steps // blocks * here
+
+
+def _mean_shortfall(number: int, p: np.ndarray) -> np.ndarray:
+    """[K]: E (p - X / n)+ of X ~ Binomial(n, p), by de Moivre (1 - p) m P(X = m) / n with m = floor(n p) + 1."""
+    found = np.zeros(len(p))
+    for index in np.flatnonzero((p > 0) & (p < 1)):
+        m, log_p, log_q = math.floor(number * p[index]) + 1, math.log(p[index]), math.log1p(-p[index])
+        ways = math.lgamma(number + 1) - math.lgamma(m + 1) - math.lgamma(number - m + 1)
+        found[index] = (1 - p[index]) * m * math.exp(ways + m * log_p + (number - m) * log_q) / number
+    return found
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:

@@ -66,3 +66,11 @@ def quality_train_flops(network: TransformerConfig, rows: int, length: int, kind
     head = forward_flops(network, tokens, length, tokens) - alone
     mixed = 6 * tokens * forwards * network.d_model**2  # it reads tokens, and with prism the hidden states too
     return forwards * alone + head + train_flops(layers_beside(network, layers), tokens, length, 0) + mixed
+
+
+def taught_train_flops(network: TransformerConfig, rows: int, length: int, *, forwards: int, heads: int) -> int:
+    """Of a network that trains, beside so many forwards of a teacher like it and of the teacher's head."""
+    tokens = rows * length
+    alone = forward_flops(network, tokens, length, 0)
+    head = forward_flops(network, tokens, length, tokens) - alone
+    return train_flops(network, tokens, length, tokens) + forwards * alone + heads * head

@@ -7,9 +7,11 @@ import dataclasses
 import math
 
 from mdlm_jax.config import BATCH_AXES, OBJECTIVES, ConfigError, RunConfig, parse_spec
-from mdlm_jax.config.train import beside
+from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
+
+_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}}  # runs of a teacher and of its head a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, 
     if beside(kind):
         layers = int(numbers[0]) if kind == "planner" else 1
         return flops.quality_train_flops(network, rows, length, kind, layers)
+    if is_taught(kind):
+        return flops.taught_train_flops(network, rows, length, **_TEACHERS[kind])
     done = work(config, sizes)
     return flops.train_flops(network, rows * length * done.runs, done.seen, done.head)
 
@@ -44,13 +48,16 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
     """The head of half the positions is known for uniform levels; for other laws all count, which is never too few.
 
     Raises:
-      ConfigError: the network stays, and something small beside it trains.
+      ConfigError: the network stays, and something small beside it trains, or it has a teacher.
     """
     train, rows, length = config.train, config.train.batch_size, config.data.length
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if beside(kind):
         raise ConfigError(f"train.objective={train.objective}: memory and traffic are planned of networks that train, "
                           "and here the network stays; plan the run of train.init_from")
+    if is_taught(kind):
+        raise ConfigError(f"train.objective={train.objective}: memory and traffic are planned of one network, and here "
+                          "a teacher stands beside it; plan the run of train.init_from, and add a forward network")
     if kind == "nelbo" and config.process.masked_only:
         kind = "count"
     if kind == "autoregressive":

@@ -3,18 +3,20 @@
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
 A and of B, not of their product. With the objectives ``joint``, ``planner`` and ``prism`` a small network beside it
-does (`training.beside`), under the name ``joint`` or ``quality``. Every function here takes None for a plan, and then
-all trains.
+does (`training.beside`), under the name ``joint`` or ``quality``. With those that have a teacher (`sdtt`) the weights
+of the start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for a plan,
+and then all trains.
 """
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from jax.sharding import Mesh
 
 from mdlm_jax.config import ConfigError, TrainConfig
-from mdlm_jax.config.train import beside
+from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import api, lora
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.lora import Lora
@@ -30,16 +32,24 @@ class Beside:
     objective: str
 
 
-Plan = Lora | Beside
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """The network trains, or its adapters do, and what it was at the start teaches it."""
+
+    adapters: Lora | None = None
+
+
+Plan = Lora | Beside | Taught
 
 
 def of(train: TrainConfig) -> Plan | None:
     """What ``train.objective``, ``lora_rank``, ``lora_alpha`` and ``lora_targets`` say."""
     if beside(train.objective):
         return Beside(train.objective)
-    if not train.lora_rank:
-        return None
-    return Lora(train.lora_rank, train.lora_alpha, tuple(map(str.strip, train.lora_targets.split(","))))
+    found = None
+    if train.lora_rank:
+        found = Lora(train.lora_rank, train.lora_alpha, tuple(map(str.strip, train.lora_targets.split(","))))
+    return Taught(found) if is_taught(train.objective) else found
 
 
 def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax.Array) -> tuple[dict, dict | None]:
@@ -50,6 +60,9 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
     """
     if plan is None:
         return weights, None
+    if isinstance(plan, Taught):
+        trains, stays = split(plan.adapters, network, weights, key)
+        return trains, {"teacher": weights["network"]} if stays is None else stays
     others = {name: leaf for name, leaf in weights.items() if name != "network"}
     if isinstance(plan, Beside):
         return others, {"network": weights["network"]}
@@ -60,14 +73,25 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
     return {"adapters": _nested(fresh)} | others, {"network": weights["network"]}
 
 
+def started(plan: Plan | None, trainable: dict, frozen: dict | None, network: dict) -> tuple[dict, dict | None]:
+    """What trains and what stays, with the weights ``network`` in place of fresh ones."""
+    trainable = trainable | {"network": network} if "network" in trainable else trainable
+    if isinstance(plan, Taught) and plan.adapters is None:
+        return trainable, {"teacher": jax.tree.map(jnp.copy, network)}
+    return trainable, frozen if plan is None else {"network": network}
+
+
 def join(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     """The weights as an `Objective` takes them, differentiable in ``trainable``."""
-    return _joined(plan, trainable, frozen, lora.apply)
+    if not isinstance(plan, Taught):
+        return _joined(plan, trainable, frozen, lora.apply)
+    teacher = frozen["teacher" if plan.adapters is None else "network"]
+    return _joined(plan.adapters, trainable, frozen, lora.apply) | {"teacher": teacher}
 
 
 def merged(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
-    """The same once and for all, to measure, sample and export."""
-    return _joined(plan, trainable, frozen, lora.merge)
+    """The same once and for all, to measure, sample and export; a teacher has done its work."""
+    return _joined(plan.adapters if isinstance(plan, Taught) else plan, trainable, frozen, lora.merge)
 
 
 def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh) -> tuple[dict, dict | None]:
@@ -78,6 +102,9 @@ def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh) -> tupl
     if isinstance(plan, Beside):
         module, config = declares(plan.objective, network)
         return {beside(plan.objective): module.shardings(config, mesh)}, whole
+    if isinstance(plan, Taught):
+        trains, stays = shardings(plan.adapters, network, mesh)
+        return trains, {"teacher": whole["network"]} if stays is None else stays
     return {"adapters": _nested(lora.shardings(plan, network, mesh))}, whole
 
 

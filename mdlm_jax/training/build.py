@@ -31,6 +31,7 @@ from mdlm_jax.training.objectives.gidd import GiddObjective
 from mdlm_jax.training.objectives.joint import JointObjective
 from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
 from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective, QualityObjective
+from mdlm_jax.training.objectives.sdtt import SDTTObjective
 
 _NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective,
               "any_subset": AnySubsetObjective}  # have no noise level
@@ -94,6 +95,8 @@ def build_objective(
                                    suppress=tuple(never)), notes
     if kind in ("planner", "prism"):
         return _quality(train, shared), notes
+    if kind == "sdtt":
+        return SDTTObjective(**shared, steps=int(numbers[0])), notes
     if kind in ("count", "block"):
         half_head, more = _half_head(train, coupling)
         shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}

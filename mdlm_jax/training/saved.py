@@ -14,7 +14,7 @@ def described(folder: Path | str) -> dict:
     """The tree of `weights` as ``ShapeDtypeStruct``s, without reading an array."""
     saved = checkpoints.abstract(folder)
     used = {name: leaf for name, leaf in saved[_name(saved)].items() if name != "adapters"}
-    return used | saved.get("frozen", {})
+    return used | {name: leaf for name, leaf in saved.get("frozen", {}).items() if name != "teacher"}
 
 
 def weights(folder: Path | str, train: TrainConfig, network: TransformerConfig | None = None, mesh: Mesh | None = None,
@@ -32,10 +32,12 @@ def weights(folder: Path | str, train: TrainConfig, network: TransformerConfig |
     plan, saved = adapters.of(train), checkpoints.abstract(folder)
     name = _name(saved)
     wanted = {part: saved[part] for part in (name, "frozen") if part in saved}
+    if "teacher" in wanted.get("frozen", {}):
+        del wanted["frozen"]
     if mesh is not None:
         network_layout, frozen_layout = adapters.shardings(plan, network, mesh)
         wanted[name] |= _placed(wanted[name], network_layout)
-        if frozen_layout:
+        if "frozen" in wanted:
             wanted["frozen"] |= _placed(wanted["frozen"], frozen_layout)
     found = checkpoints.restore_path(folder, wanted, partial=True, verified=verified).tree
     return adapters.merged(plan, found[name], found.get("frozen"))

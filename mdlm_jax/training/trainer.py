@@ -146,11 +146,9 @@ class Trainer:
         state = sharded_init(self.objective, optimizer, use_ema, self.mesh, self.train.seed, plan)
         if self.start_from is None:
             return state
-        if plan:
-            return dataclasses.replace(state, frozen={"network": self.start_from()})
-        trainable = state.trainable | {"network": self.start_from()}
+        trainable, frozen = adapters.started(plan, state.trainable, state.frozen, self.start_from())
         ema = jax.tree.map(jnp.copy, trainable) if use_ema else None
-        return dataclasses.replace(state, trainable=trainable, ema=ema)
+        return dataclasses.replace(state, trainable=trainable, ema=ema, frozen=frozen)
 
     def _refuse_damaged(self) -> None:
         """Starting anew would throw away the metrics and, at the next save, what is left of the checkpoints."""

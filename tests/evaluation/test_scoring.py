@@ -200,3 +200,24 @@ def test_decoders_without_a_path_are_refused(name):
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(Surest(MASK, temperature=1.0))
+
+
+def test_total_variation_by_rows_alone_and_what_chance_makes_of_none():
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(27)), rng.dirichlet(np.ones(27))
+    rows = FINISHED[rng.choice(27, p=q, size=200_000)]
+    assert scoring.sampled_tv(rows, FINISHED, p)[0] == pytest.approx(np.maximum(p - q, 0).sum(), abs=0.005)
+    found = [scoring.sampled_tv(FINISHED[rng.choice(27, p=p, size=300)], FINISHED, p) for _ in range(400)]
+    chance = np.array(found)[:, 0]
+    assert found[0][1] == pytest.approx(chance.mean(), abs=4 * chance.std() / 20)
+    outside = np.full((10, LENGTH), MASK)  # rows that p cannot give
+    assert scoring.sampled_tv(outside, FINISHED, p)[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("rows", "p", "message"), [
+    (FINISHED[:0], JOINT, r"rows \[0, 3\]"), (FINISHED[:, :2], JOINT, r"rows \[27, 2\]"),
+    (FINISHED, JOINT / 2, "adds up to 0.5"), (FINISHED, JOINT[:5], r"p \[5\]"),
+])
+def test_rows_and_laws_that_do_not_go_together(rows, p, message):
+    with pytest.raises(ValueError, match=message):
+        scoring.sampled_tv(rows, FINISHED, p)
