@@ -68,9 +68,8 @@ class Base:
             "train.learning_rate": 3e-3} | fields)
 
     def onward(self, title: str, config: str, start: Path | None = None, **fields) -> Path:
-        """A run from the base, or from ``start``."""
-        return self.run(title, config, **{
-            "train.init_from": start or self.masked, "train.learning_rate": 1e-3} | fields)
+        """A run from the base, or from ``start``, with the recipe's learning rate unless told otherwise."""
+        return self.run(title, config, **{"train.init_from": start or self.masked} | fields)
 
     @property
     def masked(self) -> Path:
@@ -85,7 +84,8 @@ class Base:
         found, kind = {}, config.partition(":")[2] or config
         for steps in (8, 4, 2):
             start = found[steps // 2] = self.onward(f"{kind}_{steps}", config, start,
-                                                    **{"train.objective": f"{kind}:{steps}"})
+                                                    **{"train.objective": f"{kind}:{steps}",
+                                                       "train.learning_rate": 1e-3})
         return found
 
 
@@ -139,7 +139,8 @@ def ways(base: Base) -> Iterator[Way]:
     yield Way("CoDD", [run], lambda n: load(run), lambda n: {"decoder": "codd", "tokens": each(n)},
               besides="a pass of the chain", extra=size(load(run).circuit.params))
     yield from with_twin(base, load)
-    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,16,0.1,0", "model.latent": 32})
+    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,16,0.1,0", "model.latent": 32,
+                                     "train.learning_rate": 3e-3})
     extra = size(load(run).params) - size(adjust.params)
     yield Way("Di4C, random places", [run], lambda n: load(run), lambda n: RANDOM | {"steps": n}, extra=extra)
     sdtt = base.rounds("sdtt", base.masked)
@@ -175,9 +176,10 @@ def with_twin(base: Base, load: Callable) -> Iterator[Way]:
 def certain(base: Base, load: Callable) -> Iterator[Way]:
     """dParallel and DMax, which choose one of several."""
     run = base.onward("dparallel", "dparallel", **{
-        "train.objective": f"dparallel:{base.length},2,0.5", "data.source": f"trajectories:{base.trajectories}"})
+        "train.objective": f"dparallel:{base.length},2,0.5", "data.source": f"trajectories:{base.trajectories}",
+        "train.learning_rate": 1e-3})
     yield Way("dParallel, random places", [run], lambda n: load(run), lambda n: RANDOM | {"steps": n})
-    dmax = base.onward("dmax", "dmax")
+    dmax = base.onward("dmax", "dmax", **{"train.learning_rate": 1e-3})
     yield Way("DMax", [dmax], lambda n: load(dmax), lambda n: {"decoder": "soft_parallel", "temperature": 1.0}, (0,))
 
 
