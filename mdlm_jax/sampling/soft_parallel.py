@@ -42,7 +42,8 @@ class SoftParallel(Decoder):
       blend: ids a written token is fed as, the published number 1; 0: the token itself alone, as any.
       prefix: whether masks are written from the left.
       max_post_steps: steps spent on writing again alone.
-      temperature: of the draw; 0 takes the argmax. ``top_p``, ``top_k`` as in `core.draws`; p is never cut.
+      temperature: of the draw; 0 takes the argmax. Above it tokens change with every draw, and a block mostly ends at
+        ``max_post_steps``. ``top_p``, ``top_k`` as in `core.draws`; p is never cut.
     """
 
     mask_id: int = static()
