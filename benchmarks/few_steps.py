@@ -166,7 +166,7 @@ def with_twin(base: Base, load: Callable) -> Iterator[Way]:
     yield Way("the twin, one by one", [twin], lambda n: load(twin), lambda n: {}, (base.length,), extra=weights)
     for keep in ("prefix", "random"):
         yield Way(f"DCD, {keep}", [twin], lambda n: load(base.masked),
-                  lambda n, keep=keep: {"decoder": "copula", "twin": load(twin), "keep": keep, "steps": n},
+                  lambda n, keep=keep: {"decoder": "copula", "twin": load(twin), "keeps": keep, "steps": n},
                   besides=passes, extra=weights)
     run = base.onward("maria", "maria", **{"train.twin": twin})
     yield Way("MARIA", [twin, run], lambda n: load(run), lambda n: {"decoder": "maria"}, (1,),

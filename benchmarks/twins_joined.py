@@ -116,7 +116,7 @@ def whole_rows(pair: Pair, options) -> dict[str, list[float]]:
 
     tell("the twin alone", pair.alone(rows, every))
     for steps in STEPS:
-        prefix, surest = pair.copula(keep="prefix"), Margin(mask_id, temperature=1.0)
+        prefix, surest = pair.copula(keeps="prefix"), Margin(mask_id, temperature=1.0)
         tell(f"copula, prefix, {steps}", pair.scored(given, rows, prefix, steps), prefix, steps)
         tell(f"copula, random, {steps}", None, pair.copula(), steps)
         tell(f"marginals, from the left, {steps}", pair.marginals(rows, every, steps))
@@ -147,7 +147,7 @@ def fillings(pair: Pair, heads: dict[str, fused.FusedHead], options) -> dict[str
         span = float((length - where[:, ::-1].argmax(1) - where.argmax(1)).mean())
         singly, cost = Adjust(mask_id=mask_id, tokens=1), functools.partial(work, pair, length, number, span)
         rules = {"masked, one by one": (singly, None, cost(masked=number)),
-                 "copula, 1 step": (pair.copula(keep="prefix"), 1, cost(masked=1, causal=1)),
+                 "copula, 1 step": (pair.copula(keeps="prefix"), 1, cost(masked=1, causal=1)),
                  **{title: (MARIA(head, mask_id), None, cost(masked=1, fused=True)) for title, head in heads.items()}}
         found[f"the twin alone, {share}"] = [float(((own - pair.alone(rows, where)) / number).mean()), np.nan, np.nan]
         found[f"masked, marginals, {share}"] = [float(((own - pair.marginals(rows, where)) / number).mean()),

@@ -32,4 +32,5 @@ def get_config():
     config.eval.final_rows = 512
     config.eval.draws = 8
     config.sample.num = 4
+    config.sample.temperature = 0.0  # above it blocks seldom settle
     return config

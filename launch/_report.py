@@ -46,7 +46,7 @@ def finish(
     tokens and FLOPs of training.
     """
     kind = config.train.objective.partition(":")[0]
-    steps = "" if kind in ("joint", "maria", "dmax") else f" in {config.sample.steps} steps"
+    steps = "" if kind in ("joint", "maria", "dmax", "any_subset") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)

@@ -56,8 +56,7 @@ def check_start(config: RunConfig) -> None:
         _check_twin(config)
     if beside(config.train.objective) or is_taught(config.train.objective):
         _check_stays(config, there)
-    if is_taught(config.train.objective):
-        _check_noise(config)
+        _check_noise(config, there)
     if is_joint(config.train.objective):
         _check_trajectories(config, there)
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
@@ -113,14 +112,17 @@ def _check_stays(config: RunConfig, there: ModelConfig) -> None:
                               f"it is, with {getattr(there, name)!r}; leave it out")
 
 
-def _check_noise(config: RunConfig) -> None:
-    """ConfigError where a teacher was trained on other noise than its student is to see."""
+def _check_noise(config: RunConfig, model: ModelConfig) -> None:
+    """ConfigError where the network that stays, or teaches, was trained on other noise than it is to see; schedules
+    matter where it reads the time."""
     folder, here = _folder(config.train.init_from), config.process
     there = ProcessConfig() if families.is_hf(folder) else read_config(folder / "config.json").process
-    for name in ("family", "mixing"):
+    told = model.conditioning == "time" and not families.is_hf(folder)
+    names = (("family", "mixing") if is_taught(config.train.objective) else ()) + (("schedule", "eps") if told else ())
+    for name in names:
         if getattr(here, name) != getattr(there, name):
-            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the teacher, the network of train.init_from, "
-                              f"was trained with {getattr(there, name)!r}; set it to that")
+            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the network of train.init_from was trained "
+                              f"with {getattr(there, name)!r}; set it to that")
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

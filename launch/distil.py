@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec
-from mdlm_jax.config.train import is_taught
 
 from . import _cli, _configs, _help
 from ._start import check_start
@@ -109,10 +108,10 @@ def read(flags: dict, overrides: dict) -> Rounds:
 
 def _first(config: RunConfig, recipe: str, steps: int | None) -> tuple[str, int]:
     """The objective of the first round: its name and the teacher's steps."""
-    if not is_taught(config.train.objective):
-        raise ConfigError(f"--config={recipe}: its train.objective={config.train.objective} has no teacher; choose a "
-                          "recipe with sdtt:STEPS or duo:STEPS")
     kind, numbers = parse_spec("train.objective", config.train.objective, OBJECTIVES)
+    if kind not in ("sdtt", "duo"):
+        raise ConfigError(f"--config={recipe}: its train.objective={config.train.objective} has no rounds; choose a "
+                          "recipe with sdtt:STEPS or duo:STEPS")
     return kind, int(numbers[0]) if steps is None else steps
 
 

@@ -175,8 +175,9 @@ class Measure:
         model = self.model
         lossless = model.tokenizer is not None and model.tokenizer.lossless and not self.config.data.answers
         weights = {"network": model.params} | ({} if model.schedule is None else {"schedule": model.schedule})
-        if model.fused is not None:
-            weights |= {"twin": model.fused.twin.params, "fused": model.fused.params}
+        for name in ("joint", "quality", "circuit", "fused"):
+            if (small := getattr(model, name)) is not None:
+                weights |= {name: small.params} | ({"twin": small.twin.params} if name == "fused" else {})
         return held_out_bound(
             objective.loss_at, weights, padded_batches(batch, -(-_ROWS // self._shards) * self._shards),
             model.tokenizer.token_bytes if lossless else np.zeros_like, draws=draws, seed=self.options.seed,

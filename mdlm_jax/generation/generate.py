@@ -108,11 +108,12 @@ def _checked(job: Job) -> Job:
 
 
 def rows_a_forward(job: Job) -> float:
-    """Rows of the whole canvas that a forward for one row runs on: copies, the window's share, shadows."""
+    """Rows of the whole canvas that a forward for one row runs on: copies, the window's share, shadows; and those that
+    other networks run on beside it."""
     canvas = next(_batches(job))[1]
     layout, decoder = _layout(job, canvas), job.sampler.decoder
     shadows = decoder.shadows(layout.block)
-    return (decoder.copies * layout.program(0).inner.length + shadows) / canvas.shape[1]
+    return (decoder.copies * layout.program(0).inner.length + shadows) / canvas.shape[1] + decoder.besides
 
 
 def answers(job: Job) -> Iterator[tuple[int, Generation]]:

@@ -64,12 +64,15 @@ class Twin:
             raise ValueError(f"twin: learned {self.network.learned_positions} positions, and the row has {length}; "
                              "write shorter rows")
 
+    def cache(self, rows: int, length: int) -> Cache:
+        """An empty one."""
+        return caches.empty(self.network, rows, length)
+
     def begin(self, tokens: jax.Array, segment: jax.Array, places: jax.Array) -> Cache:
         """The cache after one pass over rows as they stand, [B, L] each: right up to the first token that changes."""
         before = one_before(tokens, segment, self.start_id)
-        cache = caches.empty(self.network, *tokens.shape)
-        return api.forward(self.network, self.params, before, attention_mask=segment, positions=places, cache=cache,
-                           start=jnp.zeros((), jnp.int32), raw=True).cache
+        return api.forward(self.network, self.params, before, attention_mask=segment, positions=places,
+                           cache=self.cache(*tokens.shape), start=jnp.zeros((), jnp.int32), raw=True).cache
 
     def step(self, cache: Cache, before: jax.Array, segment: jax.Array, places: jax.Array,
              slots: jax.Array) -> tuple[Prediction, Cache]:

@@ -63,6 +63,7 @@ class AdjustVerified(Adjust):
 
     scorable = False
     remembers = True
+    steady = True
 
     def __post_init__(self):
         if self.joint is None:

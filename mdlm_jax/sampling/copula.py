@@ -38,7 +38,7 @@ class Copula(Decoder):
     Attributes:
       process: the noise the masked network was trained with.
       twin: the autoregressive network. causal: the masked one, to be read from left to right.
-      keep: random: each draw with the probability that the process reveals it in this step. prefix: the first masks of
+      keeps: random: each draw with the probability that the process reveals it in this step. prefix: the first masks of
         the block, as many as are due so that they are shared evenly by the steps; only these are drawn, and rows can be
         scored exactly. With one step both are the same.
       exponent: a, on the odds of what the masked network knows from the right; 0: the twin alone, but for the first
@@ -49,13 +49,15 @@ class Copula(Decoder):
     process: Process = static()
     twin: Twin | None = None
     causal: LeftReading | None = None
-    keep: str = static("random")
+    keeps: str = static("random")
     exponent: float = 1.0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = static(0)
 
     reach = 0
+    steady = True
+    besides = 3
 
     def __post_init__(self):
         self._check_law()
@@ -64,8 +66,8 @@ class Copula(Decoder):
                              "train.objective=autoregressive and give it")
         if not self.process.masked_only:
             raise ValueError(f"mixing={self.process.mixing}: Copula draws masks alone; use mixing=0")
-        if self.keep not in KEEPS:
-            raise ValueError(f"keep={self.keep!r}: choose one of {', '.join(KEEPS)}")
+        if self.keeps not in KEEPS:
+            raise ValueError(f"keeps={self.keeps!r}: choose one of {', '.join(KEEPS)}")
         check("exponent", self.exponent, lambda a: 0 <= a < float("inf"), "must be 0 or positive")
 
     @property
@@ -74,11 +76,11 @@ class Copula(Decoder):
 
     @property
     def reads_grid(self) -> bool:
-        return self.keep == "random"
+        return self.keeps == "random"
 
     @property
     def scorable(self) -> bool:
-        return self.keep == "prefix"
+        return self.keeps == "prefix"
 
     def check(self, call: Plan) -> None:
         if call.contract != "bidirectional":
@@ -108,10 +110,10 @@ class Copula(Decoder):
     def update(self, prediction: Prediction, look: Look, state: jax.Array) -> tuple[Move, jax.Array]:
         masked = look.masked & look.inside
         drawn = masked
-        if self.keep == "prefix":
+        if self.keeps == "prefix":
             drawn = take_best(-look.index.astype(jnp.float32), masked, look.due)
         found = self._drawn(prediction, look, drawn, state)
-        if self.keep == "prefix":
+        if self.keeps == "prefix":
             return Move(drawn, found.tokens, log_prob=found.log_prob), state
         tokens = reverse_tokens(self.process, look, jnp.where(masked, found.tokens, look.tokens))
         return Move(look.editable, tokens), state

@@ -161,6 +161,8 @@ class Decoder:
     reads_masks = False  # whether it reads the prediction at masks alone, and writes there alone
     foresees = False  # whether `foreseen` tells before the forward where it will write
     opens = False  # whether it writes the block's first token where a look is ``opening``
+    steady = False  # whether the network must say the same of the same row whenever it is asked
+    besides = 0  # whole rows that other networks run on beside a forward
     edits = ()  # columns it reads that stand for no token, beyond the ids or among them
     reach = 1  # blocks it may write in, the newest last; 0: everything up to the end of the block
     ahead = 0  # blocks after them that it may write in already

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models.fused import FusedHead
+from mdlm_jax.models.twin import Twin
 from mdlm_jax.sampling import left_to_right
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, static
 
@@ -39,12 +40,17 @@ class MARIA(Decoder):
     scorable = True
     reads_steps = False
     reach = 0
+    besides = 2
 
     def __post_init__(self):
         self._check_law()
         if self.fused is None:
             raise ValueError("fused=None: needs a head that was trained on two networks; load a run of "
                              "train.objective=maria")
+
+    @property
+    def twin(self) -> Twin:
+        return self.fused.twin
 
     def init(self, canvas, keys: jax.Array):
         self.fused.twin.check_length(canvas.shape[1])

@@ -107,8 +107,11 @@ class Before:
     def check_length(self, length):
         pass
 
+    def cache(self, rows, length):
+        return jnp.zeros(rows)
+
     def begin(self, tokens, segment, places):
-        return jnp.zeros(tokens.shape[0])
+        return self.cache(*tokens.shape)
 
     def step(self, cache, before, segment, places, slots):
         ids = jnp.arange(self.columns)
@@ -242,7 +245,7 @@ CASES = {
     "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
     "copula": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left()), network="bidirectional", guided=False,
                    numbers=TEMPERATURE | {"exponent": (0.0, 2.0)}),
-    "copula_prefix": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left(), keep="prefix"), options=BLOCKS,
+    "copula_prefix": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left(), keeps="prefix"), options=BLOCKS,
                           network="bidirectional", guided=False, cached=False, numbers={"exponent": (0.0, 2.0)}),
     "maria": Case(lambda v, m: MARIA(Joined(Before(v)), m), None, BLOCKS, network="bidirectional", guided=False,
                   cached=False, numbers=TEMPERATURE),

@@ -21,7 +21,7 @@ from tests.sampling import joined
 from tests.sampling.joined import CAUSAL, EVERY, LENGTH, MASK, NET, NETWORK, PROCESS, TEXT, TWIN
 
 MODEL = Denoiser(NETWORK)
-PREFIX = Copula(PROCESS, TWIN, CAUSAL, keep="prefix")
+PREFIX = Copula(PROCESS, TWIN, CAUSAL, keeps="prefix")
 RANDOM = Copula(PROCESS, TWIN, CAUSAL)
 scored = functools.partial(forced_log_prob, MODEL, NET, batch=len(EVERY))
 
@@ -91,7 +91,7 @@ def test_rows_neither_see_the_batch_nor_their_padding(keep):
     tokens[0, :3], tokens[1, [0, 4]], tokens[2, 1] = [0, 2, 1], [2, 1], 0
     segment = np.ones((4, 6), np.int32)
     segment[0, 4:] = segment[3, :2] = 0
-    together, rule = canvas(tokens, (tokens == MASK) & (segment > 0), segment=segment), replace(RANDOM, keep=keep)
+    together, rule = canvas(tokens, (tokens == MASK) & (segment > 0), segment=segment), replace(RANDOM, keeps=keep)
     found = decode(MODEL, NET, together, rule, steps=2, seed=4)
     assert (np.asarray(found.tokens)[np.asarray(together.editable)] != MASK).all()
     for row in (0, 3):
@@ -127,7 +127,7 @@ def test_numbers_are_leaves_and_blocks_may_be_given():
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: Copula(PROCESS), "twin=None: needs an autoregressive model"),
     (lambda: Copula(Process(4, 3, 0.2), TWIN, CAUSAL), "mixing=0.2: Copula draws masks alone"),
-    (lambda: Copula(PROCESS, TWIN, CAUSAL, keep="all"), "keep='all': choose one of random, prefix"),
+    (lambda: Copula(PROCESS, TWIN, CAUSAL, keeps="all"), "keeps='all': choose one of random, prefix"),
     (lambda: Copula(PROCESS, TWIN, CAUSAL, exponent=-1.0), "exponent=-1.0: must be 0 or positive"),
     (lambda: Twin({}, NETWORK, MASK), "twin: attention='bidirectional', logit_shift=False; must be causal"),
     (lambda: Twin({}, replace(joined.TWIN_NETWORK, conditioning="time", condition_dim=8), MASK),

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from mdlm_jax.evaluation.scoring import forced_log_prob, to_own_joint
-from mdlm_jax.models import fused
+from mdlm_jax.models import api, fused
 from mdlm_jax.models.denoise import Denoiser
 from mdlm_jax.models.fused import FusedConfig, FusedHead
+from mdlm_jax.models.sharding import make_mesh
 from mdlm_jax.models.twin import Twin
+from mdlm_jax.sampling import memory
 from mdlm_jax.sampling.canvas import blank, canvas
 from mdlm_jax.sampling.loop import decode
+from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.maria import MARIA
 from tests.marks import slow_unless
 from tests.sampling import joined
@@ -112,3 +115,19 @@ def test_what_does_not_fit_is_named():
             decode(MODEL, NET, blank(MASK, 2, LENGTH, np.array([1])), rule, **options)
     with pytest.raises(ValueError, match="its own joint is what it writes"):
         to_own_joint(MODEL, NET, blank(MASK, 2, LENGTH), RULE, steps=None)
+
+
+def test_what_a_decoder_holds_beside_the_network_is_counted():
+    """Head and twin, whose tables are not the network's, and the twin's cache, twice."""
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves((HEAD.params, TWIN.params)))
+    plain, found = (memory.need(MODEL, NET, rule, rows=3, slots=0, length=LENGTH)
+                    for rule in (LowConfidence(MASK), RULE))
+    assert found.parameters == plain.parameters + own + HEAD.bias.nbytes * (HEAD.bias is not NET["head_bias"])
+    assert found.cache == 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(TWIN.cache(3, LENGTH)))
+
+
+def test_positions_cannot_be_split_under_it():
+    mesh = make_mesh({"fsdp": 4, "context": 2})
+    params = jax.device_put(NET, api.shardings(NETWORK, mesh))
+    with pytest.raises(ValueError, match="mesh: context=2 splits positions, and MARIA has a twin write token by token"):
+        decode(MODEL, params, blank(MASK, 4, LENGTH), RULE, mesh=mesh)

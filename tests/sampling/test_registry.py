@@ -60,3 +60,12 @@ def test_numbers_are_checked():
     ]:
         with pytest.raises(ValueError, match=message):
             registry.make(name, process=PROCESS, numbers=numbers)
+
+
+def test_a_name_stands_for_one_kind_of_value_in_all_decoders():
+    """Flags are numbers of all decoders under their names."""
+    found = {}
+    for entry in registry.entries().values():
+        for name, number in entry.numbers.items():
+            found.setdefault(name, set()).add(number.kind in (str, tuple))
+    assert {name for name, kinds in found.items() if len(kinds) > 1} == set()

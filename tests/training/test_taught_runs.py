@@ -109,7 +109,7 @@ def make(workdir, **more):
     base = shaken(api.init(network, jax.random.key(77)), 3)
     return Trainer(train, SDTTObjective(network, Process(259, 256), steps=4), pipeline, one(), workdir,
                    Checkpoints(workdir / "checkpoints", train.keep_checkpoints), {"config.json": "{}"}, 4,
-                   start_from=lambda: jax.tree.map(jnp.copy, base)), base
+                   start_from=lambda: {"network": jax.tree.map(jnp.copy, base)}), base
 
 
 @pytest.mark.slow

@@ -21,10 +21,12 @@ class TaughtObjective(Objective):
     steps: int = 2
     forward_kl: bool = False
 
+    fewest = 2  # steps of a teacher
+
     def __post_init__(self):
         super().__post_init__()
-        if self.steps < 2:
-            raise ValueError(f"steps={self.steps}: must be at least 2")
+        if self.steps < self.fewest:
+            raise ValueError(f"steps={self.steps}: must be at least {self.fewest}")
         if self.network.attention != "bidirectional":
             raise ValueError(f"network.attention={self.network.attention!r}: steps are of whole rows; the network must "
                              "be bidirectional")
