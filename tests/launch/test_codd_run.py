@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import mdlm_jax
-from launch import sample, train
+from launch import evaluate, sample, train
 from mdlm_jax.config import ConfigError
 from mdlm_jax.models.circuit import CircuitConfig
 from tests.launch.test_quality_run import EMPTY, NETWORK, SMALL
@@ -51,6 +51,7 @@ def test_the_run_says_what_it_measured_goes_on_and_is_sampled(runs, capsys):
     assert "resuming from step 5" in out and "held-out loss of the circuit, a masked token: " in out
     assert len((runs / "codd" / "samples.txt").read_text().split("--- sample")) == 3
     assert sample.main([f"--checkpoint={runs / 'codd'}", "--decoder=codd", "--tokens=2", "--num=1"]) == 0
+    assert evaluate.main([f"--checkpoint={runs / 'codd'}", "--rows=4", "--draws=2", "--samples=0"]) == 0
 
 
 @pytest.mark.parametrize(("flags", "said"), [
