@@ -2,50 +2,23 @@
 
 import dataclasses
 
-from mdlm_jax.config import (
-    OBJECTIVES,
-    ConfigError,
-    RunConfig,
-    TrainConfig,
-    parse_block_schedule,
-    parse_mesh,
-    parse_spec,
-)
+from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
 from mdlm_jax.config.objectives import check_training, in_blocks
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
-from mdlm_jax.data.trajectories import folder_of, read_meta
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import whole_parameters
-from mdlm_jax.training import beside
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective, AnySubsetObjective
-from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
-from mdlm_jax.training.objectives.beside import BesideObjective
 from mdlm_jax.training.objectives.block import BlockObjective
-from mdlm_jax.training.objectives.codd import CoDDObjective
-from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
+from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
-from mdlm_jax.training.objectives.di4c import Di4CObjective
-from mdlm_jax.training.objectives.dmax import DMaxBlockObjective, DMaxObjective
-from mdlm_jax.training.objectives.dparallel import DParallelObjective
-from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
-from mdlm_jax.training.objectives.duo import DuoObjective
-from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
+from mdlm_jax.training.objectives.genmd4 import GenMD4Bound
 from mdlm_jax.training.objectives.gidd import GiddObjective
-from mdlm_jax.training.objectives.joint import JointObjective
-from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
-from mdlm_jax.training.objectives.maria import MariaObjective
-from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective
-from mdlm_jax.training.objectives.sdtt import SDTTObjective
+from mdlm_jax.training.objectives.make import HALVES, NOISELESS, STAYS, Asked, make
 
-_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective,
-              "any_subset": AnySubsetObjective}  # have no noise level
-_TAUGHT = {"sdtt": SDTTObjective, "duo": DuoObjective}
-_BESIDE = {"planner": (PlannerObjective, "layers"), "prism": (PRISMObjective, "reveal"),
-           "codd": (CoDDObjective, "states")}  # and what their one number is
+_WHOLE_HEADS = ("continuous", "discrete", "draft_edit", "levenshtein", "genmd4")  # where counts would need half
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -90,7 +63,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint", "dparallel") else _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in (*NOISELESS, "joint", "dparallel") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
         "process": process,
@@ -101,90 +74,12 @@ def build_objective(
         "data_shards": data_shards,
         "class_dropout": train.class_dropout,
     }
-    if kind in _NOISELESS:
-        return _noiseless(kind, numbers, shared), notes
-    if kind == "joint":
-        never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
-        return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
-                                   suppress=tuple(never)), notes
-    if kind in _TAUGHT:
-        return _TAUGHT[kind](**shared, steps=int(numbers[0]), forward_kl=train.divergence == "forward_kl"), notes
-    if kind == "di4c":
-        steps, latents, delta, power = numbers
-        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta, power=power), notes
-    if kind in _BESIDE:
-        return _beside(train, kind, shared), notes
-    if kind in ("count", "block", "dparallel", "dmax", "maria"):
+    if kind in HALVES:
         half_head, more = _half_head(train, coupling, train.each_twice or kind == "dparallel")
         shared, notes = shared | {"half_head": half_head}, notes + more
-    if kind == "maria":
-        return MariaObjective(**_still(shared), twin=_still_too(twin)), notes
-    if kind == "dparallel":
-        return _dparallel(shared, *numbers), notes
-    if kind == "dmax":
-        return _dmax(train, shared, *numbers), notes
-    if kind in ("count", "block"):
-        shared |= {"both": train.each_twice, "confidence": train.confidence}
-        if kind == "block":
-            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes
-        return CountObjective(**shared, complementary=train.complementary), notes
-    if train.half_head:
+    elif train.half_head and kind in _WHOLE_HEADS:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
-    if kind == "continuous":
-        return (GiddObjective if isinstance(process, GiddProcess) else ContinuousObjective)(**shared), notes
-    if kind == "discrete":
-        return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
-    if kind == "draft_edit":
-        rate, weight, turns = numbers
-        return DraftEditObjective(**shared, edit_rate=rate, edit_weight=weight, turns=int(turns)), notes
-    if kind == "levenshtein":
-        return _levenshtein(train, shared, *numbers), notes
-    return GenMD4Objective(**shared, initial_power=numbers[0]), notes
-
-
-def _noiseless(kind: str, numbers: tuple[float, ...], shared: dict) -> Objective:
-    return _NOISELESS[kind](**shared, **dict(zip(("low", "high"), numbers, strict=False)))
-
-
-def _joint(train: TrainConfig, shared: dict) -> JointObjective:
-    shared = _still(shared)
-    blocks = shared["network"].block_length if shared["network"].attention == "block_causal" else 0
-    return JointObjective(**shared, passes=beside.number(train.objective), block_length=blocks)
-
-
-def _beside(train: TrainConfig, kind: str, shared: dict) -> BesideObjective:
-    objective, number = _BESIDE[kind]
-    return objective(**_still(shared), **{number: beside.number(train.objective)})
-
-
-def _still(shared: dict) -> dict:
-    """With a network that stays as it is, and so does what it says."""
-    return shared | {"network": _still_too(shared["network"])}
-
-
-def _still_too(network: TransformerConfig | None) -> TransformerConfig | None:
-    return network and dataclasses.replace(network, dropout=0.0)
-
-
-def _dparallel(shared: dict, block: float, beta: float, temperature: float) -> DParallelObjective:
-    own = {name: value for name, value in shared.items() if name not in ("law", "coupling", "weighting")}
-    return DParallelObjective(**own, block=int(block), confidence=beta, sharpness=temperature)
-
-
-def _dmax(train: TrainConfig, shared: dict, masked: float, own: float, temperature: float) -> DMaxObjective:
-    shared = shared | {"masked_weight": masked, "own_weight": own, "temperature": temperature}
-    if shared["network"].attention == "two_stream":
-        return DMaxBlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule))
-    return DMaxObjective(**shared)
-
-
-def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
-    columns, ids = shared["network"].head_size, shared["process"].vocab_size
-    if columns < ids + 2:
-        raise ConfigError(f"model.head_size={columns}: train.objective={train.objective} says delete and insert with "
-                          f"two columns beyond the tokenizer's {ids} ids; set it to {ids + 2}")
-    return LevenshteinObjective(**shared, sizes=parse_block_schedule(train.block_schedule), edit_weight=weight,
-                                turns=int(turns))
+    return make(Asked(kind, numbers, shared, train, config.data.source, twin)), notes
 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
@@ -224,17 +119,13 @@ def build_bound(
         "head_budget": config.train.head_budget,
         "data_shards": data_shards,
     }
+    paired = config.eval.draws % 2 == 0
     if kind == "genmd4":
         return GenMD4Bound(**shared)
-    if kind == "joint":
-        return _joint(config.train, shared)
-    if kind in _BESIDE:
-        return _beside(config.train, kind, shared)
-    if kind in _NOISELESS:
-        return _noiseless(kind, numbers, shared)
-    paired = config.eval.draws % 2 == 0
-    if kind == "maria":
-        return MariaObjective(**shared, half_head=paired, twin=_still_too(twin))
+    if kind in (*STAYS, *NOISELESS):
+        shared |= {"half_head": paired} if kind in HALVES else {}
+        train = dataclasses.replace(config.train, any_order=0.0, on_policy=0.0)  # measured on the rows as they are
+        return make(Asked(kind, numbers, shared, train, config.data.source, twin))
     if in_blocks(kind, network.attention):
         paired = paired and network.block_length > 1
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
