@@ -33,6 +33,7 @@ def written(model, **options):
     return found
 
 
+@pytest.mark.slow
 def test_runs_are_used_as_any_other(runs, capsys):
     base, sure, soft = (mdlm_jax.load(runs / name) for name in ("base", "dparallel", "dmax"))
     assert all((a != b).any() for a, b in ((base.params["layers"]["mlp"]["up"], m.params["layers"]["mlp"]["up"])
