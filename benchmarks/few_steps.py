@@ -1,7 +1,7 @@
 """All joint and few-step methods on one base: ``python -m benchmarks.few_steps --workdir=DIR``.
 
 A masked network is trained on a small language whose law is known, and every method of the library that means to write
-several tokens a forward is trained on from it, or beside it, for as many steps. Rows are then written in 1, 2 and 4
+several tokens a forward is trained on from it, or beside it, for about as long. Rows are then written in 1, 2 and 4
 forwards (or in as many as the method takes; of six tokens two at a time are three), and of each method's come
 
     TV           total variation from the language to what is written, by --rows rows; chance alone makes of as many
@@ -139,10 +139,17 @@ def ways(base: Base) -> Iterator[Way]:
     yield Way("CoDD", [run], lambda n: load(run), lambda n: {"decoder": "codd", "tokens": each(n)},
               besides="a pass of the chain", extra=size(load(run).circuit.params))
     yield from with_twin(base, load)
-    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,16,0.1,0", "model.latent": 32,
-                                     "train.learning_rate": 3e-3})
+    run = base.onward("di4c", "di4c", **{"train.objective": "di4c:8,8,0.1,0", "model.latent": 32,
+                                         "train.learning_rate": 3e-3, "train.steps": base.options.mixture})
     extra = size(load(run).params) - size(adjust.params)
     yield Way("Di4C, random places", [run], lambda n: load(run), lambda n: RANDOM | {"steps": n}, extra=extra)
+    if base.seed in base.options.whole:
+        yield from trained_on(base, load)
+
+
+def trained_on(base: Base, load: Callable) -> Iterator[Way]:
+    """SDTT, dParallel, DMax, and those with bases of their own."""
+    length = base.length
     sdtt = base.rounds("sdtt", base.masked)
     yield Way("SDTT", list(sdtt.values()), lambda n: load(sdtt[n]), lambda n: {"decoder": "ancestral", "steps": n})
     yield from certain(base, load)
@@ -198,7 +205,8 @@ def measured(base: Base) -> dict[str, list[float]]:
         for asked in way.forwards:
             rows, forwards = written(way, asked, base)
             figures = [*judged(language, rows, own), forwards, way.extra / network, cost / spent(base.masked)]
-            found[f"{way.title}, {asked or ''}"] = figures
+            beside = f" ({way.besides})" if way.besides else ""
+            found[f"{way.title}{beside}, {asked or ''}"] = figures
             print(f"{base.name}, seed {base.seed}: {way.title}, {asked}: TV {figures[0]:.3f}", flush=True)
     return found
 
@@ -235,9 +243,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=3000, help="of the base")
     parser.add_argument("--more", type=int, default=2500, help="of every training from it")
+    parser.add_argument("--mixture", type=int, default=1000, help="steps of Di4C's training, on 8 copies of every row")
     parser.add_argument("--states", type=int, default=64, help="of CoDD's chain")
     parser.add_argument("--trajectories", type=int, default=16384)
     parser.add_argument("--rows", type=int, default=1 << 15)
+    parser.add_argument("--whole", type=int, nargs="+", default=[0, 1, 2],
+                        help="seeds of what is trained in rounds, or has its own base, too")
     options = parser.parse_args()
     options.joint_steps = options.more
     print("| language | method | asked | TV | right | entropy | forwards | parameters | training |")
@@ -249,7 +260,7 @@ def main() -> None:
         for title in found[0]:
             method, _, asked = title.rpartition(", ")
             cells = [f"{mean:.3f}" + ("" if np.isnan(error) or number > 2 else f" +- {error:.3f}")
-                     for number, (mean, error) in enumerate(means([one[title] for one in found]))]
+                     for number, (mean, error) in enumerate(means([one[title] for one in found if title in one]))]
             print(f"| {name} | {method} | {asked} | {' | '.join(cells)} |", flush=True)
 
 
