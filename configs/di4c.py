@@ -25,6 +25,7 @@ def get_config():
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 100
     config.train.lr_schedule = "constant"
+    config.train.b2 = 0.98  # the plateau before components part is short only if its small gradients soon count
     config.train.ema_decay = 0.995
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 1

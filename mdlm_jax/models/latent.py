@@ -18,7 +18,8 @@ class LatentEmbedding(nn.Module):
     second silu(first w + bias), with the F = ``latent`` waves cos(pi k lambda), k = 1..F, of the latent, and as many
     cos and sin(pi i / 10000^(2 j / F)), j = 0..F/2 - 1, of the position i. Of the latent alone, all masks of an empty
     canvas would be alike to a network with rotary positions, and it could say nothing of one that it does not say of
-    all. ``second`` is small at the start, not zero: where all components are equal, no gradient tells them apart.
+    all. Fresh weights make components differ much: where all are equal no gradient tells them apart, and near there
+    what one can learn is lost in the noise of what all do.
 
     The paper appends the embedding of the latent as one more token. Added, it needs no place in caches, segments and
     meshes that split the length, and windows that are read beside a cache see the latent of their own step.
@@ -29,8 +30,8 @@ class LatentEmbedding(nn.Module):
     @nn.compact
     def __call__(self, latent: jax.Array, positions: jax.Array) -> jax.Array:
         c, features = self.config, self.config.latent
-        first = weight(self, "first", (2, features, c.d_model), (None, None, "condition"), fan_in(2 * features))
-        second = weight(self, "second", (c.d_model, c.d_model), ("condition", "norm"), fan_in(c.d_model, 0.1))
+        first = weight(self, "first", (2, features, c.d_model), (None, None, "condition"), fan_in(2 * features, 4.0))
+        second = weight(self, "second", (c.d_model, c.d_model), ("condition", "norm"), fan_in(c.d_model))
         of_latent = jnp.cos(np.pi * latent.astype(jnp.float32)[:, None] * jnp.arange(1, features + 1)) @ first[0]
         of_position = _waves(positions, features) @ first[1] + bias(self, "bias", (c.d_model,), ("condition",),
                                                                     first.dtype)
