@@ -122,7 +122,7 @@ def _check_noise(config: RunConfig, model: ModelConfig) -> None:
     for name in names:
         if getattr(here, name) != getattr(there, name):
             raise ConfigError(f"process.{name}={getattr(here, name)!r}: the network of train.init_from was trained "
-                              f"with {getattr(there, name)!r}; set it to that")
+                              f"with {getattr(there, name)!r}; take one that was trained so, or set it to that")
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

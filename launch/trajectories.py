@@ -93,6 +93,8 @@ def read_options(flags: dict) -> TrajectoryOptions:
     for name, value in ({name: flags[name] for name in least if name in flags} | {"num": num}).items():
         if value < least[name]:
             raise ConfigError(f"--{name}={value}: must be at least {least[name]}")
+    if flags.get("temperature", 1.0) == 0 and not prompts:
+        raise ConfigError("--temperature=0: without prompts all rows would be one; give --prompts, or leave it out")
     suppress = flags.get("suppress", "")
     if not all(part.strip().isdigit() for part in suppress.split(",") if part):
         raise ConfigError(f"--suppress={suppress}: must be ids, as in 5,6")

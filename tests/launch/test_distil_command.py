@@ -95,7 +95,8 @@ def test_a_dry_run_lists_the_rounds(teacher, capsys, tmp_path):
     (["--config.train.init_from=x"], "follows from --from and the round before"),
     (["--config=oracle"], "has no rounds; choose a recipe with sdtt:STEPS or duo:STEPS"),
     (["--config=sdtt:dmd"], "--config=sdtt:dmd: choose one of sdtt, duo"),
-    (["--config=sdtt:duo"], "process.mixing=1.0: the network of train.init_from was trained with 0.0"),
+    (["--config=sdtt:duo"], "process.mixing=1.0: the network of train.init_from was trained with 0.0; take one that "
+     "was trained so"),
     (["--config.process.mixing=0.1"], "knows no noise but the mask"),
     (["--config.train.weighting=constant"], "does not read it"),
     (["--config.train.divergence=js"], "train.divergence='js'"),
