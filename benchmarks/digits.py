@@ -128,7 +128,8 @@ def run(config: RunConfig, seed: int, workdir: Path, built: Built) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     kept = Checkpoints(workdir / "checkpoints", 1)
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, kept, {}, config.train.steps,
-                      start_from=lambda: jax.jit(api.init, static_argnums=0)(network, jax.random.key(seed)))
+                      start_from=lambda: {"network": jax.jit(api.init, static_argnums=0)(network,
+                                                                                         jax.random.key(seed))})
     params = averaged(trainer.run(lambda params: {}), config.train)
     trained = time.process_time()
     bound = build_bound(config, network, process, 1)

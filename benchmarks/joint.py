@@ -64,15 +64,20 @@ def _replace(left: int, each: int) -> float:
     return now * single - joint + ((1 - seen) * _replace(left - now, each) if seen < 1 else 0.0)
 
 
-def models(folder: Path, name: str, length: int, seed: int, options, width: int = 32, given: int = 0,
-           **fields) -> mdlm_jax.LanguageModel:
-    """The network with its joint layer. ``given``: tokens at the beginning of a row that trajectories are given.
-    ``fields``: of the layer's run, more than the usual ones."""
-    base = train(folder / f"{name}_{seed}", "oracle", **{
+def network(folder: Path, name: str, length: int, seed: int, options, width: int = 32) -> Path:
+    """The run of the network alone."""
+    return train(folder / f"{name}_{seed}", "oracle", **{
         "data.source": f"language:{name}", "data.length": length, "data.seed": seed, "train.seed": seed,
         "model.layers": 2, "model.d_model": width, "model.heads": 2, "train.steps": options.steps,
         "train.checkpoint_every": options.steps, "eval.every": options.steps, "train.learning_rate": 3e-3,
         "train.batch_size": 64, "eval.final_rows": 512})
+
+
+def models(folder: Path, name: str, length: int, seed: int, options, width: int = 32, given: int = 0,
+           **fields) -> mdlm_jax.LanguageModel:
+    """The network with its joint layer. ``given``: tokens at the beginning of a row that trajectories are given.
+    ``fields``: of the layer's run, more than the usual ones."""
+    base = network(folder, name, length, seed, options, width)
     written = folder / f"{name}_{seed}_trajectories"
     asked = []
     if given:
@@ -207,19 +212,19 @@ def main() -> None:
         both = [results(options, name, seed) for seed in options.seeds]
         checked[name] = [one[1] for one in both]
         for title in both[0][0]:
-            (kl, kl_error), (tv, tv_error) = _means([one[0][title] for one in both])
+            (kl, kl_error), (tv, tv_error) = means([one[0][title] for one in both])
             form = closed_form(name, int(title.partition(", ")[2])) if title.startswith("marginal") else math.nan
             print(f"| {name} | {title} | {kl:.3f} +- {kl_error:.3f} | {tv:.3f} +- {tv_error:.3f} | "
                   f"{'' if math.isnan(form) else f'{form:.3f}'} |", flush=True)
     print("\n| language | drafts | tokens a forward | drafts of marginals | p-values |\n|---|---|---|---|---|")
     for name, found in checked.items():
         for drafts in found[0]:
-            (speed, error), (apart, apart_error), _ = _means([one[drafts] for one in found])
+            (speed, error), (apart, apart_error), _ = means([one[drafts] for one in found])
             values = ", ".join(f"{one[drafts][2]:.3f}" for one in found)
             print(f"| {name} | {drafts} | {speed:.2f} +- {error:.2f} | {apart:.2f} +- {apart_error:.2f} | {values} |")
 
 
-def _means(values: list[list[float]]) -> list[tuple[float, float]]:
+def means(values: list[list[float]]) -> list[tuple[float, float]]:
     """Mean and standard error over seeds of each figure."""
     values = np.array(values)
     errors = values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)

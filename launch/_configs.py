@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze
 from mdlm_jax.config.names import nearest
-from mdlm_jax.config.train import beside
+from mdlm_jax.config.train import beside, is_taught
 
 _NO_KEY = re.compile(r'Key "([^"]*)" does not exist')
 SHIPPED = Path(__file__).resolve().parent.parent / "configs"
@@ -94,7 +94,8 @@ def _take_network(config: ConfigDict, overrides: dict) -> None:
         from ._start import network_fields
 
         objective = str(overrides.get("train.objective", config.get("train", {}).get("objective", "")))
-        config.model.update(network_fields(start, config.model, stays=bool(beside(objective))))
+        stays = bool(beside(objective)) or is_taught(objective)
+        config.model.update(network_fields(start, config.model, stays))
 
 
 def _run_file(path: Path, given: str | None):

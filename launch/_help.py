@@ -73,6 +73,7 @@ _NAMES = {
     "train.objective": "OBJECTIVES",
     "train.weighting": "WEIGHTINGS",
     "train.level_law": "LEVEL_LAWS",
+    "train.divergence": "DIVERGENCES",
     "train.optimizer": "OPTIMIZERS",
     "train.lr_schedule": "LR_SCHEDULES",
     "train.time_sampling": "TIME_SAMPLINGS",

@@ -11,7 +11,7 @@ import numpy as np
 
 from mdlm_jax.config import RunConfig
 from mdlm_jax.config.data import is_images
-from mdlm_jax.config.train import beside, is_joint
+from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.core import levels, weights
 from mdlm_jax.data import language_rows
 from mdlm_jax.data.pipeline import Built
@@ -22,25 +22,31 @@ from mdlm_jax.training.curves import loss_curve_png
 from mdlm_jax.training.manifest import write_atomically
 
 from . import _images, _samples
+from ._start import twin_network
 
 _COUNTED = 1 << 25  # training tokens that the baselines count; prepared rows may be more than memory holds
 _FIGURES = {  # what is held out, where that is no bound
+    "any_subset": "held-out cross-entropy of what random prompts leave, a token",
     "joint": "held-out KL from the network to the layer, of all that is masked, a token written",
     "planner": "held-out loss of the planner, weighted",
     "prism": "held-out loss of the head, a revealed token",
+    "maria": "held-out loss of a masked token given the others, mean over masks, exact",
+    "codd": "held-out loss of the circuit, a masked token",
 }
 
 
 def finish(
     config: RunConfig, workdir: Path, built: Built, held_out: Mapping, network, process, params, bound: Bound,
-    parameters: dict[str, int],
+    size: dict[str, dict[str, int]],
 ) -> None:
     """Writes samples.txt (of images samples.png or .npz), the pictures and summary.json, and prints the closing lines;
     the last is the bound.
 
-    ``held_out``: the rows on which the bound was measured; ``parameters``: how many are held and trained.
+    ``held_out``: the rows on which the bound was measured; ``size``: parameters held and trained, steps,
+    tokens and FLOPs of training.
     """
-    steps = "" if is_joint(config.train.objective) else f" in {config.sample.steps} steps"
+    kind = config.train.objective.partition(":")[0]
+    steps = "" if kind in ("joint", "maria", "dmax", "any_subset") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
     references = _references(config, built, held_out["tokens"])
     value, error, unit = _figure(bound)
@@ -53,9 +59,8 @@ def finish(
         "references": {"unit": unit, **references},
         "samples": dataclasses.asdict(config.sample)
         | {"unigram_entropy": entropy, "unigram_entropy_of_held_out_rows": natural},
-        "parameters": parameters,
         "data": built.info,
-    }
+    } | size
     write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"samples, loss curve and the picture of a sample are in {workdir}")
     print(f"unigram entropy: {entropy:.3f} nats a sample, {natural:.3f} a held-out row")
@@ -67,7 +72,7 @@ def finish(
     rows = f"{bound.rows} row{'s' * (bound.rows > 1)} of {config.data.length} tokens"
     if is_images(config.data.source):
         print(f"bits per dimension{given}: {value / math.log(2):.3f} +- {error / math.log(2):.3f}")
-    name = _FIGURES.get(config.train.objective.partition(":")[0], "held-out bound")
+    name = _FIGURES.get(kind, "held-out bound")
     print(f"{name}{given}: {value:.3f}{spread} {unit} ({rows})")
 
 
@@ -88,7 +93,8 @@ def _draw(config, workdir, built, held_out, network, process, params, references
         canvas, first = _samples.prompted(held_out, process.mask_id, config.sample.num)
         written = np.arange(config.data.length) < first[0]
     tokens, trace = _samples.draw(process, network, params, config.sample, config.data.length, trace=True,
-                                  objective=config.train.objective, canvas=canvas, labels=labels)
+                                  objective=config.train.objective, canvas=canvas, labels=labels,
+                                  twin=twin_network(config, process.vocab_size))
     title = f"{config.data.source}, {config.sample.steps} steps, {config.process.title}"
     if is_images(config.data.source):
         unknown = np.full(len(tokens), -1) if labels is None else labels
@@ -116,9 +122,12 @@ def _draw(config, workdir, built, held_out, network, process, params, references
 
 def _own_scale(config: RunConfig) -> str:
     """Why the training loss is no bound; empty where it is one."""
-    weighting, law = config.train.weighting, config.train.level_law
+    weighting, law, kind = config.train.weighting, config.train.level_law, config.train.objective.partition(":")[0]
+    if kind in ("dparallel", "dmax"):
+        return f"train.objective {kind}"
     reasons = [] if weights.from_spec(weighting).is_bound else [f"weighting {weighting}"]
     reasons += ["answers weighed alike"] if config.train.per_answer else []
+    reasons += ["a teacher's targets"] if is_taught(config.train.objective) else []
     return ", ".join(reasons if levels.from_spec(law).covers_all else [*reasons, f"levels {law}"])
 
 

@@ -34,6 +34,8 @@ FLAGS = (
     _cli.Flag("prompt_field", "NAME", "the field of a .jsonl file that holds the prompt; default prompt"),
     _cli.Flag("batch_size", "N", "prompts at a time; default 32", int),
     _cli.Flag("decoder", "NAME", "how a canvas of masks becomes text (below); default: what suits the model"),
+    _cli.Flag("twin", "DIR", "the run of train.objective=autoregressive, on the same tokenizer, that --decoder=copula "
+              "joins with the model"),
     _cli.Flag("block_length", "N", "write blocks of so many tokens, one after another; 0: everything at once; default: "
               "what suits the model", int),
     _cli.Flag("cache", "NAME", f"{' | '.join(FORMS)}, of keys and values; default: block for block-causal models, else "

@@ -8,15 +8,20 @@ import numpy as np
 
 from mdlm_jax.config import SampleConfig
 from mdlm_jax.evaluation.entropy import unigram_entropy
+from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
+from mdlm_jax.sampling.assd import ASSD
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.loop import decode
+from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.pictures import denoising_png
 from mdlm_jax.sampling.prism import PRISM
+from mdlm_jax.sampling.soft_parallel import SoftParallel
 from mdlm_jax.sampling.trace_html import denoising_html
 from mdlm_jax.training import beside
 from mdlm_jax.training.manifest import write_atomically
@@ -26,12 +31,14 @@ LEFT_TO_RIGHT = (*BLOCKS, "autoregressive", "any_order")
 
 
 def draw(process, network, weights: dict, options: SampleConfig, length: int, prompt=None, trace: bool = False,
-         objective: str = "nelbo", canvas: Canvas | None = None, labels: np.ndarray | None = None):
+         objective: str = "nelbo", canvas: Canvas | None = None, labels: np.ndarray | None = None,
+         twin: TransformerConfig | None = None):
     """Token ids [num, length], and with ``trace`` the frames [steps + 1, length] of the first sample, else None.
 
     ``weights``: what the objective trained: the network, and where it learned one, the schedule. ``objective`` says
     whether the network is used block after block, token after token, or on the whole canvas. ``canvas``: what to write
-    on, in place of masks behind the one ``prompt`` [P]; then without ``labels`` [num], the classes.
+    on, in place of masks behind the one ``prompt`` [P]; then without ``labels`` [num], the classes. ``twin``: the
+    shape of the network of that name among the weights.
     """
     weights = jax.device_put(weights, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt, condition=labels) if canvas is None else canvas
@@ -45,10 +52,23 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     if kind == "joint":
         size, steps = network.block_length if network.attention == "block_causal" else None, None
         decoder = Adjust(mask_id=process.mask_id, **beside.taken(objective, network, weights), **chain)
+    elif kind == "any_subset":
+        steps, decoder = None, ASSD(process.mask_id, **chain)
     elif kind == "planner":
         decoder = P2(process, "trained", **beside.taken(objective, network, weights), **chain)
     elif kind == "prism":
         decoder = PRISM(mask_id=process.mask_id, **beside.taken(objective, network, weights), **chain)
+    elif kind == "maria":
+        steps = None
+        decoder = MARIA(mask_id=process.mask_id,
+                        **beside.taken(objective, network, weights, twin, process.mask_id), **chain)
+    elif kind == "codd":
+        decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // steps), **chain,
+                       **beside.taken(objective, network, weights))
+        steps = None
+    elif kind == "dmax":
+        size, steps = network.block_length if network.attention == "block_causal" else None, None
+        decoder = SoftParallel(process.mask_id, params["embedding"], **chain)
     elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)

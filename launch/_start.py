@@ -7,9 +7,11 @@ from pathlib import Path
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
 from mdlm_jax.config.model import ModelConfig, from_transformer
-from mdlm_jax.config.train import beside, is_joint
+from mdlm_jax.config.process import ProcessConfig
+from mdlm_jax.config.train import beside, is_joint, is_taught
 from mdlm_jax.data import trajectories
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.shapes import shapes
 from mdlm_jax.training import manifest, places
@@ -28,8 +30,8 @@ _SHOWN = 5
 def network_fields(text: str, model: dict, stays: bool = False) -> dict:
     """The fields of the model section that come from the checkpoint ``text``, over those of a recipe, ``model``.
 
-    Empty where there is no checkpoint: that is told by `check_start`. ``stays``: the network is used as it is, with the
-    attention that it was trained for.
+    Empty where there is no checkpoint: that is told by `check_start`. ``stays``: the network is used as it is, or
+    teaches as it is, with the attention that it was trained for.
     """
     found = _model_of(text)
     if found is None:
@@ -48,10 +50,13 @@ def check_start(config: RunConfig) -> None:
     text = config.train.init_from
     there = _model_of(text)
     if there is None:
-        found = f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
-        raise ConfigError(f"train.init_from={text!r}: {found}; give a Hugging Face directory or a run's workdir")
-    if beside(config.train.objective):
+        raise ConfigError(f"train.init_from={text!r}: {_missing(text)}; give a Hugging Face directory or a run's "
+                          "workdir")
+    if config.train.twin:
+        _check_twin(config)
+    if beside(config.train.objective) or is_taught(config.train.objective):
         _check_stays(config, there)
+        _check_noise(config, there)
     if is_joint(config.train.objective):
         _check_trajectories(config, there)
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
@@ -64,12 +69,60 @@ def check_start(config: RunConfig) -> None:
         _check_network(text, there, config.model, ids)
 
 
+def _missing(text: str) -> str:
+    return f"{text} holds no checkpoint" if places.place(text).is_dir() else "there is no such directory"
+
+
+def _check_twin(config: RunConfig) -> None:
+    """ConfigError where train.twin is no autoregressive run, or of another tokenizer than train.init_from."""
+    text, start, folder = config.train.twin, config.train.init_from, _folder(config.train.twin)
+    if folder is None:
+        raise ConfigError(f"train.twin={text!r}: {_missing(text)}; give the workdir of a run of "
+                          "train.objective=autoregressive")
+    if families.is_hf(folder):
+        raise ConfigError(f"train.twin={text!r}: is a published model, of which nothing tells what stands before a "
+                          "row; give the workdir of a run of train.objective=autoregressive")
+    there = read_config(folder / "config.json")
+    if there.train.objective != "autoregressive":
+        raise ConfigError(f"train.twin={text!r}: is a run of train.objective={there.train.objective}; give one of "
+                          "autoregressive, whose network predicts the next token")
+    if there.model.classes:
+        raise ConfigError(f"train.twin={text!r}: has model.classes={there.model.classes}, and nobody tells it any; "
+                          "give one without")
+    if 0 < there.model.learned_positions < config.data.length:
+        raise ConfigError(f"data.length={config.data.length}: train.twin={text!r} learned "
+                          f"{there.model.learned_positions} positions; lower it")
+    own, other = stored_tokenizer(start), stored_tokenizer(text)
+    if own is None or other is None or not own.same_as(other):
+        raise ConfigError(f"train.twin={text!r}: has another tokenizer than train.init_from={start!r}; give two "
+                          "runs on the same one")
+
+
+def twin_network(config: RunConfig, ids: int) -> TransformerConfig | None:
+    """The shape of the network of train.twin, over a tokenizer of ``ids``; None where there is none."""
+    there = _model_of(config.train.twin) if config.train.twin else None
+    return there and there.transformer(there.vocab_size or ids)
+
+
 def _check_stays(config: RunConfig, there: ModelConfig) -> None:
     """ConfigError where the network that stays is to be read otherwise than it was trained."""
     for name in _SEEN:
         if getattr(config.model, name) != getattr(there, name):
             raise ConfigError(f"model.{name}={getattr(config.model, name)!r}: the network of train.init_from stays as "
                               f"it is, with {getattr(there, name)!r}; leave it out")
+
+
+def _check_noise(config: RunConfig, model: ModelConfig) -> None:
+    """ConfigError where the network that stays, or teaches, was trained on other noise than it is to see; schedules
+    matter where it reads the time."""
+    folder, here = _folder(config.train.init_from), config.process
+    there = ProcessConfig() if families.is_hf(folder) else read_config(folder / "config.json").process
+    told = model.conditioning == "time" and not families.is_hf(folder)
+    names = (("family", "mixing") if is_taught(config.train.objective) else ()) + (("schedule", "eps") if told else ())
+    for name in names:
+        if getattr(here, name) != getattr(there, name):
+            raise ConfigError(f"process.{name}={getattr(here, name)!r}: the network of train.init_from was trained "
+                              f"with {getattr(there, name)!r}; take one that was trained so, or set it to that")
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

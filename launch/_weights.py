@@ -4,9 +4,10 @@ import dataclasses
 
 import jax
 
-from mdlm_jax.config import ConfigError
+from mdlm_jax.config import ConfigError, TrainConfig
 from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.loading import load, load_step
+from mdlm_jax.models import fused
 from mdlm_jax.models.adapt import adapt
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import families
@@ -14,8 +15,25 @@ from mdlm_jax.models.shapes import shapes
 from mdlm_jax.training import checkpoints, places
 
 
-def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.Mesh) -> dict:
-    """Parameters in float32, laid out on the mesh; without those of a latent where the checkpoint has none.
+def starting_weights(train: TrainConfig, network: TransformerConfig, twin: TransformerConfig | None,
+                     mesh: jax.sharding.Mesh) -> dict:
+    """By name, the weights that a run begins with, laid out on the mesh: those of its network, with a ``twin`` the
+    twin's too, and a fused head on both.
+
+    Raises:
+      ConfigError: as `loaded`.
+    """
+    found = {"network": loaded("init_from", train.init_from, network, mesh)}
+    if twin is None:
+        return found
+    found |= {"twin": loaded("twin", train.twin, twin, mesh)}
+    return found | {"fused": fused.averaged(fused.FusedConfig(network, twin), **found)}
+
+
+def loaded(field: str, path: str, network: TransformerConfig, mesh: jax.sharding.Mesh) -> dict:
+    """Parameters in float32, laid out on the mesh, without those of a latent where the checkpoint has none.
+
+    ``field``: of the section train, that names the ``path``.
 
     A causal network that the run opens, and whose table lacks the mask's row, gets it (`models.adapt`).
 
@@ -31,7 +49,7 @@ def starting_weights(path: str, network: TransformerConfig, mesh: jax.sharding.M
     found, wanted = shapes(config), shapes(network)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
-            raise ConfigError(f"train.init_from={path!r}: {name} is {_said(found, name)} there and "
+            raise ConfigError(f"train.{field}={path!r}: {name} is {_said(found, name)} there and "
                               f"{_said(wanted, name)} in this run; set the model section to the checkpoint's "
                               "(models.presets)")
     return params

@@ -68,7 +68,7 @@ def set_aside(workdir: Path, config: RunConfig) -> Path | None:
     folder = next(path for path in map(workdir.joinpath, map("earlier-{}".format, itertools.count(1)))
                   if not os.path.lexists(path))
     folder.mkdir()
-    for name in (*_OURS, "tokenizer.json", "config.json"):
+    for name in (*_OURS, "tokenizer.json", "twin.json", "config.json"):
         if (workdir / name).exists():
             os.rename(workdir / name, folder / name)
     return folder

@@ -26,7 +26,7 @@ def main(options, answers: Answers) -> None:
 
 
 def _answer(options, answers: Answers, left: list[Key]) -> None:
-    model = load(options)
+    model, generate = load(options)
     prompts, size = {one.index: one for one in options.prompts}, options.generate.get("batch_size", 32)
     given = {index: _given(one.prompt, model.tokenizer) for index, one in prompts.items()}
     left = sorted(left, key=lambda key: len(given[key[0]]))  # alike, so that little is padding
@@ -37,7 +37,7 @@ def _answer(options, answers: Answers, left: list[Key]) -> None:
             keys = left[begin : begin + size]
             found = model.generate(
                 [given[index] for index, _ in keys], new_tokens=options.new_tokens,
-                row_ids=[index * options.sample.num + sample for index, sample in keys], **options.generate,
+                row_ids=[index * options.sample.num + sample for index, sample in keys], **generate,
             )
             answers.add([_line(prompts[key[0]].fields, key, one) for key, one in zip(keys, found, strict=True)])
             progress.update(before + begin + len(keys))

@@ -31,7 +31,8 @@ from ._evaluation import Record
 from ._memory import enough_memory, keep_freed_memory
 
 _ROWS = 16  # measured at a time
-_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit")  # whose process papers measure in their way
+# whose process papers measure in their way
+_DIFFUSION = ("nelbo", "count", "continuous", "discrete", "draft_edit", "dparallel", "dmax", "sdtt", "duo")
 
 
 def main(options: evaluate.EvaluateOptions) -> dict:
@@ -145,14 +146,17 @@ class Measure:
         return 1 if self.mesh is None else data_shards(self.mesh)
 
     def __call__(self, batch) -> dict:
-        bound = build_bound(self.config, self.model.config, self.model.process, self._shards)
+        fused = self.model.fused
+        bound = build_bound(self.config, self.model.config, self.model.process, self._shards,
+                            None if fused is None else fused.twin.network)
         found = self._run(bound, bound_draws(self.config, bound), bound.end_terms, batch)
         told = {"rows": found.rows, "tokens": found.tokens, "exact": bound.exact, "bound": _figures(found),
                 "terms": found.terms, "given": self._given(batch)}
-        if parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0] not in _DIFFUSION:
+        kind = parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0]
+        if kind not in _DIFFUSION or bound.network.attention == "two_stream":
             return told
-        kind = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
-        integrand = kind(bound.network, self.model.process, head_budget=bound.head_budget,
+        make = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
+        integrand = make(bound.network, self.model.process, head_budget=bound.head_budget,
                          data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)
         scale = 1 / (integrand.time_max - integrand.time_min)  # a mean over these times, not an integral
@@ -163,13 +167,17 @@ class Measure:
         """What the network is told beside the rows themselves."""
         ends = self.config.data.packing == "documents" and (batch["attention_mask"] > 1).any()
         told = {"the document ends": ends, "the class": "label" in batch and self.model.config.classes,
-                "the prompts": self.config.data.answers and not self.config.data.prompt_loss}
+                "the prompts": self.config.data.answers and not self.config.data.prompt_loss,
+                "random prompts": self.config.train.objective.startswith("any_subset:")}
         return " and ".join(what for what, is_told in told.items() if is_told)
 
     def _run(self, objective, draws: int, end_terms, batch) -> Bound:
         model = self.model
         lossless = model.tokenizer is not None and model.tokenizer.lossless and not self.config.data.answers
         weights = {"network": model.params} | ({} if model.schedule is None else {"schedule": model.schedule})
+        for name in ("joint", "quality", "circuit", "fused"):
+            if (small := getattr(model, name)) is not None:
+                weights |= {name: small.params} | ({"twin": small.twin.params} if name == "fused" else {})
         return held_out_bound(
             objective.loss_at, weights, padded_batches(batch, -(-_ROWS // self._shards) * self._shards),
             model.tokenizer.token_bytes if lossless else np.zeros_like, draws=draws, seed=self.options.seed,

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,10 +25,10 @@ def main(options) -> None:
     """Loads the weights (the average where there is one), draws, prints, and writes what was asked for."""
     check(options, lambda model: [_prompt(options, model)])
     with enough_memory("lower --num or --length"):
-        model = load(options)
+        model, generate = load(options)
         tokenizer = model.tokenizer or _samples.Numbers(model.config.vocab_size, model.process)
         prompt = _prompt(options, model)
-        found, frames = _drawn(options, model, tokenizer, prompt)
+        found, frames = _drawn(options, model, generate, tokenizer, prompt)
     rows = [np.concatenate([prompt, one.tokens]) for one in found]
     texts = [tokenizer.decode(row, show_special=True) for row in rows]
     print(_samples.joined(texts), end="", flush=True)
@@ -48,7 +49,7 @@ def check(options, prompts: Callable[[LanguageModel], list]) -> None:
     model = without_weights(options.folder, mask_id=options.load.get("mask_id"))
     try:
         found = prompts(model)
-        answer_job(model, found, options.new_tokens, **_of(options.generate, slice(len(found))))
+        answer_job(model, found, options.new_tokens, **_of(keywords(options, without_weights), slice(len(found))))
     except ConfigError as error:
         name = "--prompt" if options.prompts is None else r"--prompts, prompt \1"
         raise ConfigError(re.sub(r"^prompts\[(\d+)\]", name, str(error))) from None
@@ -59,15 +60,21 @@ def _prompt(options, model: LanguageModel) -> np.ndarray:
     return np.array(encoded("--prompt", options.prompt, model.tokenizer, special), np.int32)
 
 
-def load(options):
-    """The model, shared by the devices of this process where a mesh was asked for."""
+def load(options) -> tuple[LanguageModel, dict]:
+    """The model and `keywords`, shared by the devices of this process where a mesh was asked for."""
     mesh = None if options.mesh is None else make_mesh(options.mesh, jax.local_devices())
-    return mdlm_jax.load(options.folder, mesh=mesh, **options.load)
+    model = mdlm_jax.load(options.folder, mesh=mesh, **options.load)
+    return model, keywords(options, lambda path: mdlm_jax.load(path, mesh=mesh, dtype=options.load.get("dtype")))
 
 
-def _drawn(options, model, tokenizer, prompt: np.ndarray):
+def keywords(options, read: Callable[[Path], LanguageModel]) -> dict:
+    """Those of `LanguageModel.generate`; ``read`` gives the twin of a folder."""
+    return options.generate | ({} if options.twin is None else {"twin": read(options.twin)})
+
+
+def _drawn(options, model, generate: dict, tokenizer, prompt: np.ndarray):
     """The samples, and [S + 1, L] frames of the first where it is shown or drawn."""
-    prompts, keywords = [prompt] * options.sample.num, {"new_tokens": options.new_tokens} | options.generate
+    prompts, keywords = [prompt] * options.sample.num, {"new_tokens": options.new_tokens} | generate
     if not options.live:
         if options.picture is None:
             return model.generate(prompts, **keywords), None

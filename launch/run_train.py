@@ -17,6 +17,7 @@ from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows,
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training import adapters, hosts
+from mdlm_jax.training.beside import TWIN, twin_file
 from mdlm_jax.training.build import (
     bound_draws,
     build_bound,
@@ -36,7 +37,7 @@ from . import _lock, _report
 from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._mirror import mirrored
-from ._start import agree, stored_tokenizer
+from ._start import agree, stored_tokenizer, twin_network
 from ._workdir import set_aside
 
 _EVAL_ROWS = 16  # rows measured at a time
@@ -73,7 +74,8 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     agree(config, given, tokenizer)
     process = build_process(config, tokenizer.vocab_size, tokenizer.mask_id)
     network = build_network(config, tokenizer.vocab_size)
-    objective, notes = build_objective(config, network, process, shards)
+    twin = twin_network(config, tokenizer.vocab_size)
+    objective, notes = build_objective(config, network, process, shards, twin)
     notes += layout_notes(network, mesh)
     parameters = _parameters(config, objective)
     notes += _training_note(config, parameters)
@@ -83,10 +85,10 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
                  "the held-out data": built.valid.fingerprint})
     _announce(config, built.info, network, objective, mesh, notes)
 
-    files = _settle(config, workdir, tokenizer, until_the_end)
+    files = _settle(config, workdir, tokenizer, twin, until_the_end)
     text = tokenizer.lossless and not beside(train.objective) and not config.data.answers
     token_bytes = tokenizer.token_bytes if text else np.zeros_like  # bytes of text, where the figure is of text
-    bound = build_bound(config, network, process, shards)
+    bound = build_bound(config, network, process, shards, twin)
 
     def measure(params: dict, held_out: Mapping[str, np.ndarray]) -> Bound:
         batches = padded_batches(held_out, -(-_EVAL_ROWS // shards) * shards)
@@ -96,7 +98,7 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
         )
 
     trainer = Trainer(config.train, objective, built.train, mesh, workdir, checkpoints, files, config.eval.every,
-                      _starting_weights(config, network, mesh), profile, push, _wandb(config, workdir))
+                      _starting_weights(config, network, twin, mesh), profile, push, _wandb(config, workdir))
     watched = held_out_rows(built.valid, config.eval.rows)
     with crash_report(workdir), enough_memory(_SMALLER):
         state = trainer.run(lambda params: _numbers(measure(params, watched)))
@@ -108,11 +110,13 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     params = _on_this_host(params)
     with enough_memory("lower sample.num"):
         if hosts.speaks():
-            _report.finish(config, workdir, built, held_out, network, process, params, final, parameters)
+            _report.finish(config, workdir, built, held_out, network, process, params, final,
+                           {"parameters": parameters, "training": _spent(config, objective)})
     hosts.barrier("report")
 
 
-def _settle(config: RunConfig, workdir: Path, tokenizer, until_the_end: contextlib.ExitStack) -> dict[str, str]:
+def _settle(config: RunConfig, workdir: Path, tokenizer, twin,
+            until_the_end: contextlib.ExitStack) -> dict[str, str]:
     """Makes the workdir this run's, at the last moment: a start that fails before leaves no trace.
 
     ConfigError where another process is at work in it.
@@ -123,27 +127,30 @@ def _settle(config: RunConfig, workdir: Path, tokenizer, until_the_end: contextl
     if hosts.speaks():
         workdir.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(_lock.held(workdir))
-        _write_description(config, workdir, tokenizer)
+        _write_description(config, workdir, tokenizer, twin)
     hosts.barrier("workdir")
     if not hosts.speaks():
         return {}
-    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json")}
+    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("tokenizer.json", "config.json", TWIN)
+            if (workdir / name).exists()}
 
 
-def _write_description(config: RunConfig, workdir: Path, tokenizer) -> None:
+def _write_description(config: RunConfig, workdir: Path, tokenizer, twin) -> None:
     earlier = set_aside(workdir, config)
     if earlier:
         print(f"note     {workdir} held another run without a checkpoint; its files are now in {earlier}", flush=True)
     tokenizer.save(workdir / "tokenizer.json")
+    if twin is not None:
+        write_atomically(workdir / TWIN, twin_file(twin))
     write_atomically(workdir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
-def _starting_weights(config: RunConfig, network, mesh):
+def _starting_weights(config: RunConfig, network, twin, mesh):
     if not config.train.init_from:
         return None
     from ._weights import starting_weights
 
-    return lambda: starting_weights(config.train.init_from, network, mesh)
+    return lambda: starting_weights(config.train, network, twin, mesh)
 
 
 def _wandb(config: RunConfig, workdir: Path) -> Callable[[], WandbRun] | None:
@@ -206,15 +213,20 @@ def _numbers(bound: Bound) -> Mapping[str, float]:
     return numbers | {f"eval/{name}": value for name, value in bound.terms.items()}
 
 
+def _spent(config: RunConfig, objective) -> dict[str, int]:
+    """Tokens and model FLOPs of the whole run, those of its first objective throughout."""
+    train, length = config.train, config.data.length
+    return {"steps": train.steps, "tokens": train.steps * train.batch_size * length,
+            "flops": train.steps * objective.train_flops(train.batch_size, length)}
+
+
 def _announce(config: RunConfig, info: dict, network, objective, mesh, notes: list[str]) -> None:
-    tokens = config.train.steps * config.train.batch_size * config.data.length
-    flops = objective.train_flops(config.train.batch_size, config.data.length)
-    train = info["train"]
+    train, spent = info["train"], _spent(config, objective)
     used = {axis: size for axis, size in mesh.shape.items() if size > 1} or "one device"
     print(f"data     {info['source']}: {train['tokens']:,} training tokens, vocabulary {network.vocab_size:,}")
     print(f"model    {api.num_parameters(network):,} parameters, {network.layers} layers, width {network.d_model}")
     print(f"run      {config.train.steps:,} steps of {config.train.batch_size} x {config.data.length} tokens = "
-          f"{tokens:,} tokens, {flops * config.train.steps:.2e} FLOPs, on {used}, jax {jax.__version__}")
+          f"{spent['tokens']:,} tokens, {spent['flops']:.2e} FLOPs, on {used}, jax {jax.__version__}")
     for note in notes:
         print(f"note     {note}")
     print(end="", flush=True)

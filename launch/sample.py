@@ -15,6 +15,7 @@ from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, parse_mesh
 from mdlm_jax.config.evaluation import NEW_TOKENS
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.hf import families
 from mdlm_jax.sampling import registry
@@ -49,6 +50,7 @@ class SampleOptions:
       prompts: of a file, or None.
       generate: further keywords of `LanguageModel.generate`.
       load: keywords of `mdlm_jax.load`. ``mesh``: sizes by axis, or None.
+      twin: folder of the step of an autoregressive run, or None.
       live: show it as it happens. ``distributed``: how to find the other processes, or None.
     """
 
@@ -64,6 +66,7 @@ class SampleOptions:
     generate: dict[str, Any] = dataclasses.field(default_factory=dict)
     load: dict[str, Any] = dataclasses.field(default_factory=dict)
     mesh: dict[str, int] | None = None
+    twin: Path | None = None
     live: bool = False
     distributed: str | None = None
 
@@ -123,7 +126,7 @@ def read_options(flags: dict) -> SampleOptions:
     _images.check_output(output, model.config, length)
     return SampleOptions(
         model.folder, model.config, sample, length, flags.get("prompt", ""), output, picture, new_tokens,
-        prompts, generate, load, mesh, flags.get("live", False),
+        prompts, generate, load, mesh, _twin(flags), flags.get("live", False),
         _distributed.asked(flags) if several else None,
     )
 
@@ -134,6 +137,18 @@ def find_checkpoint(text: str) -> Path:
         return find(text)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from None
+
+
+def _twin(flags: dict) -> Path | None:
+    """The step folder that ``--twin`` means, every digest checked."""
+    if "twin" not in flags:
+        return None
+    if flags.get("decoder") != "copula":
+        raise ConfigError(f"--twin={flags['twin']}: goes with --decoder=copula")
+    try:
+        return find(flags["twin"])
+    except ConfigError as error:
+        raise ConfigError(f"--twin: must be a run of train.objective=autoregressive; {error}") from None
 
 
 def _model(text: str) -> _Model:
@@ -203,7 +218,8 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
     if config is None or not guidance:
         return
     objective = config.train.objective
-    if objective.partition(":")[0] in ("block", "levenshtein", "autoregressive", "any_order"):
+    kind = objective.partition(":")[0]
+    if kind in ("autoregressive", "any_order", "any_subset") or in_blocks(kind, config.model.attention):
         raise ConfigError(f"--guidance={guidance}: masks the prompt, which a network of train.objective={objective} "
                           "reads as text; leave it out")
     if config.process.mixing == 1:
@@ -306,6 +322,7 @@ def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "count": len(prompts),
         "num": options.sample.num, "checkpoint": str(options.folder), "new_tokens": options.new_tokens,
         "dtype": options.load.get("dtype"), "mask_id": options.load.get("mask_id"),
+        **({} if options.twin is None else {"twin": str(options.twin)}),
         **{name: value for name, value in sorted(options.generate.items()) if name != "batch_size"},
     }
     keys = [(one.index, sample) for one in options.prompts for sample in range(options.sample.num)]

@@ -17,7 +17,7 @@ from mdlm_jax.planning.work import model_flops
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
-from ._start import brings_tokenizer, check_start, named_tokenizer, stored_tokenizer
+from ._start import brings_tokenizer, check_start, named_tokenizer, stored_tokenizer, twin_network
 from ._workdir import check_workdir
 
 FLAGS = (
@@ -121,7 +121,8 @@ def _size(config: RunConfig, ids: int, about: str = "") -> str:
     if not ids:
         return tokens
     network, sizes = config.model.transformer(ids), parse_mesh(train.mesh)
-    flops = train.steps * model_flops(config, network, {axis: max(size, 1) for axis, size in sizes.items()})
+    flops = train.steps * model_flops(config, network, {axis: max(size, 1) for axis, size in sizes.items()},
+                                      twin_network(config, ids))
     return f"{about}{parameter_count(network):,} parameters, {tokens}, {about}{flops:.2e} FLOPs"
 
 

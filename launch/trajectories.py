@@ -1,7 +1,8 @@
 """What a network writes one token a forward: ``python -m launch.trajectories --checkpoint=DIR --output=DIR``.
 
-Rows and the order in which their tokens were written, for training a joint layer (``train.objective=joint:3``). Flags
-and files are checked here, before jax is imported; launch/run_trajectories.py does the work.
+Rows and the order in which their tokens were written, for training a joint layer (``train.objective=joint:3``) or the
+network itself (``dparallel:32,2,0.5``, ``dmax:1,1,0``). Flags and files are checked here, before jax is imported;
+launch/run_trajectories.py does the work.
 """
 
 import dataclasses
@@ -92,6 +93,8 @@ def read_options(flags: dict) -> TrajectoryOptions:
     for name, value in ({name: flags[name] for name in least if name in flags} | {"num": num}).items():
         if value < least[name]:
             raise ConfigError(f"--{name}={value}: must be at least {least[name]}")
+    if flags.get("temperature", 1.0) == 0 and not prompts:
+        raise ConfigError("--temperature=0: without prompts all rows would be one; give --prompts, or leave it out")
     suppress = flags.get("suppress", "")
     if not all(part.strip().isdigit() for part in suppress.split(",") if part):
         raise ConfigError(f"--suppress={suppress}: must be ids, as in 5,6")

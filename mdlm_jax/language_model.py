@@ -16,8 +16,10 @@ from mdlm_jax.evaluation.answers import Likelihood
 from mdlm_jax.generation import generate, likelihood
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
+from mdlm_jax.models.circuit import Circuit
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.fused import FusedHead
 from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityHead
@@ -36,6 +38,8 @@ class LanguageModel:
       schedule: [V], what a run of the objective genmd4 learned beside the network; else None.
       joint: the layer that a run of the objective joint learned beside it, for the decoder ``adjust``; else None.
       quality: what one of the objectives planner and prism learned, for the decoders ``p2`` and ``prism``; else None.
+      fused: the head that a run of the objective maria learned, with its twin, for the decoder ``maria``; else None.
+      circuit: what one of the objective codd learned, for the decoder ``codd``; else None.
     """
 
     params: dict
@@ -45,6 +49,8 @@ class LanguageModel:
     schedule: jax.Array | None = None
     joint: JointSampler | None = None
     quality: QualityHead | None = None
+    fused: FusedHead | None = None
+    circuit: Circuit | None = None
 
     def __repr__(self) -> str:
         """One line, without the weights."""
@@ -107,7 +113,7 @@ class LanguageModel:
 
         Args:
           texts: a string in which every ``hole`` stands for one token to be written, or a row of token ids with the
-            mask's where one is to be written; or several.
+            mask's where one is to be written; or several. Networks of any order need decoder="assd".
           options: as for `generate`; by default everything is written at once, a row in as many steps as it has holes.
             Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.

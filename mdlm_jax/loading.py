@@ -94,7 +94,7 @@ def load_step(folder: Path, *, mesh: Mesh | None = None, dtype=None, mask_id: in
     weights = _restored(folder, model.config, mesh, dtype)
     described = _computing_in(model.description, weights["network"], keep=dtype is None)
     return dataclasses.replace(model, params=weights["network"], description=described,
-                               schedule=weights.get("schedule"), **_beside(folder, described.config, weights))
+                               schedule=weights.get("schedule"), **_beside(folder, described, weights, dtype))
 
 
 def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
@@ -111,14 +111,17 @@ def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
     else:
         process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
     return LanguageModel(shapes["network"], description, process, tokenizer, shapes.get("schedule"),
-                         **_beside(folder, description.config, shapes))
+                         **_beside(folder, description, shapes))
 
 
-def _beside(folder: Path, network: TransformerConfig, weights: dict) -> dict:
+def _beside(folder: Path, description: Description, weights: dict, dtype: str | None = None) -> dict:
     """The small network of a run that trained one, by its field of `LanguageModel`."""
-    from mdlm_jax.training.beside import taken
+    from mdlm_jax.training.beside import stored_twin, taken
 
-    return taken(_run_config(folder).train.objective, network, weights)
+    twin = stored_twin(folder)
+    if twin is not None and dtype is not None:
+        twin = dataclasses.replace(twin, dtype=dtype)
+    return taken(_run_config(folder).train.objective, description.config, weights, twin, description.mask_id)
 
 
 def describe_run(path: Path) -> tuple[Path, Description]:
@@ -172,7 +175,8 @@ def _restored(folder: Path, network: TransformerConfig, mesh: Mesh | None, dtype
 
     weights = saved.weights(folder, _run_config(folder).train, network, mesh)
     if dtype is not None:
-        weights |= {"network": jax.tree.map(lambda x: x.astype(dtype), weights["network"])}
+        weights |= {name: jax.tree.map(lambda x: x.astype(dtype), weights[name]) for name in ("network", "twin")
+                    if name in weights}
     return weights
 
 

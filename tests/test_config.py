@@ -103,6 +103,8 @@ EXPERTS = {"moe_experts": 4, "moe_per_token": 2, "moe_d_ff": 8}
 @pytest.mark.parametrize(("objective", "model", "train"), [
     ("autoregressive", CAUSAL, {}),
     ("any_order", PERMUTED, {}),
+    ("any_subset:0,0", PERMUTED, {}),
+    ("any_subset:0.01,0.1", PERMUTED, {}),
     ("block", BLOCKS, {"level_law": "band:0.3,0.8", "weighting": "constant", "each_twice": True, "confidence": 1.0}),
     ("block", BLOCKS, {"block_schedule": "1:10,256:20,4"}),
     ("block", BLOCKS | {"block_length": 256}, {}),
@@ -110,6 +112,9 @@ EXPERTS = {"moe_experts": 4, "moe_per_token": 2, "moe_d_ff": 8}
      {"router_bias_rate": 1e-3}),
     ("draft_edit:0.1,1,2", {}, {"weighting": "constant"}),
     ("count", {}, {"each_twice": True, "confidence": 0.5}),
+    ("dparallel:32,2,0.5", {}, {"half_head": False, "init_from": "run", "lora_rank": 4}),
+    ("dmax:1,1,0", {}, {"level_law": "fixed:0.75", "weighting": "constant"}),
+    ("dmax:0,1,1", BLOCKS, {"block_schedule": "1:10,4"}),
 ])
 def test_objectives_with_what_they_take(objective, model, train):
     assert with_fields(model=model, train=train | {"objective": objective}).train.objective == objective
@@ -130,6 +135,13 @@ def test_objectives_with_what_they_take(objective, model, train):
     ("autoregressive", {"model": CAUSAL | EXPERTS | {"moe_block": 2, "moe_block_pool": 3}}, "model.moe_block=2: lets"),
     ("any_order", {"model": CAUSAL}, "trains a permutation network"),
     ("any_order", {"model": PERMUTED, "train": {"level_law": "cosine"}}, "train.level_law='cosine': .*not read"),
+    ("any_subset:0.1,0.5", {"model": CAUSAL}, "trains a permutation network"),
+    ("any_subset:0.1,0.5", {"model": PERMUTED, "process": {"eps": 0.1}}, "process.eps=0.1: .*not read"),
+    ("any_subset:0.1,0.5", {"model": PERMUTED, "process": {"mixing": 0.1}}, "process.mixing=0.1: .*knows no noise but"),
+    ("any_subset:0.1,0.5", {"model": PERMUTED | EXPERTS | {"moe_block": 2, "moe_block_pool": 3}}, "moe_block=2: lets"),
+    ("any_subset:0.5,0.1", {"model": PERMUTED}, "LOW and HIGH are shares of a row"),
+    ("any_subset:0.5,1.5", {"model": PERMUTED}, "LOW and HIGH are shares of a row"),
+    ("any_subset:0.5", {"model": PERMUTED}, "takes 2 number"),
     ("block", {"model": {"attention": "two_stream", "block_length": 4}}, "trains a block_causal network"),
     ("block", {"model": BLOCKS | {"block_length": 3}}, "model.block_length=3: 3 must divide data.length=256"),
     ("block", {"model": BLOCKS | {"conditioning": "time"}}, "model.conditioning='time'"),
@@ -153,6 +165,24 @@ def test_objectives_with_what_they_take(objective, model, train):
     ("draft_edit:1.1,1,2", {}, "RATE must lie in"),
     ("draft_edit:0.1,1,0", {}, "TURNS must be a positive integer"),
     ("draft_edit:0.1,1,1.5", {}, "TURNS must be a positive integer"),
+    ("dparallel:0.5,2,0.5", {}, "BLOCK must be a positive integer"),
+    ("dparallel:8,2,0", {}, "T must be positive"),
+    ("dparallel:8,2", {}, r"takes 3 number\(s\), as in 'dparallel:32,2,0.5'"),
+    ("dparallel:8,2,1", {"model": BLOCKS}, "model.attention='block_causal': .*fill in masks: bidirectional"),
+    ("dparallel:8,2,1", {"model": {"conditioning": "time"}}, "model.conditioning='time'"),
+    ("dparallel:8,2,1", {"train": {"weighting": "constant"}}, "train.weighting='constant': .*does not read it"),
+    ("dparallel:8,2,1", {"train": {"each_twice": True}}, "train.each_twice=True: needs"),
+    ("dparallel:8,2,1", {"train": {"confidence": 1.0}}, "train.confidence=1.0: needs"),
+    ("dparallel:8,2,1", {"process": {"mixing": 0.1}}, "process.mixing=0.1: .*no noise but the mask"),
+    ("dmax:0,0,0", {}, "of MASKED and OWN one must be positive"),
+    ("dmax:1,1,-1", {}, "MASKED, OWN and T must not be negative"),
+    ("dmax:1,1,0", {"model": CAUSAL}, "fill in masks: bidirectional or block_causal"),
+    ("dmax:1,1,0", {"model": BLOCKS | {"block_length": 3}}, "3 must divide data.length=256"),
+    ("dmax:1,1,0", {"model": BLOCKS | {"conditioning": "time"}}, "model.conditioning='time'"),
+    ("dmax:1,1,0", {"train": {"block_schedule": "1:10,4"}}, "and by dmax with blocks"),
+    ("dmax:1,1,0", {"sample": {"steps": 9}}, "sample.steps=9: train.objective=dmax does not read it"),
+    ("count", {"data": {"source": "trajectories:there"}}, "are for train.objective=joint:3, dparallel:32,2,0.5 and"),
+    ("joint:3", {"train": {"init_from": "run"}}, "set data.source=trajectories:DIR"),
 ])
 def test_objectives_with_what_they_cannot_take_or_would_ignore(objective, sections, message):
     sections = sections | {"train": sections.get("train", {}) | {"objective": objective}}

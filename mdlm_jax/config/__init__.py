@@ -9,6 +9,7 @@ remedy.
 from mdlm_jax.config.choices import (
     CHAT_TEMPLATES,
     DETOKENIZERS,
+    DIVERGENCES,
     LEVEL_LAWS,
     LR_SCHEDULES,
     OBJECTIVES,
@@ -35,6 +36,7 @@ __all__ = [
     "Choice",
     "ConfigError",
     "DETOKENIZERS",
+    "DIVERGENCES",
     "DataConfig",
     "EvalConfig",
     "LEVEL_LAWS",

@@ -36,22 +36,39 @@ OBJECTIVES = _choices(
     ("block", "block", "masked blocks of model.block_length, each given the clean ones before it; with "
      "model.attention=block_causal"),
     ("any_order", "any_order", "each token given those before it in a random order; with model.attention=permutation"),
+    ("any_subset:LOW,HIGH", "any_subset:0.01,0.1", "each token given those left of it and a random prompt, LOW to HIGH "
+     "of the row wherever it stands (AS-ARM); with model.attention=permutation"),
     ("joint:PASSES", "joint:3", "ADJUST's layer beside the network of train.init_from, which stays, unrolled over "
      "PASSES tokens; with data.source=trajectories:DIR"),
     ("planner:LAYERS", "planner:2", "P2's planner of LAYERS layers beside the network of train.init_from, which stays: "
      "which tokens of rows that the network filled are right"),
     ("prism:REVEALED", "prism:1", "PRISM's head beside the network of train.init_from, which stays: which of REVEALED "
      "tokens that it put into a noisy row are right"),
+    ("maria", "maria", "MARIA's head on the hidden states of the networks of train.init_from and train.twin, which "
+     "both stay: each masked token given the others and all before it"),
     ("sdtt:STEPS", "sdtt:64", "one step of the network for two of its teacher, the network of train.init_from, whose "
      "steps are STEPS in all; no bound"),
+    ("duo:STEPS", "duo:64", "Duo's consistency distillation: the network at t says what its teacher, the network of "
+     "train.init_from, says at t - 1/STEPS under the same noise; with process.mixing=1; no bound"),
     ("di4c:STEPS,LATENTS,DELTA,POWER", "di4c:1024,16,0.1,1", "a mixture over a latent (model.latent), of which a row "
      "sees LATENTS, for the joint law that its teacher, the network of train.init_from, has in STEPS steps; token by "
      "token at times below DELTA; with the data's own law alpha^POWER times; no bound"),
+    ("codd:STATES", "codd:16", "CoDD's circuit, a hidden Markov model of STATES states, beside the network of "
+     "train.init_from, which stays: the joint law of what is masked"),
     ("draft_edit:RATE,WEIGHT,TURNS", "draft_edit:0.1,1,2", "masks to tokens and, with WEIGHT, wrong tokens to right "
      "ones: a share RATE of random tokens, then the network's own drafts, TURNS forward passes; no bound"),
+    ("dparallel:BLOCK,BETA,T", "dparallel:32,2,0.5", "dParallel: half of one block of BLOCK masked, all behind it too, "
+     "and BETA times the entropy at temperature T where a masked token is already guessed right; best with "
+     "data.source=trajectories:DIR; no bound"),
+    ("dmax:MASKED,OWN,T", "dmax:1,1,0", "DMax: with MASKED the masked loss, with OWN that of rows where the network's "
+     "own prediction at temperature T (0: the likeliest) stands in place of each mask; no bound"),
     ("levenshtein:WEIGHT,TURNS", "levenshtein:1,2", "as block, and with WEIGHT the edits (a token, delete, insert) "
      "that lead to the text from the masks, then from what the network's own edits made, TURNS forward passes; with "
      "two more columns of model.head_size; no bound"),
+)
+DIVERGENCES = _choices(
+    ("reverse_kl", "reverse_kl", "KL(network || teacher): where the teacher has little the network has none"),
+    ("forward_kl", "forward_kl", "KL(teacher || network): the network has some wherever the teacher has"),
 )
 LR_SCHEDULES = _choices(
     ("cosine", "cosine", "after the warm-up a cosine to a tenth"),

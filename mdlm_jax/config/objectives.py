@@ -6,23 +6,37 @@ from mdlm_jax.config.data import is_images
 from mdlm_jax.config.train import is_taught, parse_block_schedule
 from mdlm_jax.errors import ConfigError, require
 
-_BESIDE = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",)}
+_FILLS = {"joint": ("bidirectional", "block_causal"), "planner": ("bidirectional",), "prism": ("bidirectional",),
+          "codd": ("bidirectional",), "maria": ("bidirectional",), "dparallel": ("bidirectional",),
+          "dmax": ("bidirectional", "block_causal")}
 _ATTENTION = {"autoregressive": "causal", "block": "block_causal", "any_order": "permutation",
-              "levenshtein": "block_causal"}
+              "any_subset": "permutation", "levenshtein": "block_causal"}
 _NOISE = ("process.schedule", "process.eps")
 _LEVELS = ("train.time_sampling", "train.level_law", "train.weighting", "train.half_head")
 _UNREAD = {
     "autoregressive": (*_NOISE, *_LEVELS, "eval.draws", "sample.steps"),
     "any_order": (*_NOISE, *_LEVELS, "sample.steps"),
+    "any_subset": (*_NOISE, *_LEVELS, "sample.steps"),
     "joint": (*_NOISE, *_LEVELS, "sample.steps"),
     "planner": ("train.half_head",),
     "prism": ("train.weighting", "train.half_head"),
+    "maria": ("sample.steps",),
     "sdtt": ("train.level_law", "train.weighting", "train.half_head"),
+    "duo": ("train.level_law", "train.weighting", "train.half_head"),
     "di4c": ("train.level_law", "train.weighting", "train.half_head"),
+    "codd": ("train.half_head",),
+    "dparallel": ("train.time_sampling", "train.level_law", "train.weighting"),
+    "dmax": ("sample.steps",),
 }
-_MASKED = ("sdtt", "di4c", "autoregressive", "block", "any_order", "draft_edit", "levenshtein", "joint", "planner",
-           "prism")
-_BLOCKS = ("block", "levenshtein")
+_SINGLE = ("autoregressive", "any_order", "any_subset")  # one token given others that are clean
+_MASKED = (*_SINGLE, "block", "levenshtein", "draft_edit", "dparallel", "dmax", "sdtt", "di4c", "joint", "planner",
+           "prism", "codd", "maria")
+_TRAJECTORIES = ("joint", "dparallel", "dmax")  # that can learn from what a network wrote
+
+
+def in_blocks(objective: str, attention: str) -> bool:
+    """Whether the network is trained in blocks, with two streams."""
+    return objective in ("block", "levenshtein") or objective == "dmax" and attention == "block_causal"
 
 
 _LATENT = ("train.objective=di4c teaches a network to read a latent, and no other does: set both train.objective="
@@ -41,9 +55,10 @@ def check_objective(run, objective: str) -> None:
     ``run``: a `RunConfig`, its sections checked each by itself.
     """
     _check_attention(run, objective)
-    if objective in _BESIDE:
-        require(run.model.attention in _BESIDE[objective], "model.attention", run.model.attention,
-                 f"train.objective={objective} is for networks that fill in masks: {' or '.join(_BESIDE[objective])}")
+    blocks = in_blocks(objective, run.model.attention)
+    if objective in _FILLS:
+        require(run.model.attention in _FILLS[objective], "model.attention", run.model.attention,
+                 f"train.objective={objective} is for networks that fill in masks: {' or '.join(_FILLS[objective])}")
     if objective == "joint":
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  "trajectories have no noise levels to tell the network; ADJUST is for networks that do not read the "
@@ -52,29 +67,34 @@ def check_objective(run, objective: str) -> None:
         require(run.model.attention == "bidirectional", "model.attention", run.model.attention,
                  f"train.objective={run.train.objective} is for networks that see whole rows, bidirectional")
     require(bool(run.model.latent) or objective != "di4c", "model.latent", run.model.latent, _LATENT)
-    if objective == "sdtt":
-        require(not run.process.schedule.startswith("geometric"), "process.schedule", run.process.schedule,
-                 f"leaves noise at t=0, which the last step of train.objective={run.train.objective} removes")
+    if objective == "duo":
+        require(run.process.family == "stationary" and run.process.mixing == 1.0, *_noise(run.process),
+                 f"train.objective={run.train.objective} is for networks of uniform noise; set process.mixing=1")
+    if objective == "maria":
+        require(not run.model.classes, "model.classes", run.model.classes,
+                "train.objective=maria fuses networks that read text alone; take one without classes")
     trajectories = run.data.source.startswith("trajectories:")
-    require(trajectories == (objective == "joint"), "data.source", run.data.source,
-             "train.objective=joint learns from what the network itself wrote, and nothing else does: set both "
-             "train.objective=joint:3 and data.source=trajectories:DIR, or neither")
+    require(trajectories or objective != "joint", "data.source", run.data.source,
+             "train.objective=joint learns from what the network itself wrote; set data.source=trajectories:DIR")
+    require(not trajectories or objective in _TRAJECTORIES, "data.source", run.data.source,
+             "trajectories, what the network itself wrote, are for train.objective=joint:3, dparallel:32,2,0.5 and "
+             "dmax:1,1,0; take one of them, or another source")
     if objective in _MASKED:
         require(run.process.masked_only, *_noise(run.process),
                  f"train.objective={run.train.objective} knows no noise but the mask; leave it out")
     _refuse_unread(run, objective, _UNREAD.get(objective, ()))
-    if objective in _BLOCKS:
+    if blocks:
         _check_blocks(run, objective)
     else:
         require(not run.train.block_schedule, "train.block_schedule", run.train.block_schedule,
-                 "is read by train.objective=block and levenshtein only; leave it out")
+                 "is read by train.objective=block and levenshtein only, and by dmax with blocks; leave it out")
     if objective == "autoregressive":
         require(run.model.logit_shift, "model.logit_shift", False,
                  "a causal network's row i must score token i+1; set model.logit_shift=true")
-    if objective in ("autoregressive", "any_order"):
+    if objective in _SINGLE:
         require(not run.model.moe_block, "model.moe_block", run.model.moe_block,
                  f"lets later tokens choose the experts of earlier ones, and train.objective={objective} must not")
-    if objective in ("autoregressive", "any_order", *_BLOCKS):
+    if objective in (*_SINGLE, "dparallel") or blocks:
         require(run.model.conditioning != "time", "model.conditioning", "time",
                  f"a row has one noise level with it, and none with train.objective={objective}; choose none")
     _check_weighting(run, objective)
@@ -104,7 +124,7 @@ def _check_attention(run, objective: str) -> None:
     else:
         require(attention not in ("two_stream", "permutation"), "model.attention", attention,
                  "needs inputs that this objective does not make; choose bidirectional, causal or block_causal, or "
-                 "train.objective=block with block_causal, any_order with permutation")
+                 "train.objective=block with block_causal, any_order or any_subset with permutation")
 
 
 def _check_blocks(run, objective: str) -> None:
@@ -125,7 +145,7 @@ def _check_blocks(run, objective: str) -> None:
         require(1 not in sizes, "model.block_length", run.model.block_length,
                  f"train.objective={run.train.objective} moves tokens within a block, and one of a token has no room")
     if sizes.keys() == {1}:
-        _refuse_unread(run, "block with blocks of one token", (*_LEVELS, "eval.draws"))
+        _refuse_unread(run, f"{objective} with blocks of one token", (*_LEVELS, "eval.draws"))
 
 
 def _check_options(run, objective: str) -> None:

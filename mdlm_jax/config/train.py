@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 
 from mdlm_jax.config.choices import (
+    DIVERGENCES,
     LEVEL_LAWS,
     LR_SCHEDULES,
     OBJECTIVES,
@@ -14,13 +15,14 @@ from mdlm_jax.config.choices import (
     require_seed,
 )
 from mdlm_jax.config.mesh import parse_mesh
+from mdlm_jax.config.objective_numbers import check_numbers
 from mdlm_jax.errors import require
 
 _ROUTER_BIAS = "network/layers/moe/router_bias"
 
 
-_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality"}
-_TAUGHT = ("sdtt", "di4c")
+_BESIDE = {"joint": "joint", "planner": "quality", "prism": "quality", "codd": "circuit", "maria": "fused"}
+_TAUGHT = ("sdtt", "duo", "di4c")
 
 
 def beside(objective: str) -> str:
@@ -56,9 +58,11 @@ class TrainConfig:
     confidence: float = 0.0  # weight of the entropy where a masked token is already guessed right (CAP); no bound
     any_order: float = 0.0  # share of the trajectories that the joint layer is shown in a random order; joint only
     on_policy: float = 0.0  # share of windows whose tokens the joint layer draws, not the trajectory; joint only
+    divergence: str = "reverse_kl"  # from the network to its teacher; one of DIVERGENCES; sdtt and duo only
     block_schedule: str = ""  # block lengths by step, SIZE:STEPS,...,SIZE, the last model.block_length; block only
     half_head: bool = True  # run the head on half the slots where antithetic counts allow it
     init_from: str = ""  # a Hugging Face directory or a run of ours: weights, network and tokenizer of a fresh run
+    twin: str = ""  # a run of train.objective=autoregressive: the network beside that of init_from; maria only
     optimizer: str = "adamw"  # one of OPTIMIZERS
     lora_rank: int = 0  # rank of adapters (LoRA) on the weights of init_from; only they train; 0: none
     lora_alpha: float = 32.0  # adapters count lora_alpha / lora_rank times
@@ -95,74 +99,13 @@ class TrainConfig:
         require(self.batch_size % self.microbatches == 0, "train.microbatches", self.microbatches,
                  f"must divide train.batch_size={self.batch_size}")
         require_seed("train.seed", self.seed)
-        name, numbers = parse_spec("train.objective", self.objective, OBJECTIVES)
-        if name == "discrete":
-            require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     "the number of steps must be a positive integer")
-        if name == "genmd4":
-            require(numbers[0] > 0, "train.objective", self.objective, "the initial power must be positive")
-        if name == "joint":
-            require(1 <= numbers[0] <= 64 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     "the passes must be a whole number from 1 to 64, as in joint:3")
-        if name in ("planner", "prism"):
-            what = "layers" if name == "planner" else "revealed tokens"
-            require(numbers[0] >= 1 and numbers[0] == int(numbers[0]), "train.objective", self.objective,
-                     f"the {what} must be a whole number of at least 1, as in {name}:1")
-        if beside(self.objective):
-            require(bool(self.init_from), "train.objective", self.objective,
-                     "trains a layer beside a network that stays as it is; give that with train.init_from")
-            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
-                     f"adapts the network, which stays with train.objective={self.objective}; leave it out")
-        if is_taught(self.objective):
-            require(bool(self.init_from), "train.objective", self.objective,
-                     "learns from a network that is there; give it with train.init_from")
-        if name == "sdtt":
-            require(numbers[0] >= 2 and numbers[0] % 2 == 0, "train.objective", self.objective,
-                     "the teacher's steps must be an even number, as in sdtt:64, since each two become one")
-        if name == "di4c":
-            steps, latents, delta, power = numbers
-            for value, what in ((steps, "steps"), (latents, "latents")):
-                require(value >= 1 and value == int(value), "train.objective", self.objective,
-                        f"the {what} must be a whole number of at least 1, as in di4c:1024,16,0.1,1")
-            require(0 < delta < 1, "train.objective", self.objective, "DELTA, a time, must lie in (0, 1)")
-            require(power >= 0, "train.objective", self.objective, "POWER must not be negative")
-            require(not self.lora_rank, "train.lora_rank", self.lora_rank,
-                    f"adapts weights that are there, and train.objective={self.objective} adds those of a latent; "
-                    "leave it out")
-        if name == "draft_edit":
-            rate, weight, turns = numbers
-            require(0 <= rate <= 1 and weight >= 0, "train.objective", self.objective,
-                     "RATE must lie in [0, 1] and WEIGHT must not be negative")
-            require(turns >= 1 and turns == int(turns), "train.objective", self.objective,
-                     "TURNS must be a positive integer")
-        if name == "levenshtein":
-            weight, turns = numbers
-            require(weight >= 0 and turns >= 1 and turns == int(turns), "train.objective", self.objective,
-                     "WEIGHT must not be negative, TURNS a positive integer")
+        _check_objective(self)
         require(0.0 <= self.class_dropout < 1.0, "train.class_dropout", self.class_dropout, "must lie in [0, 1)")
-        for field in ("any_order", "on_policy"):
-            require(0.0 <= getattr(self, field) <= 1.0, f"train.{field}", getattr(self, field), "must lie in [0, 1]")
-            require(not getattr(self, field) or is_joint(self.objective), f"train.{field}",
-                     getattr(self, field), "is read by train.objective=joint:PASSES only; leave it out")
         require(self.confidence >= 0, "train.confidence", self.confidence, "must not be negative; 0 is none")
         require(0 <= self.router_bias_rate < 1, "train.router_bias_rate", self.router_bias_rate, "must lie in [0, 1)")
         parse_block_schedule(self.block_schedule)
         parse_spec("train.time_sampling", self.time_sampling, TIME_SAMPLINGS)
-        law, levels = parse_spec("train.level_law", self.level_law, LEVEL_LAWS)
-        require(all(0 <= level <= 1 for level in levels), "train.level_law", self.level_law, "levels lie in [0, 1]")
-        if law == "band":
-            require(levels[0] < levels[1], "train.level_law", self.level_law, "needs LOW < HIGH")
-        if law == "fixed":
-            require(0 < levels[0] < 1, "train.level_law", self.level_law, "the ratio must lie in (0, 1)")
-        weighting, numbers = parse_spec("train.weighting", self.weighting, WEIGHTINGS)
-        if weighting == "power":
-            require(abs(numbers[0]) <= 5, "train.weighting", self.weighting, "the power must lie in [-5, 5]")
-        if weighting == "clipped":
-            require(numbers[0] > 0, "train.weighting", self.weighting, "the largest weight must be positive")
-        if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
-            require(weighting != "elbo", "train.weighting", self.weighting,
-                     f"train.level_law={self.level_law!r} leaves out noise levels, so no weight makes it a bound; "
-                     "set train.weighting to constant, power:P or clipped:MAX")
+        _check_levels(self)
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "must be positive")
         require(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps,
                  f"must lie in [0, train.steps={self.steps}]; of a shorter run set both")
@@ -183,6 +126,53 @@ class TrainConfig:
             require(not any(fnmatch.fnmatchcase(_ROUTER_BIAS, part.strip()) for part in self.freeze.split(",")),
                      "train.router_bias_rate", self.router_bias_rate,
                      f"moves {_ROUTER_BIAS}, which train.freeze={self.freeze!r} keeps; leave one of them out")
+
+
+def _check_objective(train: TrainConfig) -> None:
+    """The objective, and the fields that it alone reads."""
+    name, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
+    check_numbers(name, numbers, train.objective)
+    if beside(train.objective):
+        require(bool(train.init_from), "train.objective", train.objective,
+                 "trains something small beside a network that stays as it is; give that with train.init_from")
+        require(not train.lora_rank, "train.lora_rank", train.lora_rank,
+                 f"adapts the network, which stays with train.objective={train.objective}; leave it out")
+    if is_taught(train.objective):
+        require(bool(train.init_from), "train.objective", train.objective,
+                 "learns from a network that is there; give it with train.init_from")
+    require(name != "di4c" or not train.lora_rank, "train.lora_rank", train.lora_rank,
+             f"adapts weights that are there, and train.objective={train.objective} adds those of a latent; leave it "
+             "out")
+    parse_spec("train.divergence", train.divergence, DIVERGENCES)
+    require(name in ("sdtt", "duo") or train.divergence == TrainConfig.divergence, "train.divergence",
+             train.divergence, "is read by train.objective=sdtt:STEPS and duo:STEPS only; leave it out")
+    require(bool(train.twin) == (name == "maria"), "train.twin", train.twin,
+             "is read by train.objective=maria, which needs it, the run of an autoregressive network; set both, or "
+             "neither")
+    for field in ("any_order", "on_policy"):
+        value = getattr(train, field)
+        require(0.0 <= value <= 1.0, f"train.{field}", value, "must lie in [0, 1]")
+        require(not value or is_joint(train.objective), f"train.{field}", value,
+                 "is read by train.objective=joint:PASSES only; leave it out")
+
+
+def _check_levels(train: TrainConfig) -> None:
+    """The law of the noise level, and the weights that go with it."""
+    law, levels = parse_spec("train.level_law", train.level_law, LEVEL_LAWS)
+    require(all(0 <= level <= 1 for level in levels), "train.level_law", train.level_law, "levels lie in [0, 1]")
+    if law == "band":
+        require(levels[0] < levels[1], "train.level_law", train.level_law, "needs LOW < HIGH")
+    if law == "fixed":
+        require(0 < levels[0] < 1, "train.level_law", train.level_law, "the ratio must lie in (0, 1)")
+    weighting, numbers = parse_spec("train.weighting", train.weighting, WEIGHTINGS)
+    if weighting == "power":
+        require(abs(numbers[0]) <= 5, "train.weighting", train.weighting, "the power must lie in [-5, 5]")
+    if weighting == "clipped":
+        require(numbers[0] > 0, "train.weighting", train.weighting, "the largest weight must be positive")
+    if law == "fixed" or (law == "band" and levels != (0.0, 1.0)):
+        require(weighting != "elbo", "train.weighting", train.weighting,
+                 f"train.level_law={train.level_law!r} leaves out noise levels, so no weight makes it a bound; "
+                 "set train.weighting to constant, power:P or clipped:MAX")
 
 
 def _check_adapters(train: TrainConfig) -> None:

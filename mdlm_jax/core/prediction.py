@@ -86,6 +86,12 @@ class Prediction:
         bias = None if self.head.bias is None else self.head.bias[:columns]
         return dataclasses.replace(self, head=dataclasses.replace(self.head, bias=bias, columns=columns))
 
+    def tempered(self, temperature: float) -> "Prediction":
+        """With logits divided by ``temperature``; not for guided ones. In half precision the hidden states are rounded,
+        unless the temperature is a power of two."""
+        bias = None if self.head.bias is None else self.head.bias / temperature
+        return Prediction(self.hidden / temperature, dataclasses.replace(self.head, bias=bias))
+
     def guided(self, unconditional: jax.Array, scale: jax.Array) -> "Prediction":
         """Guided by the hidden states [B, L, D] of the unconditional branch, with strength ``scale`` []."""
         hidden = jnp.concatenate([self.hidden, unconditional], axis=-1)

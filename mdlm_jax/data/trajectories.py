@@ -7,7 +7,8 @@ A folder holds shards of rows, NNNNN.npz, each with
             what fills a row up, `NEVER` for masks that were left
 
 and meta.json, the settings that made them. State j of a trajectory shows the tokens of rank below j: no states are
-stored. Training (`training.objectives.joint`) reads them as ``data.source=trajectories:DIR``.
+stored. Training reads them as ``data.source=trajectories:DIR``: `training.objectives.joint` goes by the ranks,
+`dparallel` and `dmax` take the rows as text.
 """
 
 import json
@@ -66,18 +67,20 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Trajectories(Pipeline):
-    """Batches with ``rank`` [b, L] int32; what was not written is neither noised nor counted, padding is not seen."""
+    """Batches with ``rank`` [b, L] int32; what was not written is neither noised nor counted, padding is not seen. What
+    was never written, as behind an end token, is a mask, as the network saw it while it wrote."""
 
     def __init__(self, tokens: np.ndarray, rank: np.ndarray, **settings):
         both = np.concatenate([tokens, rank], axis=1)  # one array, so that the fingerprint is of both
         super().__init__(both, packing="concat", **settings)
-        self.length = tokens.shape[1]
+        self.length, self._mask_id = tokens.shape[1], settings["tokenizer"].mask_id
         self.tokens_per_epoch = self.num_rows * self.length
 
     def _batch(self, rows: np.ndarray, index) -> Batch:
         del index
         tokens, rank = np.split(np.asarray(rows, np.int32), 2, axis=1)
         written = (rank >= 0) & (rank < NEVER)
+        tokens = np.where(rank == NEVER, self._mask_id, tokens).astype(np.int32)
         positions = np.broadcast_to(np.arange(self.length, dtype=np.int32), tokens.shape)
         return {"tokens": tokens, "rank": rank, "attention_mask": (rank != PADDING).astype(np.int32),
                 "positions": positions, "noise_mask": written, "loss_mask": written}
@@ -107,7 +110,7 @@ def build_trajectories(config: DataConfig, batch_size: int, tokenizer: Tokenizer
     own = load_tokenizer(folder / "tokenizer.json")
     if tokenizer is not None and not own.same_as(tokenizer):
         raise ConfigError(f"data.source={config.source!r}: was written by a network with another tokenizer; train the "
-                          "layer for the network that wrote it")
+                          "layer for the network that wrote it, or go on from that")
     tokens, rank = read(folder)
     valid = held_out(len(tokens), config.valid_fraction)
     if (~valid).sum() < batch_size:

@@ -46,13 +46,18 @@ DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "lopa": tuple({"threshold": value, "branches": 3} for value in (0.5, 0.7, 0.9)),
     "wino": ({"threshold": 0.6, "keep": 0.9}, {"threshold": 0.4, "keep": 0.6}, {"threshold": 0.8, "keep": 0.9}),
     "free_dave": ({"drafts": 4, "temperature": 0.0},),
+    "assd": tuple({"drafts": value} for value in (2, 5, 8)),
     "d2f": tuple({"threshold": value} for value in (0.5, 0.7, 0.9)),
     "block_threshold": tuple({"threshold": value} for value in (0.5, 0.7, 0.9, 0.95)),
     "joint_threshold": ({},),
     "joint_speedy": ({},),
+    "soft_parallel": tuple({"threshold": value} for value in (0.0, 0.5, 0.8)),
     "levenshtein": ({"threshold": 0.5, "edit_threshold": 0.0}, {"threshold": 0.7, "edit_threshold": 0.5}),
     "adjust": tuple({"tokens": value} for value in (2, 4, 8)),
     "adjust_verified": ({},),
+    "copula": _QUOTA,
+    "maria": ({},),
+    "codd": tuple({"tokens": value} for value in (2, 4, 8)),
 }
 _BY_STEPS = {name for name, dial in DIALS.items() if dial is _QUOTA} | {
     "ancestral", "first_hitting", "p2", "low_confidence"}

@@ -76,15 +76,15 @@ def held_out_bound(
         terms, counted = jax.device_get(_measure(loss_at, end_terms, draws, sharding, params, placed, key, first))
         first += valid
         per_row.append({name: values[:valid].astype(np.float64) for name, values in terms.items()})
-        counts.append(counted[:valid].sum(-1))
-        text_bytes += int((token_bytes(np.asarray(batch["tokens"])[:valid]) * counted[:valid]).sum())
+        counts.append(counted[:valid].sum(-1, dtype=np.float64))
+        text_bytes += (token_bytes(np.asarray(batch["tokens"])[:valid]) * counted[:valid].astype(np.float64)).sum()
     terms = {name: np.concatenate([row[name] for row in per_row]) for name in per_row[0]}
-    return _summary(terms, np.concatenate(counts), text_bytes)
+    return _summary(terms, np.concatenate(counts), round(text_bytes))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _measure(loss_at, end_terms, draws, sharding, params, batch, key, first):
-    """Nats of each row, {term: [B]} averaged over the draws, and which of its tokens count, [B, L].
+    """Nats of each row, {term: [B]} averaged over the draws, and in what share of them each token counts, [B, L].
 
     Noise belongs to the row's index among all held-out rows (``first`` is that of the batch's first row), so that the
     size of the batches and the number of devices do not matter.
@@ -108,7 +108,7 @@ def _per_row(loss_at, end_terms, draws, params, batch, key, first):
     if end_terms is not None:
         parts.append(end_terms(params, repeated, end_key, index))
     terms = {n: t.sum(-1).reshape(rows, draws).mean(-1) for p in parts for n, t in p.terms.items()}
-    return terms, parts[0].loss_mask.reshape(rows, draws, -1)[:, 0]
+    return terms, parts[0].loss_mask.reshape(rows, draws, -1).mean(1)
 
 
 _BLOCKS = 32  # for the standard error
@@ -145,9 +145,9 @@ def _summary(terms: dict[str, np.ndarray], counts: np.ndarray, text_bytes: int) 
     Neighbouring rows come from the same document and are far from independent, so the error is that of the sums of
     `_BLOCKS` contiguous blocks. It covers both the noise draws and which text was held out.
     """
-    total, tokens = sum(terms.values()), int(counts.sum())
+    total, tokens = sum(terms.values()), float(counts.sum())
     mean = total.sum() / tokens
     blocks = np.array([block.sum() for block in np.array_split(total - mean * counts, min(_BLOCKS, len(counts)))])
     spread = math.sqrt(float((blocks**2).sum()) * len(blocks) / max(1, len(blocks) - 1)) / tokens
     shares = {name: float(values.sum() / tokens) for name, values in terms.items()}
-    return Bound(float(mean), spread, shares, tokens, len(counts), text_bytes)
+    return Bound(float(mean), spread, shares, round(tokens), len(counts), text_bytes)

@@ -83,10 +83,10 @@ def answer_job(model, prompts, new_tokens: int | None, **keywords) -> Job:
 def infill_job(model, texts, hole: str, **keywords) -> Job:
     """The job of ``infill``."""
     contract = model.config.attention
-    if contract != "bidirectional":
-        raise ConfigError(f"infill: a {contract} network does not see what stands right of a hole; generate from a "
-                          "prompt instead")
     options, numbers = settings.split({"block_length": 0, "stop_id": None} | keywords)
+    if not settings.sees_both_ways(model, options):
+        remedy = "decoder='assd' shows it that first" if contract == "permutation" else "generate from a prompt instead"
+        raise ConfigError(f"infill: a {contract} network does not see what stands right of a hole; {remedy}")
     if options.stop or options.stop_id:
         raise ConfigError("stop, stop_id: holes have their length already; leave them out")
     sampler = settings.sampler(model, options, numbers)
@@ -108,11 +108,12 @@ def _checked(job: Job) -> Job:
 
 
 def rows_a_forward(job: Job) -> float:
-    """Rows of the whole canvas that a forward for one row runs on: copies, the window's share, shadows."""
+    """Rows of the whole canvas that a forward for one row runs on: copies, the window's share, shadows; and those that
+    other networks run on beside it."""
     canvas = next(_batches(job))[1]
     layout, decoder = _layout(job, canvas), job.sampler.decoder
-    shadows = layout.block * decoder.shadows
-    return (decoder.copies * layout.program(0).inner.length + shadows) / canvas.shape[1]
+    shadows = decoder.shadows(layout.block)
+    return (decoder.copies * layout.program(0).inner.length + shadows) / canvas.shape[1] + decoder.besides
 
 
 def answers(job: Job) -> Iterator[tuple[int, Generation]]:

@@ -12,6 +12,7 @@ import numpy as np
 from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
+from mdlm_jax.models.twin import LeftReading, Twin
 from mdlm_jax.sampling import registry
 from mdlm_jax.sampling.ancestral import LearnedScheduleAncestral
 from mdlm_jax.sampling.decoder import Decoder
@@ -45,6 +46,7 @@ class Options:
       max_length: positions that a prompt and its answer may take; None: what the model was made for.
       special: names of special tokens in a prompt stand for those tokens, as chat templates want it.
       trace: keep the canvas after every step.
+      twin: an autoregressive `LanguageModel` of the same tokenizer, for the decoder copula.
     """
 
     decoder: Any = None
@@ -64,6 +66,7 @@ class Options:
     max_length: int | None = None
     special: bool = False
     trace: bool = False
+    twin: Any = None
 
 
 def split(given: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
@@ -177,7 +180,7 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
     columns = _columns(model, process)
     read = max([columns, *(1 + column for column in decoder.edits)])
     denoise, params = _network(model, process, read)
-    block_length, cache = _blocks(denoise, options, usual)
+    block_length, cache = _blocks(denoise, decoder, options, usual)
     lead = None
     if isinstance(denoise, CausalDenoiser) and cache != "none":
         denoise, lead = Denoiser(model.config, read, process), process.mask_id
@@ -234,10 +237,10 @@ def _eos(model, columns: int) -> int | None:
     return found if found is not None and found < columns else None
 
 
-def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
+def _blocks(denoise, decoder: Decoder, options: Options, usual: Usual) -> tuple[int | None, str]:
     """Block length and cache."""
     size = options.block_length
-    if denoise.contract in LEFT_TO_RIGHT:
+    if denoise.contract in LEFT_TO_RIGHT and not _reordered(denoise.contract, decoder):
         if size not in (None, 1):
             raise ConfigError(f"block_length={size}: a {denoise.contract} network writes one token after another; "
                               "leave it out")
@@ -253,10 +256,26 @@ def _blocks(denoise, options: Options, usual: Usual) -> tuple[int | None, str]:
     return size or None, options.cache or "none"
 
 
+def _reordered(contract: str, decoder) -> bool:
+    """Whether the decoder, or its class, has an order of its own for the network."""
+    return contract == "permutation" and decoder.ordered
+
+
+def sees_both_ways(model, options: Options) -> bool:
+    """Whether what stands right of a hole is seen, as the options have it decoded."""
+    if model.config.attention == "bidirectional":
+        return True
+    chosen = options.decoder
+    chosen = registry.decoder_class(chosen) if isinstance(chosen, str) and chosen in registry.DECODERS else chosen
+    return hasattr(chosen, "ordered") and _reordered(model.config.attention, chosen)
+
+
 def _decoder(model, process: Process, options: Options, numbers: Mapping[str, Any], usual: Usual):
     chosen = usual.decoder if options.decoder is None else options.decoder
     if not isinstance(chosen, (str, Decoder)):
         raise ConfigError(f"decoder={chosen!r}: must be a name, one of {', '.join(registry.DECODERS)}, or a decoder")
+    if options.twin is not None and chosen != "copula":
+        raise ConfigError(f"twin: is read by the decoder copula alone, and decoder={chosen!r}; leave it out")
     if not isinstance(chosen, str):
         if numbers:
             name = next(iter(numbers))
@@ -272,8 +291,35 @@ def _decoder(model, process: Process, options: Options, numbers: Mapping[str, An
         if model.schedule is not None and chosen == "ancestral":
             return LearnedScheduleAncestral(process, **registry.check(chosen, dict(numbers)))
         return registry.make(chosen, process=process, numbers=dict(numbers), joint=model.joint,
-                             quality=model.quality, embedding=model.params["embedding"],
+                             quality=model.quality, circuit=model.circuit, fused=model.fused,
+                             twin=_twin(model, process, options.twin), causal=LeftReading(model.params, model.config),
+                             embedding=model.params["embedding"],
                              delete_id=model.description.delete_id, insert_id=model.description.insert_id)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _twin(model, process: Process, twin) -> Twin | None:
+    """What the decoder takes of an autoregressive `LanguageModel`.
+
+    Raises:
+      ConfigError: another kind of model or of run, another tokenizer, another mesh.
+    """
+    if twin is None:
+        return None
+    if not hasattr(twin, "description"):
+        raise ConfigError(f"twin={twin!r}: must be a language model, as mdlm_jax.load gives one")
+    if twin.description.family:
+        raise ConfigError(f"twin: is a published {twin.description.family}, of which nothing tells what stands "
+                          "before a row; give a run of train.objective=autoregressive")
+    own, other = model.tokenizer, twin.tokenizer
+    same = own is other if own is None or other is None else own.same_as(other)
+    if not same or twin.description.mask_id != process.mask_id or process.mask_id >= twin.config.vocab_size:
+        raise ConfigError("twin: has another tokenizer than the model; give one that was trained on the same ids")
+    if model.mesh != twin.mesh:
+        raise ConfigError(f"twin: lies on the mesh {twin.mesh}, and the model on {model.mesh}; load both on one")
+    try:
+        return Twin(twin.params, twin.config, process.mask_id)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

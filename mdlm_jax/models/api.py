@@ -61,8 +61,9 @@ def forward(
         token i, row 0 keeps its own output.
       keep_layers: also return every layer's input.
       shadow: [B, S] int32, indices of tokens that the last S of ``tokens`` [B, L + S] are shadows of
-        (`attention.visibility`), usually masks; -1: nobody's, a place that is left empty. Attention mask, positions and
-        order are of the L tokens alone: a shadow stands where its token does. Not for two streams, nor beside a cache.
+        (`attention.visibility`), usually masks; -1: nobody's, a place that is left empty. Positions and order are of
+        the L tokens alone: a shadow stands where its token does. So is the attention mask, unless it is [B, L + S].
+        Not for two streams, nor beside a cache.
     Returns:
       `Output`, hidden states in the compute dtype; those of shadows behind the tokens'.
     Raises:
@@ -107,6 +108,8 @@ def _shadowed(shadow: jax.Array, positions: jax.Array, places: Places, index: ja
     taken = jnp.maximum(shadow, 0)
 
     def behind(x):
+        if x.shape[1] == index.shape[1] + shadow.shape[1]:
+            return x
         x = jnp.broadcast_to(x, index.shape)
         return jnp.concatenate([x, jnp.take_along_axis(x, taken, axis=1)], axis=1)
 

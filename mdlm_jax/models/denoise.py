@@ -26,7 +26,8 @@ class Call:
 
     ``start``: [B] int32, where in the canvas the window begins; or [B, L] int32, where each token stands, padding
     beyond the end; None: the whole canvas, without a cache.
-    ``order``: [B, L] int32, what a block-causal network compares in place of the index; None: the index.
+    ``segment``: [B, L], or of shadows too, [B, L + S].
+    ``order``: [B, L] int32, what a block-causal or permutation network compares in place of the index; None: the index.
     ``condition``: [B] int32, classes, for models that have them (their attribute ``classes`` says how many).
     ``shadow``: [B, S] int32, tokens that are scored a second time, by the last S of ``tokens`` (`models.api.forward`).
     ``latent``: [B] float32 in [0, 1], for models that read one (their attribute ``latent`` says so).
@@ -56,7 +57,7 @@ class Call:
 class Denoiser:
     """A network of ours; hashable, so a loop is compiled once for it.
 
-    A network of the permutation contract reads from left to right.
+    A network of the permutation contract reads from left to right, unless a call names another order.
     ``columns``: ids there are; a head that is wider, to be shared evenly by devices, loses the rest. 0: all.
     ``process``: the noise that a network which reads the time was trained with (`sampling.clock`).
     """
@@ -98,8 +99,9 @@ class Denoiser:
         network is to write may be masked by an id beyond its table, since no token sees what follows.
         """
         tokens, order = call.tokens, call.order
-        if self.network.attention == "permutation":
-            order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        if self.network.attention == "permutation" and order is None:
+            length = tokens.shape[1] - (0 if call.shadow is None else call.shadow.shape[1])
+            order = jnp.broadcast_to(jnp.arange(length), (tokens.shape[0], length))
         if self.network.attention == "causal":
             tokens = jnp.minimum(tokens, self.network.vocab_size - 1)
         output = api.forward(

@@ -37,6 +37,14 @@ def forward_flops(config: TransformerConfig, tokens: int, length: int, head_toke
     return int(tokens * 2 * matmul_parameters(c) + attention_flops(c, tokens, length) + head + condition + latent)
 
 
+def lattice_seen(length: int, low: float, high: float) -> int:
+    """Keys that a query sees on average, where a prompt of ``low`` to ``high`` of a row sees itself and each other
+    token what comes before it: n + m (m + 1) / 2 L with n = L - m given."""
+    given = int((low + high) / 2 * length)
+    rest = length - given
+    return given + -(-rest * (rest + 1) // (2 * length))
+
+
 def train_flops(config: TransformerConfig, tokens: int, length: int, head_tokens: int) -> int:
     """Forward plus backward at twice the forward; recomputation is not counted (model FLOPs)."""
     return 3 * forward_flops(config, tokens, length, head_tokens)
@@ -49,6 +57,14 @@ def joint_train_flops(network: TransformerConfig, rows: int, length: int, passes
     layer = train_flops(layers_beside(network), tokens, length, tokens)
     heads = 2 * tokens * network.d_model * network.head_size * passes * drawn
     return 2 * forward_flops(network, tokens, length, tokens) + passes * layer + heads
+
+
+def circuit_train_flops(network: TransformerConfig, rows: int, length: int, states: int) -> int:
+    """Of CoDD's circuit (`models.circuit`): a forward of the network that stays, with its head; what states emit on the
+    average, whose gradient is that of the emissions alone; and two passes over the row with their gradient."""
+    tokens = rows * length
+    emitted, passed = 4 * tokens * states * network.head_size, 2 * 3 * 2 * tokens * states**2
+    return forward_flops(network, tokens, length, tokens) + emitted + passed
 
 
 def quality_train_flops(network: TransformerConfig, rows: int, length: int, kind: str, layers: int) -> int:
@@ -69,3 +85,13 @@ def taught_train_flops(network: TransformerConfig, rows: int, length: int, *, fo
     alone = forward_flops(network, tokens, length, 0)
     head = forward_flops(network, tokens, length, tokens) - alone
     return train_flops(network, copies * tokens, length, copies * tokens) + forwards * alone + heads * head
+
+
+def maria_train_flops(network: TransformerConfig, twin: TransformerConfig, rows: int, length: int,
+                      head_tokens: int) -> int:
+    """Of the head on a network and its twin (`models.fused`): a forward of each, neither with its own head, and the
+    fused one at ``head_tokens`` positions with the gradient of its weights; nothing else takes one."""
+    tokens, width = rows * length, network.d_model + twin.d_model
+    seen = (length + 1) // 2  # keys that a query of the twin sees
+    return (forward_flops(network, tokens, length, 0) + forward_flops(twin, tokens, seen, 0)
+            + 4 * head_tokens * width * network.head_size)

@@ -27,6 +27,9 @@ def network_of(config: RunConfig) -> TransformerConfig:
 
 
 def objective_of(config: RunConfig, mesh) -> tuple[Objective, list[str]]:
+    if config.train.twin:
+        raise ConfigError(f"train.twin={config.train.twin!r}: its files are not read for a plan, and both networks "
+                          "stay; plan the run of train.init_from")
     network = network_of(config)
     process = build_process(config, network.vocab_size, min(network.vocab_size, network.head_size) - 1)
     return build_objective(config, network, process, data_shards(mesh))

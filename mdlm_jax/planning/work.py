@@ -7,11 +7,16 @@ import dataclasses
 import math
 
 from mdlm_jax.config import BATCH_AXES, OBJECTIVES, ConfigError, RunConfig, parse_spec
+from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.config.train import beside, is_taught
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 
-_TEACHERS = {"sdtt": {"forwards": 2, "heads": 3}, "di4c": {"forwards": 2, "heads": 4}}  # runs without a gradient a step
+_TEACHERS = {  # runs without a gradient, and of heads, a step
+    "sdtt": {"forwards": 2, "heads": 3},
+    "duo": {"forwards": 1, "heads": 2},
+    "di4c": {"forwards": 2, "heads": 4},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +34,19 @@ class Work:
     head: int
 
 
-def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, int]) -> int:
-    """FLOPs of one step by formula, over all devices; of objectives that train a small network beside one too."""
+def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, int],
+                twin: TransformerConfig | None = None) -> int:
+    """FLOPs of one step by formula, over all devices; of objectives that train a small network beside one too.
+
+    ``twin``: the shape of the network of train.twin, of maria."""
     train, rows, length = config.train, config.train.batch_size, config.data.length
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if kind == "joint":
         return flops.joint_train_flops(network, rows, length, int(numbers[0]), train.on_policy > 0)
+    if kind == "maria":
+        return flops.maria_train_flops(network, twin, rows, length, _head(config, sizes, 1))
+    if kind == "codd":
+        return flops.circuit_train_flops(network, rows, length, int(numbers[0]))
     if beside(kind):
         layers = int(numbers[0]) if kind == "planner" else 1
         return flops.quality_train_flops(network, rows, length, kind, layers)
@@ -65,6 +77,8 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
         return Work(1, (length + 1) // 2, rows * length)
     if kind == "any_order":
         return Work(2, (length + 1) // 2, rows * length)
+    if kind == "any_subset":
+        return Work(2, flops.lattice_seen(length, *numbers), rows * length)
     if kind == "draft_edit":
         turns = int(numbers[2])
         return Work(turns, length, turns * rows * length)
@@ -72,13 +86,19 @@ def work(config: RunConfig, sizes: dict[str, int]) -> Work:
         turns, size = int(numbers[1]), config.model.block_length
         streams, seen = (1, length) if size == length else (2, (length + size) // 2)
         return Work(turns * streams, seen, turns * rows * length)
-    if kind not in ("count", "block"):
+    if kind == "dparallel":
+        block, beta, temperature = numbers
+        whole = not train.half_head or sizes["context"] != 1
+        head = 2 * rows * length if whole else rows * min(int(block), length)
+        return Work(2, length, head * (2 if beta and temperature != 1.0 else 1))
+    if kind not in ("count", "block", "dmax"):
         return Work(1, length, rows * length)
-    twice, blocks = train.each_twice, 1
-    if kind == "block":
+    twice, blocks = train.each_twice or kind == "dmax", 1
+    if in_blocks(kind, config.model.attention):
         blocks = length // config.model.block_length
     seen = length if blocks == 1 else (length + config.model.block_length) // 2
-    return Work((1 + twice) * (1 if blocks == 1 else 2), seen, _head(config, sizes, blocks))
+    head = _head(config, sizes, blocks) + (rows * length if kind == "dmax" else 0)
+    return Work((1 + twice) * (1 if blocks == 1 else 2), seen, head)
 
 
 def _head(config: RunConfig, sizes: dict[str, int], blocks: int) -> int:

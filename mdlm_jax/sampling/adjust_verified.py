@@ -18,6 +18,7 @@ from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.copies import side_by_side
 from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, fold
 from mdlm_jax.sampling.forward import put_at
+from mdlm_jax.sampling.speculative import log_law, rest
 
 _DRAFTS = 64  # streams of the step's key from here on are those of drafts
 
@@ -62,6 +63,7 @@ class AdjustVerified(Adjust):
 
     scorable = False
     remembers = True
+    steady = True
 
     def __post_init__(self):
         if self.joint is None:
@@ -132,7 +134,7 @@ class AdjustVerified(Adjust):
             chance = jnp.take_along_axis(p - q, draft[:, None], axis=1)[:, 0]
             lot = jax.vmap(lambda key: categorical.exponential(key, ()))(own.stream(1))
             kept = same & (-lot < chance)
-            token = jnp.where(same, jnp.where(kept, draft, _rest(p, q, own.stream(2))), token)
+            token = jnp.where(same, jnp.where(kept, draft, rest(p, q, own.stream(2))), token)
         going = now.going & masked.any(1)
         write = place & going[:, None]
         return _Checked(
@@ -161,15 +163,7 @@ class AdjustVerified(Adjust):
     def _log_law(self, prediction: Prediction, hidden: jax.Array) -> jax.Array:
         """[B, V]: the law that is drawn from, of hidden states [B, 1, D]; at temperature 0 all of it on the argmax."""
         logits = self.law()["sharpen"](suppressed_logits(prediction.head, hidden[:, 0], self.suppressed))
-        surest = jnp.where(jnp.arange(logits.shape[-1]) == logits.argmax(-1)[:, None], 0.0, -jnp.inf)
-        return jnp.where(jnp.asarray(self.temperature) > 0, jax.nn.log_softmax(logits), surest)
-
-
-def _rest(p: jax.Array, q: jax.Array, keys: jax.Array) -> jax.Array:
-    """[B] draws from (p - q)+ of log laws [B, V]; where rounding leaves nothing of it, from p."""
-    rest = jnp.maximum(jnp.exp(p) - jnp.exp(q), 0.0)
-    logits = jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1.0)), -jnp.inf)
-    return jax.vmap(categorical.categorical)(keys, jnp.where((rest > 0).any(-1, keepdims=True), logits, p))
+        return log_law(logits, self.temperature)
 
 
 def _plain(rule: AdjustVerified) -> Adjust:

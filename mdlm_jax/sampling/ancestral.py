@@ -12,6 +12,17 @@ from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, static
 _WANTED = -1  # stands for the draw while it is decided who takes it
 
 
+def reverse_tokens(process: Process, look: Look, sample: jax.Array,
+                   current_log_prob: jax.Array | None = None) -> jax.Array:
+    """[B, W]: the tokens at the look's time s, or clean ones in its last step, where ``sample`` are draws from the
+    denoiser; arguments as of `Process.reverse_step`."""
+    move = {"sample": sample, "current_log_prob": current_log_prob, "noise_mask": look.editable}
+    keys = look.stream(1)
+    final = process.final_step(keys, look.tokens, look.t, **move)
+    ahead = process.reverse_step(keys, look.tokens, look.s, look.t, **move)
+    return jnp.where(look.last[:, None], final, ahead)
+
+
 @decoder
 class Ancestral(Decoder):
     """Time runs from 1 to 0 on the call's grid; the last step denoises whatever is left.
@@ -79,11 +90,7 @@ class Ancestral(Decoder):
     def _move(self, prediction, look: Look, sample, current_log_prob) -> jax.Array:
         """[B, W]: the tokens at time s, or clean ones in the last step."""
         del prediction
-        move = {"sample": sample, "current_log_prob": current_log_prob, "noise_mask": look.editable}
-        keys = look.stream(1)
-        final = self.process.final_step(keys, look.tokens, look.t, **move)
-        ahead = self.process.reverse_step(keys, look.tokens, look.s, look.t, **move)
-        return jnp.where(look.last[:, None], final, ahead)
+        return reverse_tokens(self.process, look, sample, current_log_prob)
 
     def done(self, look: Look, state) -> jax.Array:
         del state

@@ -156,11 +156,13 @@ class Decoder:
     reuses = False  # whether a forward is left out where no token has changed since the last
     remembers = False  # whether its state holds hidden states
     copies = 1  # of every row that a forward runs on
-    shadows = False  # whether it also runs on a shadow of every position of the look
+    ordered = False  # whether it has an order of its own for networks of the permutation contract
     lasts = False  # whether its state, begun before the first block, goes on from block to block
     reads_masks = False  # whether it reads the prediction at masks alone, and writes there alone
     foresees = False  # whether `foreseen` tells before the forward where it will write
     opens = False  # whether it writes the block's first token where a look is ``opening``
+    steady = False  # whether the network must say the same of the same row whenever it is asked
+    besides = 0  # whole rows that other networks run on beside a forward
     edits = ()  # columns it reads that stand for no token, beyond the ids or among them
     reach = 1  # blocks it may write in, the newest last; 0: everything up to the end of the block
     ahead = 0  # blocks after them that it may write in already
@@ -187,6 +189,11 @@ class Decoder:
         prediction has them behind the look's."""
         del look, state
         return call
+
+    def shadows(self, block: int) -> int:
+        """How many shadows stand behind a window with ``block`` positions to be written in."""
+        del block
+        return 0
 
     def heard(self, prediction: Prediction, call, look: Look, state) -> Any:
         """The state after a forward, by what it says of all the positions that ``call`` ran on, before `update`."""

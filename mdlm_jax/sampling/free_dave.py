@@ -50,6 +50,8 @@ class FreeDave(Decoder):
     temperature: float = static(0.0)
     head_budget: int = static(1 << 22)
 
+    steady = True
+
     def __post_init__(self):
         check("drafts", self.drafts, lambda n: n >= 0 and n == int(n), "must be a whole number, 0 or more")
         check("temperature", self.temperature, lambda t: t == 0, "must be 0: it decodes greedily")

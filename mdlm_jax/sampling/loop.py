@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.denoise import as_model
+from mdlm_jax.models.sharding import LENGTH_AXIS
 from mdlm_jax.sampling import clock, memory, placement
 from mdlm_jax.sampling import grid as grids
 from mdlm_jax.sampling import program as programs
@@ -177,6 +178,7 @@ def begin(
     if decoder.ahead and forced is not None and stop_id is not None:
         raise ValueError(f"stop_id={stop_id}: {type(decoder).__name__} writes ahead of it what is no part of the row "
                          "in the end, but of its score; leave it out, or set ahead=0")
+    _check_mesh(decoder, layout, mesh)
     canvas, forced = placement.filled_up(canvas, forced, mesh)
     memory.check(model, params, decoder, layout, rows=canvas.shape[0], mesh=mesh, budget=memory_budget)
     layout = dataclasses.replace(layout, start=np.pad(layout.start, (0, canvas.shape[0] - len(layout.start)), "edge"))
@@ -259,14 +261,27 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
     clock.check(model, decoder, layout.blocks)
 
 
+def _check_mesh(decoder: Decoder, layout: Layout, mesh) -> None:
+    """Refuses to split the positions of what runs on single ones, or on some more than the canvas has."""
+    parts = 1 if mesh is None else dict(mesh.shape).get(LENGTH_AXIS, 1)
+    if parts == 1:
+        return
+    name, shadows = type(decoder).__name__, decoder.shadows(layout.block)
+    if decoder.besides or shadows and (layout.length + shadows) % parts:
+        why = "has a twin write token by token" if decoder.besides else f"runs on {layout.length + shadows} positions"
+        raise ValueError(f"mesh: {LENGTH_AXIS}={parts} splits positions, and {name} {why}; take a mesh with "
+                         f"{LENGTH_AXIS}=1")
+
+
 def _check_mixture(decoder: Decoder, forced) -> None:
     """Refuses what takes the draw of a latent for the law, or for the same in the next step."""
     if forced is not None:
         raise ValueError("forced: the network reads a latent that each step draws, and its law is a mixture over them; "
                          "evaluation.mixture has that of one step")
-    if decoder.reuses:
-        raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
-                         "a latent that each step draws")
+    if decoder.reuses or decoder.steady:
+        does = "leaves forwards out where no token changed" if decoder.reuses else "asks twice about the same row"
+        raise ValueError(f"{type(decoder).__name__}: {does}, and the network reads a latent that each step draws; take "
+                         "another decoder")
 
 
 def _columns(model) -> int:

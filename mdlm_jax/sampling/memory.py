@@ -19,7 +19,7 @@ class Need:
     """Bytes of one device.
 
     Attributes:
-      parameters: as they are stored. cache: all that are alive at once.
+      parameters: as they are stored, the decoder's own among them. cache: all that are alive at once, a twin's too.
       head: the copy in the network's dtype that the loop keeps where the head is stored in another, or is part of a
         tied table; 0 where the stored one serves.
       logits: those that the head makes at once, float32. Hidden states and scores of attention come on top.
@@ -35,12 +35,13 @@ class Need:
         return self.parameters + self.cache + self.head + self.logits
 
 
-def need(model, params, decoder, *, rows: int, slots: int, mesh=None, guided: bool = False) -> Need:
+def need(model, params, decoder, *, rows: int, slots: int, length: int = 0, mesh=None,
+         guided: bool = False) -> Need:
     """The arithmetic.
 
     Args:
       params: arrays, or their shapes with their shardings.
-      rows: of the canvas; slots: of the cache, 0 for none.
+      rows: of the canvas; slots: of the cache, 0 for none. length: of the canvas, which a twin of the decoder reads.
       mesh: what rows are shared by; None: one device.
       guided: whether every row goes through the network twice, with its prompt and without.
     """
@@ -50,11 +51,20 @@ def need(model, params, decoder, *, rows: int, slots: int, mesh=None, guided: bo
         shapes = jax.eval_shape(lambda: model.cache(branches * rows, slots))
         layout = None if mesh is None else model.cache_shardings(mesh)
         cache = CACHES_ALIVE * bytes_of(shapes, layout)
+    if (twin := getattr(decoder, "twin", None)) is not None:
+        cache += CACHES_ALIVE * bytes_of(jax.eval_shape(lambda: twin.cache(rows, length))) // shards
     logits = 0
     if hasattr(model, "network") and hasattr(decoder, "head_budget"):
         columns = branches * model.network.head_size
         logits = 4 * rows * chunk_length(rows, columns, decoder.head_budget) * columns // shards
-    return Need(bytes_of(params), cache, _head(model, params), logits)
+    return Need(bytes_of(params) + _own(decoder, params), cache, _head(model, params), logits)
+
+
+def _own(decoder, params) -> int:
+    """Bytes of the decoder's arrays that are not the network's: small networks, twins."""
+    known = {id(leaf) for leaf in jax.tree.leaves(params)}
+    return bytes_of([leaf for leaf in jax.tree.leaves(decoder)
+                     if isinstance(leaf, jax.Array) and id(leaf) not in known])
 
 
 def _head(model, params) -> int:
@@ -115,7 +125,8 @@ def check(model, params, decoder, layout, *, rows: int, mesh, budget: int | None
     """
     if budget is not None and budget < 1:
         raise ConfigError(f"memory_budget={budget}: must be a positive number of bytes; None: what the device has")
-    needed = need(model, params, decoder, rows=rows, slots=layout.slots, mesh=mesh, guided=layout.guided)
+    needed = need(model, params, decoder, rows=rows, slots=layout.slots, length=layout.length, mesh=mesh,
+                  guided=layout.guided)
     available = limit(params) if budget is None else budget
     if available is None or needed.total <= available:
         return

@@ -40,17 +40,23 @@ DECODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lopa": ("lopa", "LoPA", {}),
     "wino": ("wino", "WINO", {}),
     "free_dave": ("free_dave", "FreeDave", {}),
+    "assd": ("assd", "ASSD", {}),
     "draft_edit": ("draft_edit", "DraftEdit", {}),
     "block_threshold": ("block_threshold", "BlockThreshold", {}),
     "joint_threshold": ("joint_threshold", "JointThreshold", {"threshold": 0.7, "edit_threshold": 0.5}),
     "joint_speedy": ("joint_threshold", "JointThreshold", {"threshold": 0.5, "edit_threshold": 0.0}),
+    "soft_parallel": ("soft_parallel", "SoftParallel", {}),
     "levenshtein": ("levenshtein", "Levenshtein", {}),
     "d2f": ("d2f", "D2F", {}),
     "adjust": ("adjust", "Adjust", {}),
     "adjust_verified": ("adjust_verified", "AdjustVerified", {}),
+    "codd": ("codd", "CoDD", {}),
+    "copula": ("copula", "Copula", {}),
+    "maria": ("maria", "MARIA", {}),
 }
 # fields that the model fills
-GIVEN = ("process", "mask_id", "delete_id", "insert_id", "joint", "quality", "embedding")
+GIVEN = ("process", "mask_id", "delete_id", "insert_id", "joint", "quality", "circuit", "embedding", "twin", "causal",
+         "fused")
 _INNER = ("head_budget",)  # fields that change memory alone
 _KINDS = {"float": float, "int": int, "bool": bool, "str": str, "tuple[int, ...]": tuple}
 _USUAL = {  # words about numbers that mean the same everywhere, where a docstring spares them
@@ -160,8 +166,10 @@ def make(name: str, *, process, numbers: dict[str, Any], **given):
 
     Args:
       process: `core.process.Process`.
-      given: what else the model has of `GIVEN`: its ``joint`` layer (`models.joint.JointSampler`) or ``quality`` head
-        (`models.quality.QualityHead`), its table ``embedding`` [V, D], the ids of delete and insert. Left out, or None,
+      given: what else the model has of `GIVEN`: its ``joint`` layer (`models.joint.JointSampler`), ``quality`` head
+        (`models.quality.QualityHead`), ``circuit`` (`models.circuit.Circuit`) or ``fused`` head
+        (`models.fused.FusedHead`), its ``causal`` reading (`models.twin.LeftReading`) and the ``twin`` that the call
+        names (`models.twin.Twin`), its table ``embedding`` [V, D], the ids of delete and insert. Left out, or None,
         where it has none.
     Raises:
       ValueError: as `check`, or a value that the decoder refuses.

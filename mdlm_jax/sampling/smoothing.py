@@ -84,10 +84,7 @@ class Smoothed(Threshold):
         index = jnp.minimum(call.index, state.shape[1] - 1)
         editable = jnp.take_along_axis(look.canvas.editable, index, axis=1) & (call.index < state.shape[1])
         masked = editable & (call.tokens == self.mask_id)
-        table = self.embedding[: prediction.num_columns]
-        if table.shape[0] < prediction.num_columns:
-            raise ValueError(f"embedding: has {table.shape[0]} rows, and the head scores {prediction.num_columns} ids; "
-                             "give the whole table")
+        table = scored_rows(self.embedding, prediction)
 
         def expected(hidden):
             p = jax.nn.softmax(prediction.head(hidden))
@@ -102,3 +99,16 @@ class Smoothed(Threshold):
 
     def least(self, look: Look) -> jax.Array:
         return jnp.maximum(1 - self.threshold_decay * look.updates, self.threshold)[:, None]
+
+
+def scored_rows(embedding: jax.Array, prediction: Prediction) -> jax.Array:
+    """Rows of the table [V, D] that the head scores.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    table = embedding[: prediction.num_columns]
+    if table.shape[0] < prediction.num_columns:
+        raise ValueError(f"embedding: has {table.shape[0]} rows, and the head scores {prediction.num_columns} ids; "
+                         "give the whole table")
+    return table

@@ -46,7 +46,6 @@ class WINO(ByConfidence):
 
     reads_steps = False
     reads_masks = False
-    shadows = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,6 +68,9 @@ class WINO(ByConfidence):
         if call.shifted:
             raise ValueError("decoder: WINO scores tokens by shadows in their own place, and this network (Dream) "
                              "scores a token in the place before; take threshold or klass")
+
+    def shadows(self, block: int) -> int:
+        return block
 
     def begin(self, look: Look, hidden) -> jax.Array:
         """The state, [B] int32: how many tokens the last step wrote."""

@@ -2,10 +2,11 @@
 
 The weights stay in `TrainState.frozen`; moments and moving averages are of what trains alone. With ``train.lora_rank``
 low-rank adapters (`models.lora`) train under the name ``adapters``, nested as the weights are; the average is taken of
-A and of B, not of their product. With the objectives ``joint``, ``planner`` and ``prism`` a small network beside it
-does (`training.beside`), under the name ``joint`` or ``quality``. With those that have a teacher (`sdtt`, `di4c`) the
-weights of the start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for
-a plan, and then all trains.
+A and of B, not of their product. With the objectives ``joint``, ``planner``, ``prism`` and ``codd`` something small
+beside it does (`training.beside`), under the name ``joint``, ``quality`` or ``circuit``; with ``maria`` a head on it
+and its ``twin``, under the name ``fused``. With those that have a teacher (`sdtt`, `duo`, `di4c`) the weights of the
+start stay as ``teacher`` beside the network, or beside its adapters. Every function here takes None for a plan, and
+then all trains.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from mdlm_jax.models.lora import Lora
 from mdlm_jax.training.beside import declares
 
 STREAM = 2  # of the run's seed, for fresh adapters
+_STAYS = ("network", "twin")  # where something beside them trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +65,10 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
     if isinstance(plan, Taught):
         trains, stays = split(plan.adapters, network, weights, key)
         return trains, {"teacher": weights["network"]} if stays is None else stays
-    others = {name: leaf for name, leaf in weights.items() if name != "network"}
     if isinstance(plan, Beside):
-        return others, {"network": weights["network"]}
+        stays = {name: leaf for name, leaf in weights.items() if name in _STAYS}
+        return {name: leaf for name, leaf in weights.items() if name not in stays}, stays
+    others = {name: leaf for name, leaf in weights.items() if name != "network"}
     try:
         fresh = lora.init(plan, network, jax.random.fold_in(key, STREAM))
     except ConfigError as error:
@@ -73,16 +76,21 @@ def split(plan: Plan | None, network: TransformerConfig, weights: dict, key: jax
     return {"adapters": _nested(fresh)} | others, {"network": weights["network"]}
 
 
-def started(plan: Plan | None, trainable: dict, frozen: dict | None, network: dict) -> tuple[dict, dict | None]:
-    """What trains and what stays, with the weights ``network`` in place of fresh ones; those of a latent, which a
-    network may lack, stay fresh where it does, and are zero in a teacher."""
-    if "network" in trainable:
-        trainable = trainable | {"network": trainable["network"] | network}
+def started(plan: Plan | None, trainable: dict, frozen: dict | None, given: dict) -> tuple[dict, dict | None]:
+    """What trains and what stays, with the weights ``given`` by name in place of fresh ones; those of a latent, which a
+    given network may lack, stay fresh where it does, and are zero in a teacher."""
+    begins = {name: trainable[name] | jax.tree.map(_placed_as, leaves, {key: trainable[name][key] for key in leaves})
+              for name, leaves in given.items() if name in trainable}
     if isinstance(plan, Taught) and plan.adapters is None:
-        zeros = {name: jax.tree.map(jnp.zeros_like, leaf) for name, leaf in trainable["network"].items()
-                 if name not in network}
-        return trainable, {"teacher": jax.tree.map(jnp.copy, network) | zeros}
-    return trainable, frozen if plan is None else {"network": network}
+        network = begins["network"]
+        teacher = {name: jax.tree.map(jnp.copy if name in given["network"] else jnp.zeros_like, leaf)
+                   for name, leaf in network.items()}
+        return trainable | begins, {"teacher": teacher}
+    return trainable | begins, None if frozen is None else {name: given[name] for name in frozen}
+
+
+def _placed_as(leaf: jax.Array, other: jax.Array) -> jax.Array:
+    return jax.device_put(leaf, other.sharding)
 
 
 def join(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
@@ -98,17 +106,19 @@ def merged(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     return _joined(plan.adapters if isinstance(plan, Taught) else plan, trainable, frozen, lora.merge)
 
 
-def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh) -> tuple[dict, dict | None]:
-    """A ``NamedSharding`` at each leaf of what trains of the network, and of what stays."""
+def shardings(plan: Plan | None, network: TransformerConfig, mesh: Mesh,
+              twin: TransformerConfig | None = None) -> tuple[dict, dict | None]:
+    """A ``NamedSharding`` at each leaf of what trains of the network, and of what stays, a ``twin`` among it."""
     whole = {"network": api.shardings(network, mesh)}
     if plan is None:
         return whole, None
-    if isinstance(plan, Beside):
-        module, config = declares(plan.objective, network)
-        return {beside(plan.objective): module.shardings(config, mesh)}, whole
     if isinstance(plan, Taught):
         trains, stays = shardings(plan.adapters, network, mesh)
         return trains, {"teacher": whole["network"]} if stays is None else stays
+    if isinstance(plan, Beside):
+        module, config = declares(plan.objective, network, twin)
+        stays = whole if twin is None else whole | {"twin": api.shardings(twin, mesh)}
+        return {beside(plan.objective): module.shardings(config, mesh)}, stays
     return {"adapters": _nested(lora.shardings(plan, network, mesh))}, whole
 
 

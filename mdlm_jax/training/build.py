@@ -2,40 +2,23 @@
 
 import dataclasses
 
-from mdlm_jax.config import (
-    OBJECTIVES,
-    ConfigError,
-    RunConfig,
-    TrainConfig,
-    parse_block_schedule,
-    parse_mesh,
-    parse_spec,
-)
-from mdlm_jax.config.objectives import check_training
+from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
+from mdlm_jax.config.objectives import check_training, in_blocks
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
-from mdlm_jax.data.trajectories import folder_of, read_meta
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import whole_parameters
-from mdlm_jax.training import beside
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective
-from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.objectives.block import BlockObjective
-from mdlm_jax.training.objectives.continuous import ContinuousObjective, DiscreteObjective
+from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
-from mdlm_jax.training.objectives.di4c import Di4CObjective
-from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
-from mdlm_jax.training.objectives.genmd4 import GenMD4Bound, GenMD4Objective
+from mdlm_jax.training.objectives.genmd4 import GenMD4Bound
 from mdlm_jax.training.objectives.gidd import GiddObjective
-from mdlm_jax.training.objectives.joint import JointObjective
-from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
-from mdlm_jax.training.objectives.quality import PlannerObjective, PRISMObjective, QualityObjective
-from mdlm_jax.training.objectives.sdtt import SDTTObjective
+from mdlm_jax.training.objectives.make import HALVES, NOISELESS, STAYS, Asked, make
 
-_NOISELESS = {"autoregressive": AutoregressiveObjective, "any_order": AnyOrderObjective}  # have no noise level
+_WHOLE_HEADS = ("continuous", "discrete", "draft_edit", "levenshtein", "genmd4")  # where counts would need half
 
 
 def build_process(config: RunConfig, vocab_size: int, mask_id: int) -> Process:
@@ -63,12 +46,14 @@ def build_network(config: RunConfig, vocab_size: int) -> TransformerConfig:
 
 
 def build_objective(
-    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int,
+    twin: TransformerConfig | None = None,
 ) -> tuple[Objective, list[str]]:
     """The objective, and a line for the user about each automatic choice that costs something.
 
     Args:
       data_shards: devices that share the rows of a batch.
+      twin: the shape of the network of train.twin, where there is one.
     Raises:
       ConfigError: the batch cannot be split as asked.
     """
@@ -78,7 +63,7 @@ def build_objective(
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
     rows = _rows_per_device(config, data_shards)
-    coupling, notes = ("iid", []) if kind in (*_NOISELESS, "joint") else _coupling(train, rows)
+    coupling, notes = ("iid", []) if kind in (*NOISELESS, "joint", "dparallel") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
         "process": process,
@@ -89,110 +74,59 @@ def build_objective(
         "data_shards": data_shards,
         "class_dropout": train.class_dropout,
     }
-    if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared), notes
-    if kind == "joint":
-        never = read_meta(folder_of(config.data.source))["suppress"] if train.on_policy else ()
-        return dataclasses.replace(_joint(train, shared), any_order=train.any_order, on_policy=train.on_policy,
-                                   suppress=tuple(never)), notes
-    if kind in ("planner", "prism"):
-        return _quality(train, shared), notes
-    if kind == "sdtt":
-        return SDTTObjective(**shared, steps=int(numbers[0])), notes
-    if kind == "di4c":
-        steps, latents, delta, power = numbers
-        return Di4CObjective(**shared, steps=int(steps), latents=int(latents), delta=delta, power=power), notes
-    if kind in ("count", "block"):
-        half_head, more = _half_head(train, coupling)
-        shared |= {"half_head": half_head, "both": train.each_twice, "confidence": train.confidence}
-        if kind == "block":
-            return BlockObjective(**shared, sizes=parse_block_schedule(train.block_schedule)), notes + more
-        return CountObjective(**shared, complementary=train.complementary), notes + more
-    if train.half_head:
+    if kind in HALVES:
+        half_head, more = _half_head(train, coupling, train.each_twice or kind == "dparallel")
+        shared, notes = shared | {"half_head": half_head}, notes + more
+    elif train.half_head and kind in _WHOLE_HEADS:
         notes.append(f"full head: the {kind} objective scores every position (half-size heads are for counts)")
-    if kind == "continuous":
-        return (GiddObjective if isinstance(process, GiddProcess) else ContinuousObjective)(**shared), notes
-    if kind == "discrete":
-        return DiscreteObjective(**shared, num_steps=int(numbers[0])), notes
-    if kind == "draft_edit":
-        rate, weight, turns = numbers
-        return DraftEditObjective(**shared, edit_rate=rate, edit_weight=weight, turns=int(turns)), notes
-    if kind == "levenshtein":
-        return _levenshtein(train, shared, *numbers), notes
-    return GenMD4Objective(**shared, initial_power=numbers[0]), notes
-
-
-def _joint(train: TrainConfig, shared: dict) -> JointObjective:
-    shared = _still(shared)
-    blocks = shared["network"].block_length if shared["network"].attention == "block_causal" else 0
-    return JointObjective(**shared, passes=beside.number(train.objective), block_length=blocks)
-
-
-def _quality(train: TrainConfig, shared: dict) -> QualityObjective:
-    shared, number = _still(shared), beside.number(train.objective)
-    if train.objective.startswith("planner"):
-        return PlannerObjective(**shared, layers=number)
-    return PRISMObjective(**shared, reveal=number)
-
-
-def _still(shared: dict) -> dict:
-    """With a network that stays as it is, and so does what it says."""
-    return shared | {"network": dataclasses.replace(shared["network"], dropout=0.0)}
-
-
-def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
-    columns, ids = shared["network"].head_size, shared["process"].vocab_size
-    if columns < ids + 2:
-        raise ConfigError(f"model.head_size={columns}: train.objective={train.objective} says delete and insert with "
-                          f"two columns beyond the tokenizer's {ids} ids; set it to {ids + 2}")
-    return LevenshteinObjective(**shared, sizes=parse_block_schedule(train.block_schedule), edit_weight=weight,
-                                turns=int(turns))
+    return make(Asked(kind, numbers, shared, train, config.data.source, twin)), notes
 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:
     """Block-causal and permuted networks are trained with two streams, noisy and clean."""
-    streams = ("block", "levenshtein", "any_order")
-    return dataclasses.replace(network, attention="two_stream") if kind in streams else network
+    streams = kind in ("any_order", "any_subset") or in_blocks(kind, network.attention)
+    return dataclasses.replace(network, attention="two_stream") if streams else network
 
 
-def _half_head(train: TrainConfig, coupling: str) -> tuple[bool, list[str]]:
+def _half_head(train: TrainConfig, coupling: str, twice: bool) -> tuple[bool, list[str]]:
     """Whether the head runs on half the slots; a line for the user where it was asked for and cannot."""
     if not train.half_head:
         return False, []
     if parse_mesh(train.mesh)["context"] != 1:
         return False, ["full head: half-size heads gather along the length, which train.mesh splits over context"]
-    if coupling != "antithetic" and not train.each_twice:
+    if coupling != "antithetic" and not twice:
         return False, [f"full head: half-size heads need antithetic pairs, and time sampling is {coupling}"]
     return True, []
 
 
 def build_bound(
-    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int
+    config: RunConfig, network: TransformerConfig, process: Process, data_shards: int,
+    twin: TransformerConfig | None = None,
 ) -> Objective:
     """The objective whose value, with its ``end_terms`` (None where there are none), is a true bound.
 
     Counts for the masked process (of whole rows, or of blocks of model.block_length), the chain rule for an
-    autoregressive model, random orders for one of any order, its own learned schedule for GenMD4, else continuous
-    time; given the class where the network has classes. Dropout is off, and the levels are uniform, whatever the
-    training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no pairs.
+    autoregressive model (and for MARIA, of what is masked, a mean over masks), random orders for one of any order, its
+    own learned schedule for GenMD4, else continuous time; of any subset what random prompts leave, which is exact and
+    no bound of the row. Given the class where the network has classes. Dropout is off, and the levels are uniform,
+    whatever the training used. `bound_draws` decides about half-size heads: an odd number of draws a row makes no
+    pairs.
     """
-    kind = parse_spec("train.objective", config.train.objective, OBJECTIVES)[0]
+    kind, numbers = parse_spec("train.objective", config.train.objective, OBJECTIVES)
     shared = {
         "network": dataclasses.replace(_as_trained(network, kind), dropout=0.0),
         "process": process,
         "head_budget": config.train.head_budget,
         "data_shards": data_shards,
     }
+    paired = config.eval.draws % 2 == 0
     if kind == "genmd4":
         return GenMD4Bound(**shared)
-    if kind == "joint":
-        return _joint(config.train, shared)
-    if kind in ("planner", "prism"):
-        return _quality(config.train, shared)
-    if kind in _NOISELESS:
-        return _NOISELESS[kind](**shared)
-    paired = config.eval.draws % 2 == 0
-    if kind in ("block", "levenshtein"):
+    if kind in (*STAYS, *NOISELESS):
+        shared |= {"half_head": paired} if kind in HALVES else {}
+        train = dataclasses.replace(config.train, any_order=0.0, on_policy=0.0)  # measured on the rows as they are
+        return make(Asked(kind, numbers, shared, train, config.data.source, twin))
+    if in_blocks(kind, network.attention):
         paired = paired and network.block_length > 1
         return BlockObjective(**shared, coupling="antithetic" if paired else "stratified", half_head=paired)
     if process.masked_only:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.training import adapters, checkpoints
+from mdlm_jax.training import adapters, beside, checkpoints
 
 
 def described(folder: Path | str) -> dict:
@@ -35,7 +35,7 @@ def weights(folder: Path | str, train: TrainConfig, network: TransformerConfig |
     if "teacher" in wanted.get("frozen", {}):
         del wanted["frozen"]
     if mesh is not None:
-        network_layout, frozen_layout = adapters.shardings(plan, network, mesh)
+        network_layout, frozen_layout = adapters.shardings(plan, network, mesh, beside.stored_twin(folder))
         wanted[name] |= _placed(wanted[name], network_layout)
         if "frozen" in wanted:
             wanted["frozen"] |= _placed(wanted["frozen"], frozen_layout)

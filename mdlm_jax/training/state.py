@@ -52,7 +52,7 @@ def _shapes(objective, optimizer: optax.GradientTransformation, use_ema: bool, p
 
 def _layout(shapes: TrainState, objective: Objective, mesh: Mesh, plan: adapters.Plan | None) -> TrainState:
     whole = replicated(mesh)
-    network, frozen = adapters.shardings(plan, objective.network, mesh)
+    network, frozen = adapters.shardings(plan, objective.network, mesh, objective.twin)
     weights = jax.tree.map(lambda _: whole, shapes.trainable) | network
     moments = _like_their_weights(shapes.optimizer, shapes.trainable, weights, whole)
     return TrainState(whole, weights, moments, None if shapes.ema is None else weights, frozen)

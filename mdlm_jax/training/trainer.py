@@ -53,7 +53,7 @@ class Trainer:
     checkpoints: Checkpoints
     files: Mapping[str, str | bytes]
     eval_every: int
-    start_from: Callable[[], dict] | None = None  # the network's parameters, where a fresh run does not draw them
+    start_from: Callable[[], dict] | None = None  # by name, the weights that a fresh run does not draw
     profile: tuple[int, int] | None = None  # first and last step to trace
     push: Callable[[], None] | None = None  # called in the background before a checkpoint is whole
     also: Callable[[], WandbRun] | None = None  # opens another receiver of the metrics

@@ -24,6 +24,7 @@ def test_adapters_from_end_to_end(tmp_path):
     held, trained = (json.loads((run / "summary.json").read_text())["parameters"][name] for name in ("held", "trained"))
     assert trained == 4 * 2 * (32 + 32)  # query, key, value and out, a layer of 32
     assert f"train.lora_rank=2: {trained:,} of {held:,} parameters train" in done.out
+    assert json.loads((run / "summary.json").read_text())["training"]["flops"] > 0
     assert held == json.loads((base / "summary.json").read_text())["parameters"]["held"] + trained
 
     sampled = commands.run("launch.sample", f"--checkpoint={run}", "--num=1", "--steps=2")

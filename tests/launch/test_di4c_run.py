@@ -33,6 +33,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_writes_by_decoders_that_know_nothing_of_it(runs):
     base, model = mdlm_jax.load(runs / "base"), mdlm_jax.load(runs / "student")
     assert (base.config.latent, model.config.latent) == (0, 32)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from launch._weights import starting_weights
+from launch._weights import loaded
 from mdlm_jax.config import ConfigError
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import make_mesh
@@ -82,7 +82,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     assert done.status == 0, done.err
     network = TransformerConfig(19, 19, layers=2, d_model=32, heads=2, kv_heads=2, d_ff=128)
     with pytest.raises(ConfigError, match=r"train.init_from=.*: .* is \[.*\] there and \[.*\] in this run"):
-        starting_weights(str(tmp_path / "one"), network, make_mesh({"fsdp": 8}))
+        loaded("init_from", str(tmp_path / "one"), network, make_mesh({"fsdp": 8}))
     missing = commands.run("launch.train", *SETTINGS, f"--workdir={tmp_path / 'two'}",
                            "--config.train.init_from=/nowhere")
     commands.assert_refused(missing, "train.init_from='/nowhere': there is no such directory")

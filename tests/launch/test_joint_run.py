@@ -90,7 +90,7 @@ def _leaves(tree):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--config.train.objective=joint:0"], "the passes must be a whole number from 1 to 64"),
+    (["--config.train.objective=joint:0"], "the passes must be a whole number of at least 1, as in joint:3"),
     (["--config.train.init_from="], "give that with train.init_from"),
     (["--config.data.source=language:shuffle"], "learns from what the network itself wrote"),
     (["--config.data.length=8"], "the trajectories have rows of 6; set it so"),
@@ -164,3 +164,9 @@ def test_networks_that_read_the_time_are_refused(runs, tmp_path, capsys):
                        "--config.model.d_model=16", "--config.model.heads=2", *SMALL]) == 0
     assert trajectories.main(write(tmp_path)) == 2
     assert "its network reads the time" in capsys.readouterr().err
+
+
+def test_greedy_rows_of_nothing_are_refused(runs, tmp_path, capsys):
+    command = [f"--checkpoint={runs / 'base'}", f"--output={tmp_path / 'new'}", "--temperature=0"]
+    assert trajectories.main(command) == 2
+    assert "--temperature=0: without prompts all rows would be one" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def shadowed(tokens, shadow):
     return jnp.concatenate([tokens, jnp.full(shadow.shape, MASK)], axis=1)
 
 
-@pytest.mark.parametrize("contract", ["bidirectional", "causal", "block_causal"])
+@pytest.mark.parametrize("contract", ["bidirectional", "causal", "block_causal", "permutation"])
 def test_who_sees_whom(contract):
     order = np.concatenate([np.arange(L), [2, 3, 0, 7]])[None].repeat(2, 0)
     whose = np.array([[-1] * L + [2, 3, -1, 7]] * 2)
@@ -44,12 +44,14 @@ def test_who_sees_whom(contract):
     seen = np.asarray(Visibility(places, places, contract, 3).mask(2, L + 4, L + 4))[:, 0]
     for row, query, key in np.ndindex(seen.shape):
         i, j = order[row, query], order[row, key]
-        allowed = {"bidirectional": True, "causal": j <= i, "block_causal": j // 3 <= i // 3}[contract]
+        allowed = {"bidirectional": True, "block_causal": j // 3 <= i // 3}.get(contract, j <= i)
         real = segment[row, query] == segment[row, key] == 1
         if query < L:
             expected = allowed and real and key < L
         else:
             expected = allowed and real and key != whose[row, query]
+            if contract == "permutation":  # they are in no order themselves
+                expected = expected and (key < L or key == query)
         assert seen[row, query, key] == expected, (row, query, key)
     assert not Visibility(places, places, contract, 3).everything
 

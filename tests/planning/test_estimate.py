@@ -7,14 +7,16 @@ import math
 import jax
 import pytest
 
-from mdlm_jax.config import MESH_AXES, DataConfig, RunConfig, TrainConfig
+from mdlm_jax.config import MESH_AXES, DataConfig, ProcessConfig, RunConfig, TrainConfig
 from mdlm_jax.config.model import ModelConfig
+from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api, presets
 from mdlm_jax.models.sharding import make_mesh, weight_sharding
 from mdlm_jax.planning import estimate, layout, measure, minimum, picture, report, step, topologies
 from mdlm_jax.planning.work import model_flops
 from mdlm_jax.training import optimizers
+from mdlm_jax.training.build import build_objective
 from mdlm_jax.training.state import abstract_state
 
 DENSE = ModelConfig(layers=3, d_model=64, heads=4, d_ff=96, vocab_size=1000, remat="full")
@@ -87,15 +89,20 @@ def test_a_compiled_plan_says_the_same(monkeypatch):
     ({}, {}), ({"batch_size": 24}, {}), ({"half_head": False}, {}), ({"time_sampling": "iid"}, {}),
     ({"each_twice": True, "weighting": "constant"}, {}), ({"objective": "continuous"}, {}),
     ({"objective": "discrete:10"}, {}), ({"objective": "draft_edit:0.1,1,3"}, {}),
+    ({"objective": "dparallel:8,2,0.5"}, {}), ({"objective": "dparallel:64,2,1", "half_head": False}, {}),
+    ({"objective": "dmax:1,1,0"}, {}), ({"objective": "dmax:1,1,0", "weighting": "constant", "level_law": "fixed:0.75",
+                                         "half_head": False}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "autoregressive"}, {"attention": "causal", "logit_shift": True}),
     ({"objective": "any_order"}, {"attention": "permutation"}),
+    ({"objective": "any_subset:0.1,0.6"}, {"attention": "permutation"}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "block", "each_twice": True}, {"attention": "block_causal", "block_length": 8}),
     ({"objective": "block"}, {"attention": "block_causal", "block_length": 32}),
     ({"objective": "levenshtein:1,3"}, {"attention": "block_causal", "block_length": 8, "head_size": 1002}),
     ({"objective": "levenshtein:1,2"}, {"attention": "block_causal", "block_length": 32, "head_size": 1002}),
-), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit", "autoregressive",
-        "any_order", "block", "block_twice", "one_block", "levenshtein", "levenshtein_one_block"))
+), ids=("pairs", "single", "full_head", "iid", "twice", "continuous", "discrete", "draft_edit",
+        "dparallel", "dparallel_row", "dmax", "dmax_blocks", "autoregressive", "any_order", "any_subset", "block",
+        "block_twice", "one_block", "levenshtein", "levenshtein_one_block"))
 def test_model_flops_are_those_of_the_objective(train, model):
     config = RunConfig(model=dataclasses.replace(DENSE, **model), data=DataConfig(length=32),
                        train=TrainConfig(**{"batch_size": 32, "ema_decay": 0.0} | train))
@@ -116,11 +123,13 @@ def test_a_mixture_is_counted_on_every_latent_and_not_planned():
 
 
 @pytest.mark.parametrize("train", (
-    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"}), ids=("joint", "planner", "prism"))
-def test_small_networks_beside_one_that_stays(train):
+    {"objective": "joint:3"}, {"objective": "planner:2"}, {"objective": "prism:4"}, {"objective": "codd:8"},
+    {"objective": "sdtt:8"}, {"objective": "duo:8"}), ids=("joint", "planner", "prism", "codd", "sdtt", "duo"))
+def test_small_networks_beside_one_that_stays_and_teachers(train):
     """Their FLOPs are known, a plan of memory and traffic is not."""
     source = "trajectories:there" if train["objective"].startswith("joint") else "language:hmm"
     config = RunConfig(model=DENSE, data=DataConfig(length=32, source=source),
+                       process=ProcessConfig(mixing=1.0 if train["objective"] == "duo:8" else 0.0),
                        train=TrainConfig(**{"batch_size": 32, "ema_decay": 0.0, "init_from": "run"} | train))
     network = estimate.network_of(config)
     objective, _ = step.objective_of(config, make_mesh({"fsdp": 8}))
@@ -131,6 +140,20 @@ def test_small_networks_beside_one_that_stays(train):
             objective, on_policy=0.5).train_flops(32, 32)
     with pytest.raises(ConfigError, match="plan the run of train.init_from"):
         estimate.flops_of(config, network, sized({"fsdp": 8}))
+
+
+def test_a_head_on_two_networks():
+    """As the small networks: its FLOPs are known with the twin's shape, a plan is not."""
+    config = RunConfig(model=DENSE, data=DataConfig(length=32, source="language:hmm"), train=TrainConfig(
+        objective="maria", batch_size=32, ema_decay=0.0, init_from="run", twin="other"))
+    network, process = estimate.network_of(config), Process(1000, 999)
+    twin = dataclasses.replace(network, attention="causal", logit_shift=True, layers=1)
+    objective, _ = build_objective(config, network, process, 8, twin)
+    assert model_flops(config, network, sized({"fsdp": 8}), twin) == objective.train_flops(32, 32)
+    with pytest.raises(ConfigError, match="plan the run of train.init_from"):
+        estimate.flops_of(config, network, sized({"fsdp": 8}))
+    with pytest.raises(ConfigError, match="plan the run of train.init_from"):
+        step.objective_of(config, make_mesh({"fsdp": 8}))
 
 
 def test_memory_by_hand():

@@ -11,15 +11,22 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import mdlm_jax.sampling
+from mdlm_jax.core.prediction import Head, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
+from mdlm_jax.models import circuit
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
+from mdlm_jax.sampling.assd import ASSD
 from mdlm_jax.sampling.block_threshold import BlockThreshold
+from mdlm_jax.sampling.codd import CoDD
 from mdlm_jax.sampling.confidence import ByConfidence
+from mdlm_jax.sampling.copula import Copula
 from mdlm_jax.sampling.credit import Credit
 from mdlm_jax.sampling.d2f import D2F
 from mdlm_jax.sampling.decoder import Decoder
@@ -35,6 +42,7 @@ from mdlm_jax.sampling.levenshtein import Levenshtein
 from mdlm_jax.sampling.lopa import LoPA
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.sampling.margin import Margin
+from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
 from mdlm_jax.sampling.prism import PRISM
 from mdlm_jax.sampling.prophet import Prophet
@@ -42,6 +50,7 @@ from mdlm_jax.sampling.remdm import ReMDM, ReMDMCap, ReMDMConf, ReMDMLoop, ReMDM
 from mdlm_jax.sampling.saber import Saber
 from mdlm_jax.sampling.slow_fast import SlowFast
 from mdlm_jax.sampling.smoothing import Smoothed
+from mdlm_jax.sampling.soft_parallel import SoftParallel
 from mdlm_jax.sampling.threshold import Factor, Threshold
 from mdlm_jax.sampling.wino import WINO
 
@@ -59,7 +68,7 @@ class Case:
       options: further ones of `decode`. With a block length caches are tested too, unless not ``cached``.
       numbers: name of a field -> (low, high), to be fuzzed.
       leaves_masks: as its reference does, for parity.
-      network: block_causal, bidirectional, or scheduled, which gives a learned schedule as well.
+      network: block_causal, bidirectional, permutation, or scheduled, which gives a learned schedule as well.
       guided: whether it takes guidance.
     """
 
@@ -87,11 +96,69 @@ class Opinion:
         return jnp.sin(1.7 * tokens + 0.6 * jnp.roll(tokens, 1, axis=1) + 0.4 * positions) + said
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """Stands for a `Twin` over any ids: an uneven function of the token before and the place."""
+
+    columns: int = dataclasses.field(metadata={"static": True})
+    start_id: int = dataclasses.field(default=0, metadata={"static": True})
+
+    def check_length(self, length):
+        pass
+
+    def cache(self, rows, length):
+        return jnp.zeros(rows)
+
+    def begin(self, tokens, segment, places):
+        return self.cache(*tokens.shape)
+
+    def step(self, cache, before, segment, places, slots):
+        ids = jnp.arange(self.columns)
+        said = 2.0 * jnp.sin(1.3 * ids + 0.7 * before[..., None] * ids + places[..., None])
+        return Prediction.from_logits(said), cache
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """Stands for a `LeftReading`: an uneven function of the token and its place."""
+
+    def run(self, call, columns):
+        ids, place = jnp.arange(columns), jnp.arange(call.tokens.shape[1])[:, None]
+        return Prediction.from_logits(jnp.cos(0.9 * ids * call.tokens[..., None] + place))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Stands for a `FusedHead` on networks of any width."""
+
+    twin: Before
+    bias = None
+
+    def prediction(self, masked, before):
+        said = jnp.sin(3.0 * masked.astype(jnp.float32)).mean(-1, keepdims=True) * jnp.arange(self.twin.columns)
+        return Prediction(before + said, Head(bias=jnp.zeros(self.twin.columns)))
+
+
+def loud(states: int, columns: int, seed: int = 2) -> Circuit:
+    """A circuit that says something: fresh, without its silent state."""
+    rng, config = np.random.default_rng(seed), CircuitConfig(states, columns)
+    return Circuit(jax.tree.map(lambda leaf: jnp.asarray(1.5 * rng.standard_normal(leaf.shape), jnp.float32),
+                                circuit.abstract(config)), config)
+
+
+def table(vocab: int) -> jax.Array:
+    """Stands for the embeddings of a network of width `WIDTH`."""
+    return jax.random.normal(jax.random.key(9), (vocab, WIDTH))
+
+
 def _process(mixing: float) -> Callable[[int, int], Process]:
     return lambda vocab, mask: Process(vocab, mask, mixing, Linear(1e-3))
 
 
-LENGTH = 12
+LENGTH, WIDTH = 12, 16
 TEMPERATURE = {"temperature": (0.0, 2.0)}
 BLOCKS = {"block_length": 4}
 
@@ -130,6 +197,10 @@ CASES = {
                             numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "edit_threshold": (0.0, 1.0)}),
     "joint_threshold_two": Case(lambda v, m: JointThreshold.mode("speedy", m, max_post_steps=3, reach=2),
                                 None, BLOCKS, numbers={"edit_threshold": (0.0, 1.0)}),
+    "soft_parallel": Case(lambda v, m: SoftParallel(m, table(v), 0.4, 0.7, max_post_steps=3), None, BLOCKS,
+                          numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "confident": (0.0, 1.0)}, guided=False),
+    "soft_parallel_several": Case(lambda v, m: SoftParallel(m, table(v), 0.4, blend=3, prefix=False), None,
+                                  guided=False, numbers={"threshold": (0.0, 1.0)}),
     "levenshtein": Case(lambda v, m: Levenshtein(m, v - 4, v - 3, max_post_steps=3), None, BLOCKS,
                         numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "edit_threshold": (0.0, 1.0)}),
     "d2f": Case(lambda v, m: D2F(m, temperature=1.0, threshold=0.6, add=0.25, activate=0.75, ahead=1), None, BLOCKS,
@@ -163,12 +234,24 @@ CASES = {
     "wino": Case(lambda v, m: WINO(m, temperature=0.7, threshold=0.3), None, BLOCKS, cached=False,
                  numbers=TEMPERATURE | {"threshold": (0.0, 1.0), "keep": (0.0, 1.0), "share": (0.0, 1.0)}),
     "free_dave": Case(lambda v, m: FreeDave(m, drafts=2), options=BLOCKS, steps=12, cached=False),
+    "assd": Case(lambda v, m: ASSD(m, 3), None, BLOCKS, TEMPERATURE, network="permutation", cached=False, guided=False),
+    "assd_stale": Case(lambda v, m: ASSD(m, 4, fresh=False, top_p=0.9), None, numbers=TEMPERATURE,
+                       network="permutation", cached=False, guided=False),
     "dream_origin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="origin")),
     "dream_maskgit_plus": Case(lambda v, m: Dream(m, temperature=0.7, top_p=0.9, algorithm="maskgit_plus")),
     "dream_topk_margin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="topk_margin")),
     "dream_entropy": Case(lambda v, m: Dream(m, temperature=1.0), options=BLOCKS, numbers=TEMPERATURE),
     "dream_entropy_noisy": Case(lambda v, m: Dream(m, temperature=0.7, alg_temp=0.5), numbers={"alg_temp": (0.0, 2.0)}),
     "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
+    "copula": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left()), network="bidirectional", guided=False,
+                   numbers=TEMPERATURE | {"exponent": (0.0, 2.0)}),
+    "copula_prefix": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left(), keeps="prefix"), options=BLOCKS,
+                          network="bidirectional", guided=False, cached=False, numbers={"exponent": (0.0, 2.0)}),
+    "maria": Case(lambda v, m: MARIA(Joined(Before(v)), m), None, BLOCKS, network="bidirectional", guided=False,
+                  cached=False, numbers=TEMPERATURE),
+    "codd": Case(lambda v, m: CoDD(loud(3, v), m, 3), None, BLOCKS, TEMPERATURE | {"max_masked": (0.0, 1.0)},
+                 network="bidirectional", cached=False),
+    "codd_all": Case(lambda v, m: CoDD(loud(2, v), m), None, network="bidirectional"),
     "dream_threshold": Case(lambda v, m: Dream(m, algorithm="confidence_threshold", threshold=0.6), steps=12),
 }
 

@@ -31,7 +31,8 @@ VOCAB, MASK, ROWS, LENGTH, BLOCK = 13, 11, 4, 12, 4
 NETWORK = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=16, heads=2, kv_heads=2, d_ff=32,
                             attention="block_causal", block_length=BLOCK)
 NETWORKS = {"block_causal": NETWORK,
-            "bidirectional": dataclasses.replace(NETWORK, attention="bidirectional", block_length=1)}
+            "bidirectional": dataclasses.replace(NETWORK, attention="bidirectional", block_length=1),
+            "permutation": dataclasses.replace(NETWORK, attention="permutation", block_length=1)}
 FIRST = {type(case.make(VOCAB, MASK)): name for name, case in reversed(registry.CASES.items())}
 ALIKE = {"remdm_rescale", "remdm_loop", "block_threshold", "margin", "factor", "entropy_bound_entropy"}
 every = pytest.mark.parametrize("name", slow_unless(  # by default one case a class, its first, and of classes alike one
@@ -57,12 +58,12 @@ class Neighbours:
         return self.network.attention
 
     def run(self, params, call: Call, cache: None) -> tuple[Prediction, None]:
-        seen = params[call.tokens]
+        seen = params[call.tokens] if call.embeddings is None else call.embeddings
         left = jnp.roll(seen, 1, axis=1)
         if call.shadow is not None:
             left = jnp.roll(seen[:, : -call.shadow.shape[1]], 1, axis=1)
             left = jnp.concatenate([left, jnp.take_along_axis(left, call.shadow[..., None], axis=1)], axis=1)
-        head = Head(2.0 * jnp.eye(VOCAB), 2.0 * (jnp.arange(VOCAB) == MASK))
+        head = Head(2.0 * jnp.eye(registry.WIDTH, VOCAB), 2.0 * (jnp.arange(VOCAB) == MASK))
         found = Prediction(seen + 0.7 * left, head)
         return (ScheduledPrediction(**vars(found), powers=1.0 + jnp.arange(VOCAB) / VOCAB) if self.scheduled
                 else found), None
@@ -73,7 +74,8 @@ def model_of(kind: str, real: bool):
     """A model whose laws are uneven, and which likes to predict the mask, with its parameters."""
     network = NETWORKS.get(kind, NETWORKS["bidirectional"])
     if not real:
-        return Neighbours(network, kind == "scheduled"), jax.random.normal(jax.random.key(3), (VOCAB, VOCAB))
+        laws = jax.random.normal(jax.random.key(3), (VOCAB, VOCAB))
+        return Neighbours(network, kind == "scheduled"), jnp.pad(laws, ((0, 0), (0, registry.WIDTH - VOCAB)))
     params = api.init(network, jax.random.key(3))
     params["embedding"] *= 20.0
     params["head"] *= 40.0 * jnp.where(jnp.arange(VOCAB) == MASK, 1.5, 1.0)

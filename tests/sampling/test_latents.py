@@ -18,6 +18,7 @@ from mdlm_jax.models.denoise import Denoiser, _OnWholeCanvas
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank, canvas
+from mdlm_jax.sampling.free_dave import FreeDave
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from tests.marks import slow_unless
@@ -119,6 +120,8 @@ def test_beside_a_cache_every_mask_is_written(cache):
      "forced: the network reads a latent that each step draws"),
     (lambda: decode(MODEL, PARAMS, blank(MASK, 2, L), Ancestral(Process(V + 1, MASK), reuse=True), steps=2),
      "leaves forwards out where no token changed, and the network reads a latent"),
+    (lambda: decode(MODEL, PARAMS, blank(MASK, 2, L), FreeDave(MASK), steps=3),
+     "FreeDave: asks twice about the same row, and the network reads a latent"),
     (lambda: one_step_log_prob(Denoiser(dataclasses.replace(NETWORK, latent=0)), PARAMS, blank(MASK, 1, L), EVERY,
                                mask_id=MASK), "reads no latent"),
     (lambda: one_step_log_prob(MODEL, PARAMS, blank(MASK, 2, L), EVERY, mask_id=MASK), r"canvas \[2, 3\]"),

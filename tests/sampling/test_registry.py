@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
+from mdlm_jax.models.config import TransformerConfig
+from mdlm_jax.models.fused import FusedHead
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityConfig, QualityHead
+from mdlm_jax.models.twin import LeftReading, Twin
 from mdlm_jax.sampling import registry
 
 PROCESS = Process(5, 4)
@@ -28,8 +32,10 @@ def test_an_entry_is_what_the_class_says(name):
         assert number.default in (settable[field], None), field
         assert number.help and isinstance(settable[field], (number.kind, type(None))), field
     assert len(entry.help) > 20 and "\n" not in entry.help
+    twin = Twin({}, TransformerConfig(5, 5, 1, 8, 2, 2, 8, attention="causal", logit_shift=True), 4)
     given = {"joint": JointSampler({}, None, None, 4), "embedding": np.zeros((5, 2), np.float32), "delete_id": 5,
-             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism"))}
+             "insert_id": 6, "quality": QualityHead({}, None, QualityConfig(None, "prism")), "twin": twin,
+             "causal": LeftReading({}, None), "fused": FusedHead({}, twin), "circuit": Circuit({}, CircuitConfig(2, 5))}
     assert registry.make(name, process=PROCESS, numbers={}, **given).mask_id == 4
 
 
@@ -54,3 +60,12 @@ def test_numbers_are_checked():
     ]:
         with pytest.raises(ValueError, match=message):
             registry.make(name, process=PROCESS, numbers=numbers)
+
+
+def test_a_name_stands_for_one_kind_of_value_in_all_decoders():
+    """Flags are numbers of all decoders under their names."""
+    found = {}
+    for entry in registry.entries().values():
+        for name, number in entry.numbers.items():
+            found.setdefault(name, set()).add(number.kind in (str, tuple))
+    assert {name for name, kinds in found.items() if len(kinds) > 1} == set()

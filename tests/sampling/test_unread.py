@@ -8,10 +8,13 @@ import pytest
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.denoise import Denoiser, Foreign
+from mdlm_jax.models.fused import FusedHead
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityConfig, QualityHead
+from mdlm_jax.models.twin import LeftReading, Twin
 from mdlm_jax.sampling import registry
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import blank
@@ -27,7 +30,18 @@ PLAIN = Foreign(lambda params, tokens, time: Prediction.from_logits(jnp.zeros((*
 BLOCKS = TransformerConfig(VOCAB, VOCAB, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8, attention="block_causal",
                            block_length=4)
 LAYER = JointSampler({}, jnp.zeros((VOCAB, 8)), BLOCKS, 3)  # never read: what is refused is refused before
+TWIN = Twin({}, dataclasses.replace(BLOCKS, attention="causal", block_length=1, logit_shift=True), MASK)
 HEAD = QualityHead({}, jnp.zeros((VOCAB, 8)), QualityConfig(BLOCKS, "prism"))
+CIRCUIT = Circuit({}, CircuitConfig(2, VOCAB))
+
+
+class Ordered(Foreign):
+    """Of any order, as far as a decoder asks before its first step."""
+
+    contract = "permutation"
+
+
+ORDERED = Ordered(PLAIN.function, timed=False)
 
 
 def asked(decoder, model=PLAIN, **options):
@@ -36,12 +50,14 @@ def asked(decoder, model=PLAIN, **options):
 
 @pytest.mark.parametrize("name", registry.DECODERS)
 def test_every_decoder_takes_a_grid_or_refuses_it(name):
-    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, embedding=LAYER.table,
-                            delete_id=0, insert_id=1)
+    decoder = registry.make(name, process=PROCESS, numbers={}, joint=LAYER, quality=HEAD, circuit=CIRCUIT,
+                            embedding=LAYER.table, delete_id=0, insert_id=1, twin=TWIN, causal=LeftReading({}, BLOCKS),
+                            fused=FusedHead({}, TWIN))
     steps = 8 if decoder.reads_steps else None
     blocks = {"block_length": 8} if decoder.ahead else {}
+    blocks |= {"model": ORDERED} if decoder.ordered else {}
     asked(decoder, steps=steps, **blocks)
-    assert decoder.reads_grid == (name in {"ancestral", "p2", "dream"} or name.startswith("remdm"))
+    assert decoder.reads_grid == (name in {"ancestral", "p2", "dream", "copula"} or name.startswith("remdm"))
     if decoder.reads_grid:
         asked(decoder, steps=steps, grid="cosine")
     else:

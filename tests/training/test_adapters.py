@@ -156,7 +156,7 @@ def make(workdir, **more):
     base = api.init(network, jax.random.key(77))
     checkpoints = Checkpoints(workdir / "checkpoints", train.keep_checkpoints)
     return Trainer(train, CountObjective(network, Process(259, 256)), pipeline, one(), workdir, checkpoints,
-                   {"config.json": "{}"}, 4, start_from=lambda: jax.tree.map(jnp.copy, base)), base
+                   {"config.json": "{}"}, 4, start_from=lambda: {"network": jax.tree.map(jnp.copy, base)}), base
 
 
 @pytest.mark.parametrize("ema_decay", slow_unless([0.5, 0.0], 0.0))

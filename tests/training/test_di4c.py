@@ -173,7 +173,7 @@ def test_a_run_starts_from_a_network_without_a_latent():
     fresh = DI4C.init(jax.random.key(0))
     trains, stays = adapters.split(plan, NETWORK, fresh, jax.random.key(0))
     given = tiny.weights(CountObjective(tiny.NETWORK, tiny.process()))["network"]
-    trains, stays = adapters.started(plan, trains, stays, given)
+    trains, stays = adapters.started(plan, trains, stays, {"network": given})
     assert jax.tree.structure(trains["network"]) == jax.tree.structure(stays["teacher"])
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(stays["teacher"].pop("latent")))
     jax.tree.map(np.testing.assert_array_equal, stays["teacher"], given)

@@ -28,6 +28,8 @@ OBJECTIVES = {
               "--config.model.block_length=8"],
     "any_order": ["--config.train.objective=any_order", "--config.model.attention=permutation",
                   "--config.sample.steps=64"],
+    "any_subset": ["--config.train.objective=any_subset:0.1,0.5", "--config.model.attention=permutation",
+                   "--config.sample.steps=64"],
     "draft_edit": ["--config.train.objective=draft_edit:0.1,1,2"],
     "levenshtein": ["--config.train.objective=levenshtein:1,2", "--config.model.attention=block_causal",
                     "--config.model.block_length=8", "--config.model.head_size=21"],

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Linear
 from mdlm_jax.evaluation.likelihood import held_out_bound, padded_batches
 from mdlm_jax.models import api
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.training.build import bound_draws, build_bound, build_network, build_objective, build_process
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective, AnySubsetObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.count import CountObjective
@@ -248,6 +249,87 @@ def test_any_order_probabilities_of_all_rows_sum_to_one():
     assert abs(total - 1.0) < 1e-4
 
 
+# Any subset -----------------------------------------------------------------------------------------------------------
+
+
+def any_subset(low, high):
+    return AnySubsetObjective(streams(1), PROCESS, low=low, high=high)
+
+
+def subset_nats(row, targets):
+    """[L] nats, 0 where nothing is counted: a plain forward of the permutation contract for each target."""
+    permuted, order, nats = dataclasses.replace(SHAPE, attention="permutation"), np.zeros(LENGTH, np.int32), {}
+    order[targets] = np.arange(1, len(targets) + 1)
+    for rank, i in enumerate(targets):
+        canvas = row.copy()
+        canvas[targets[rank:]] = MASK
+        nats[i] = -log_probs(permuted, canvas[None], order[None])[0, i, row[i]]
+    return np.array([nats.get(i, 0.0) for i in range(LENGTH)])
+
+
+def test_each_draw_of_any_subset_is_the_exact_likelihood_given_one_prompt():
+    """Two prompt tokens of four: each of the six subsets occurs as often as the others, and is told by its zeros."""
+    draws = 300
+    found = terms(any_subset(0.5, 0.5), batch_of(np.repeat(ROWS[:1], draws, axis=0)))
+    subsets = [np.array(targets) for targets in itertools.combinations(range(LENGTH), 2)]
+    expected = np.array([subset_nats(ROWS[0], targets) for targets in subsets])
+    match = ((found != 0)[:, None] == (expected != 0)).all(-1)
+    assert (match.sum(1) == 1).all()
+    np.testing.assert_allclose(found, expected[match.argmax(1)], **CLOSE)
+    assert (np.abs(match.sum(0) - draws / 6) < 5 * (draws / 6) ** 0.5).all()
+
+
+def test_the_order_is_that_of_a_plain_twin():
+    rng = np.random.default_rng(2)
+    noise = rng.random((500, 9)) < 0.8
+    noise[:, 4] = True
+    u = rng.random(500).astype(np.float32)
+    keys = jax.random.split(jax.random.key(1), 500)
+    order = np.asarray(any_subset(0.2, 1.0).order(keys, jnp.asarray(u), jnp.asarray(noise)))
+    for ranks, touched, level in zip(order, noise, u, strict=True):
+        number = touched.sum()
+        prompt = min(int(np.float32(0.2) * number + 0.8 * level * number + 1e-6), number - 1)
+        assert (ranks > 0).sum() == number - prompt and (ranks[~touched] == 0).all()
+        assert ranks[ranks > 0].tolist() == list(range(1, number - prompt + 1))
+    assert {tuple(row) for row in order[:, :3] > 0} == set(itertools.product([True, False], repeat=3))
+
+
+def test_without_a_prompt_it_is_the_chain_rule_from_left_to_right():
+    objective = any_subset(0.0, 0.0)
+    found = terms(objective, batch_of(ROWS), u=np.array([0.1, 0.5, 0.99], np.float32))
+    np.testing.assert_allclose(found, [subset_nats(row, np.arange(LENGTH)) for row in ROWS], **CLOSE)
+    given = terms(objective, batch_of(ROWS, [False, True, True, True]))  # data's own prompt is given too
+    np.testing.assert_allclose(given, [subset_nats(row, np.arange(1, LENGTH)) for row in ROWS], **CLOSE)
+    assert objective.exact and not any_subset(0.0, 0.1).exact
+
+
+def test_prompts_are_counted_neither_in_the_loss_nor_in_its_denominator():
+    objective, data = any_subset(0.3, 1.0), batch_of(np.repeat(ROWS, 20, axis=0))
+    u = np.linspace(0.01, 0.99, 60, dtype=np.float32)
+    parts = objective.loss_at(weights(), data, jax.random.key(0), jnp.arange(60), jnp.asarray(u))
+    counts = np.asarray(parts.row_counts())
+    np.testing.assert_array_equal(counts, (np.asarray(parts.terms["diffusion"]) != 0).sum(1))
+    assert set(counts) == {1, 2, 3}
+
+
+def test_a_held_out_figure_is_a_token_that_was_counted():
+    """Draws of one row may count different tokens; each costs a nat here."""
+    def loss_at(params, batch, key, rows, u):
+        del params, key, rows
+        counted = jnp.arange(LENGTH) < jnp.ceil(u[:, None] * LENGTH)
+        return LossParts.of(counted, diffusion=jnp.ones(batch["tokens"].shape))
+
+    bound = held_out_bound(loss_at, None, padded_batches(batch_of(ROWS), 2), np.ones_like, draws=4)
+    assert bound.nats_per_token == 1.0 and bound.nats_stderr == 0.0
+    assert bound.tokens == bound.text_bytes == round(3 * (1 + 2 + 3 + 4) / 4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (0.5, 0.4), (0.0, 1.1)])
+def test_shares_that_cannot_be(low, high):
+    with pytest.raises(ValueError, match=f"low={low}, high={high}: must be shares of a row"):
+        any_subset(low, high)
+
+
 # Which objective a run gets, and how it is measured -------------------------------------------------------------------
 
 
@@ -281,6 +363,15 @@ def test_a_block_run(train, draws, half, measured_half):
     assert (objective.half_head, bound.half_head) == (half, measured_half)
     assert objective.network.attention == "two_stream" and bound.network.block_length == 4
     assert bound_draws(config, bound) == draws and bound.network.dropout == 0.0
+
+
+@pytest.mark.parametrize(("spec", "draws"), [("any_subset:0.1,0.6", 8), ("any_subset:0,0", 1)])
+def test_an_any_subset_run_is_measured_by_its_own_prompts(spec, draws):
+    model = {"attention": "permutation", "dropout": 0.1}
+    config, objective, notes, bound = built({"objective": spec}, model, eval={"draws": 8})
+    assert type(objective) is type(bound) is AnySubsetObjective and notes == [] and objective.coupling == "iid"
+    assert (objective.low, objective.high) == (bound.low, bound.high) and bound.network.dropout == 0.0
+    assert bound_draws(config, bound) == draws and objective.network.attention == "two_stream"
 
 
 def test_blocks_of_one_are_measured_by_one_draw_and_edits_by_the_masked_bound():

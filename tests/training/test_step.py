@@ -13,11 +13,13 @@ from mdlm_jax.config import TrainConfig
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models import api
 from mdlm_jax.models.sharding import batch_sharding, make_mesh
-from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective, AnySubsetObjective
 from mdlm_jax.training.objectives.autoregressive import AutoregressiveObjective
 from mdlm_jax.training.objectives.block import BlockObjective
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.count import CountObjective
+from mdlm_jax.training.objectives.dmax import DMaxBlockObjective, DMaxObjective
+from mdlm_jax.training.objectives.dparallel import DParallelObjective
 from mdlm_jax.training.objectives.draft_edit import DraftEditObjective
 from mdlm_jax.training.optimizers import optimizer as adamw
 from mdlm_jax.training.state import sharded_init, state_shardings
@@ -80,7 +82,11 @@ MORE = {
     "block_of_one": BlockObjective(_STREAMS, tiny.process(), coupling="iid", half_head=False),
     "autoregressive": AutoregressiveObjective(_CAUSAL, tiny.process(), coupling="iid"),
     "any_order": AnyOrderObjective(_STREAMS, tiny.process(), coupling="iid"),
+    "any_subset": AnySubsetObjective(_STREAMS, tiny.process(), coupling="iid", low=0.1, high=0.6),
     "draft_edit": DraftEditObjective(tiny.NETWORK, tiny.process(), edit_rate=0.3),
+    "dparallel": DParallelObjective(tiny.NETWORK, tiny.process(), block=3),
+    "dmax": DMaxObjective(tiny.NETWORK, tiny.process()),
+    "dmax_blocks": DMaxBlockObjective(_BLOCKS, tiny.process()),
 }
 
 

@@ -18,7 +18,8 @@ clean tokens before it in the order.
 
 Behind the tokens of a row may stand shadows of some of them, which score a token as if it were not there (WINO, arXiv
 2507.18578): a shadow is in the place of its token, and what the token sees it sees too, the token itself left out and
-the shadows put in. No token sees a shadow.
+the shadows put in. No token sees a shadow. In the permutation contract shadows do not see each other either: each is
+then a noisy token of the two-stream contract, at a place that is chosen.
 """
 
 import dataclasses
@@ -91,6 +92,8 @@ class Visibility:
         if self.shadowed:
             own, other = self.query.shadow[:, :, None], self.key.shadow[:, None, :]
             seen = seen & (own != jnp.arange(keys)) & ((own >= 0) | (other < 0))
+            if self.contract == "permutation":
+                seen = seen & ((other < 0) | (own == other))
         return seen[:, None]
 
 

@@ -57,6 +57,7 @@ class Objective(abc.ABC):
     data_shards: int = 1
     class_dropout: float = 0.0
 
+    twin = None  # the shape of the autoregressive network beside it, of objectives that have one
     one_level = True  # whether a row has one noise level
     exact = False  # whether the loss is the same whatever the noise, so that one draw measures it
     end_terms = None  # what `loss_at` leaves out of a bound: (trainable, batch, key, rows) -> LossParts

@@ -48,11 +48,12 @@ class Di4CObjective(TaughtObjective):
     power: float = 1.0
     near: float = 0.3
 
+    fewest = 1
+
     def __post_init__(self):
-        super(TaughtObjective, self).__post_init__()
-        for name in ("steps", "latents"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
+        if self.latents < 1:
+            raise ValueError(f"latents={self.latents}: must be at least 1")
         for name in ("delta", "near"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in (0, 1)")

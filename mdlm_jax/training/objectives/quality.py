@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from mdlm_jax.core import counts
 from mdlm_jax.core.loss_parts import LossParts
-from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.models import flops, quality
-from mdlm_jax.training.objectives.base import SECOND, TIME, Objective, scored
+from mdlm_jax.training.objectives.base import SECOND, scored
+from mdlm_jax.training.objectives.beside import BesideObjective
 
 
 def judged(log_odds: jax.Array, right: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ def judged(log_odds: jax.Array, right: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class QualityObjective(Objective):
+class QualityObjective(BesideObjective):
     """What both share.
 
     Attributes:
@@ -42,14 +42,10 @@ class QualityObjective(Objective):
     layers: int = 1
 
     kind = ""  # one of `quality.KINDS`
+    whole = "judged"
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask")
-        if self.network.attention != "bidirectional":
-            raise ValueError(f"network.attention={self.network.attention!r}: whole rows are judged; the network must "
-                             "be bidirectional")
         self.quality  # noqa: B018 (refuses a number of layers)
 
     @property
@@ -64,26 +60,10 @@ class QualityObjective(Objective):
         """Forwards of the network, the first with its head, and the small network with its gradient."""
         return flops.quality_train_flops(self.network, rows, length, self.kind, self.layers)
 
-    def masks(self, batch: dict, key: jax.Array, rows: jax.Array, u: jax.Array) -> counts.CountDraw:
-        """What is masked at first."""
-        return counts.draw_counts(self.noise_keys(key, rows), u, batch["noise_mask"], self.law,
-                                  weighting=self.weighting)
-
-    def said(self, trainable: dict, batch: dict, noisy: jax.Array, draw: counts.CountDraw, key, rows) -> Prediction:
-        """The frozen network's."""
-        time = None
-        if self.network.time_conditioning:
-            time = counts.time_given_count(self.noise_keys(key, rows, TIME), draw, self.process.schedule)
-        return jax.lax.stop_gradient(self.denoise(trainable, batch, noisy, time, key, rows))
-
     def log_odds(self, trainable: dict, batch: dict, tokens: jax.Array, hidden: jax.Array | None = None) -> jax.Array:
         """s [B, L] of the tokens [B, L]."""
         return quality.logits(self.quality, trainable["quality"], trainable["network"]["embedding"], tokens, hidden,
                               attention_mask=batch["attention_mask"], positions=batch["positions"])
-
-    def masked(self, tokens: jax.Array, where: jax.Array) -> jax.Array:
-        """[B, L]: the tokens with masks ``where``."""
-        return jnp.where(where, jnp.asarray(self.process.mask_id, tokens.dtype), tokens)
 
     @abc.abstractmethod
     def loss_at(self, trainable, batch, key, rows, u) -> LossParts:

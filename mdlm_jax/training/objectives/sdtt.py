@@ -5,6 +5,7 @@ Rounds of it halve the steps again and again, each with the student of the round
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.loss_parts import LossParts
@@ -22,8 +23,21 @@ class SDTTObjective(TaughtObjective):
         sum over masks of x_t of  KL(student at x_t || target)        (term ``sdtt``, nats)
 
     over all tokens that count. t is uniform on the student's own grid of steps / 2 times. The second step is asked at
-    t - dt; the published code interpolates its times with the wrong weight, and asks it elsewhere.
+    t - dt. The published code has 1 - t where 1 - space belongs in t space + (1 - space) s, s = t - 2 dt, so that its
+    middle is (t + s) / 2 + (1/2 - t) s: at t near 1 a step to the middle of all times, at small t none or one back.
     """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps % 2:
+            raise ValueError(f"steps={self.steps}: must be even, since each two become one")
+        if not self.process.masked_only:
+            raise ValueError(f"mixing={self.process.mixing}: SDTTObjective knows no noise but the mask")
+
+    def times(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B] each: t, and the end t - dt of the teacher's first step."""
+        number = jnp.floor(u * (self.steps // 2)) + 1.0
+        return 2.0 * number / self.steps, (2.0 * number - 1.0) / self.steps
 
     def train_flops(self, rows: int, length: int) -> int:
         """Those of the network, and two forwards of the teacher; its head to draw, and for the target twice, since the
@@ -31,7 +45,7 @@ class SDTTObjective(TaughtObjective):
         return flops.taught_train_flops(self.network, rows, length, forwards=2, heads=3)
 
     def loss_at(self, trainable, batch, key, rows, u):
-        t, middle, _ = self.times(u)
+        t, middle = self.times(u)
         tokens, noise_mask = batch["tokens"], batch["noise_mask"]
         noisy = self.process.corrupt(self.noise_keys(key, rows), tokens, t, noise_mask)
         first = self.taught(trainable, batch, noisy, t, key, rows)
@@ -41,6 +55,5 @@ class SDTTObjective(TaughtObjective):
         left = self.process.is_mask(then)
         target = Prediction(jnp.where(left[..., None], second.hidden, first.hidden), first.head)
         prediction, routers = self.run(trainable, batch, noisy, t, key, rows)
-        kl = self.reduce(prediction, teacher=target, reverse_kl=True).kl
         masked = self.process.is_mask(noisy) & noise_mask
-        return LossParts.of(scored(batch), *routers, sdtt=jnp.where(masked, kl, 0.0))
+        return LossParts.of(scored(batch), *routers, sdtt=jnp.where(masked, self.distance(prediction, target), 0.0))

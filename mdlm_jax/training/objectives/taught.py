@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.training.objectives.base import Objective
@@ -15,15 +14,22 @@ class TaughtObjective(Objective):
     """The weights hold ``teacher`` beside ``network``: what the network was when the run began. It takes no gradient.
 
     Attributes:
-      steps: those of the teacher from pure noise to text, an even number; the network's are half as many.
+      steps: those of the teacher from pure noise to text.
+      forward_kl: KL(target || network) in place of KL(network || target).
     """
 
     steps: int = 2
+    forward_kl: bool = False
+
+    fewest = 2  # steps of a teacher
 
     def __post_init__(self):
         super().__post_init__()
-        if self.steps < 2 or self.steps % 2:
-            raise ValueError(f"steps={self.steps}: must be even and at least 2, since each two become one")
+        if self.steps < self.fewest:
+            raise ValueError(f"steps={self.steps}: must be at least {self.fewest}")
+        if self.network.attention != "bidirectional":
+            raise ValueError(f"network.attention={self.network.attention!r}: steps are of whole rows; the network must "
+                             "be bidirectional")
 
     @functools.cached_property
     def teacher(self) -> Objective:
@@ -36,8 +42,6 @@ class TaughtObjective(Objective):
         weights = jax.lax.stop_gradient({"network": trainable["teacher"]})
         return jax.lax.stop_gradient(self.teacher.denoise(weights, batch, noisy, time, key, rows))
 
-    def times(self, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """[B] each: t, on the network's own grid, and the ends of the teacher's two steps, t - dt and t - 2 dt, which
-        is 0 in the end."""
-        number = jnp.floor(u * (self.steps // 2)) + 1.0
-        return tuple((2.0 * number - back) / self.steps for back in (0.0, 1.0, 2.0))
+    def distance(self, prediction: Prediction, target: Prediction) -> jax.Array:
+        """[B, L]: the KL between the network and its target, nats."""
+        return self.reduce(prediction, teacher=target, reverse_kl=not self.forward_kl).kl
