@@ -51,8 +51,8 @@ def decoders() -> str:
 
 
 def objectives() -> str:
-    return ("# Objectives\n\n`train.objective`: what a run minimises. [README](../README.md) says which network each needs.\n\n"
-            + _choices(config.OBJECTIVES))
+    return ("# Objectives\n\n`train.objective`: what a run minimises. [README](../README.md) says which network each "
+            "needs.\n\n" + _choices(config.OBJECTIVES))
 
 
 def noise() -> str:
