@@ -12,7 +12,7 @@ from pathlib import Path
 import griffe
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mdlm_jax"
-_SECTION = re.compile(r"(?<=[^\n])\n(?=(Args|Attributes|Raises|Returns|Yields):\n)")
+_SECTION = re.compile(r"(?<=[^\n])\n(?=(Args|Attributes|Examples|Raises|Returns|Yields):\n)")
 _GIVEN = re.compile(r"^(Returns|Yields):\n((?:  .*\n?)+)", re.M)  # without a type: the signature says it
 _NAME = re.compile(r"(?<![`\[])`([A-Za-z_][\w.]*)`(?!`)")
 

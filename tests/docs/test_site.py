@@ -33,7 +33,9 @@ def test_every_module_and_every_page_is_there(site):
 
 def test_docstrings_are_read_in_sections_with_links(site):
     text = (site / "reference" / "mdlm_jax" / "language_model" / "index.html").read_text()
-    assert "Parameters:" in text and "Raises:" in text and "Examples:" in text
+    for section in ("Attributes", "Parameters", "Raises", "Examples"):
+        assert f'doc-section-title">{section}:' in text
+    assert "<strong>Returns:</strong>" in text
     assert 'id="mdlm_jax.language_model.LanguageModel.generate"' in text
     assert 'href="../generation/generate/#mdlm_jax.generation.generate.Generation"' in text
 
