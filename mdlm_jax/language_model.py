@@ -81,6 +81,11 @@ class LanguageModel:
           raw: the network's own rows. Otherwise row i scores token i, whatever the network was trained with.
         Raises:
           ValueError: another shape, or ids that the embedding has no row for.
+        Examples:
+          >>> import mdlm_jax
+          >>> model = mdlm_jax.load("runs/first")
+          >>> model.logits([[100, 101, 102]]).shape == (1, 3, model.config.head_size)
+          True
         """
         tokens = _checked(tokens, self.config.vocab_size)
         if attention_mask is not None and np.shape(attention_mask) != tokens.shape:
@@ -105,6 +110,14 @@ class LanguageModel:
           A `generation.generate.Generation` for one prompt, a list for several: its ``str`` is the text.
         Raises:
           ConfigError: what does not fit the model or each other, before anything is compiled.
+        Examples:
+          >>> import mdlm_jax
+          >>> model = mdlm_jax.load("runs/first")
+          >>> answer = model.generate("def main(", new_tokens=8, steps=4, seed=1)
+          >>> len(answer.tokens), answer.finish, answer.forwards
+          (8, 'length', 4)
+          >>> [len(answer.text) for answer in model.generate(["import ", "class A:"], new_tokens=8, steps=4)]
+          [8, 8]
         """
         return _answered(generate.answer_job(self, prompts, new_tokens, **options), prompts)
 
@@ -117,6 +130,13 @@ class LanguageModel:
           options: as for `generate`; by default everything is written at once, a row in as many steps as it has holes.
             Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.
+
+        Examples:
+          >>> import mdlm_jax
+          >>> model = mdlm_jax.load("runs/first")
+          >>> text = str(model.infill("def add(<mask><mask><mask>):"))
+          >>> text.startswith("def add("), text.endswith("):"), len(text)
+          (True, True, 13)
         """
         return _answered(generate.infill_job(self, texts, hole, **options), texts)
 
@@ -147,6 +167,12 @@ class LanguageModel:
           `evaluation.answers.Likelihood`.
         Raises:
           ConfigError: what does not fit the model; mixed noise.
+        Examples:
+          >>> import mdlm_jax
+          >>> model = mdlm_jax.load("runs/first")
+          >>> found = model.log_likelihood("import ", ["os", "re"])  # of two letters all masks are taken
+          >>> found.tokens.tolist(), bool((found.nats < 0).all()), found.stderr.tolist()
+          ([2, 2], True, [0.0, 0.0])
         """
         return likelihood.log_likelihood(self, prompts, answers, method=method, draws=draws, error=error,
                                          guidance=guidance, **options)

@@ -30,6 +30,13 @@ def load(
       mask_id: the mask token, where the files do not name one.
     Raises:
       ConfigError: nothing of either kind is there; tensors that do not fit; a diffusion model without a known mask.
+    Examples:
+      >>> import mdlm_jax
+      >>> model = mdlm_jax.load("runs/first")
+      >>> model
+      LanguageModel(bidirectional, ... parameters in float32, ... layers, width ..., vocabulary 259, max_length ...)
+      >>> model.process.masked_only
+      True
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")

@@ -119,7 +119,12 @@ CHAT_TEMPLATES = _choices(
 
 
 def parse_spec(field: str, spec: str, choices: Mapping[str, Choice]) -> tuple[str, tuple[float, ...]]:
-    """Splits ``"name"`` or ``"name:1.5,2"`` into its name and its numbers, as many as the name's example has."""
+    """Splits ``"name"`` or ``"name:1.5,2"`` into its name and its numbers, as many as the name's example has.
+
+    Examples:
+      >>> parse_spec("train.weighting", "clipped:10", WEIGHTINGS)
+      ('clipped', (10.0,))
+    """
     name, colon, tail = spec.partition(":")
     require(name in choices, field, spec, f"choose one of {', '.join(choices)}")
     try:

@@ -7,7 +7,12 @@ BATCH_AXES = ("replica", "fsdp", "expert")  # those that split the rows of a bat
 
 
 def parse_mesh(spec: str) -> dict[str, int]:
-    """``"fsdp:-1,tensor:2"`` as a size for each of `MESH_AXES`; one -1 takes the devices left over."""
+    """``"fsdp:-1,tensor:2"`` as a size for each of `MESH_AXES`; one -1 takes the devices left over.
+
+    Examples:
+      >>> parse_mesh("fsdp:-1,tensor:2")
+      {'replica': 1, 'fsdp': -1, 'expert': 1, 'context': 1, 'tensor': 2}
+    """
     sizes = dict.fromkeys(MESH_AXES, 1)
     for part in spec.split(","):
         axis, _, size = part.partition(":")

@@ -66,7 +66,14 @@ class RunConfig:
 
 
 def default_config():
-    """A locked ``ConfigDict`` with every field of ``RunConfig`` at its default; config files start from it."""
+    """A locked ``ConfigDict`` with every field of ``RunConfig`` at its default; config files start from it.
+
+    Examples:
+      >>> config = default_config()
+      >>> config.train.steps = 500
+      >>> freeze(config).train.steps
+      500
+    """
     from ml_collections import ConfigDict
 
     return ConfigDict(dataclasses.asdict(RunConfig())).lock()
@@ -77,6 +84,12 @@ def freeze(config) -> RunConfig:
 
     Raises:
       ConfigError: an unknown section or field, a value of the wrong type, or an impossible value.
+    Examples:
+      >>> freeze({"train": {"batch_size": 8}}).train.batch_size
+      8
+      >>> freeze({"train": {"batchsize": 8}})
+      Traceback (most recent call last):
+      mdlm_jax.errors.ConfigError: train.batchsize: there is no such field; did you mean train.batch_size?
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     for name, section in raw.items():

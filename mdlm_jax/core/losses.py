@@ -55,8 +55,7 @@ def nelbo_rate(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax
 def divergence(process: Process, reduced: Reduced, tokens: jax.Array, noisy: jax.Array, t: jax.Array) -> jax.Array:
     """KL(f(x,.) || f(theta,.)) + R - log R - 1, what `elbo_weight` times it is `nelbo_rate`. Not for mixing 0. [B, L].
 
-    Args:
-      as for `nelbo_rate`.
+    Args: as for `nelbo_rate`.
     """
     masses = process.masses(t)
     return masses.keep * _divergence(process, reduced, tokens, noisy, masses)

@@ -66,7 +66,13 @@ class Prediction:
 
     @classmethod
     def from_logits(cls, logits: jax.Array) -> "Prediction":
-        """Wraps ready-made logits [B, L, V]."""
+        """Wraps ready-made logits [B, L, V].
+
+        Examples:
+          >>> prediction = Prediction.from_logits(jax.numpy.zeros((2, 7, 12)))
+          >>> prediction.num_columns, prediction.logits().shape
+          (12, (2, 7, 12))
+        """
         return cls(logits, Head())
 
     @property

@@ -157,6 +157,15 @@ class Process:
           noise_mask: [B, L] bool, the positions noise may touch; None: all.
         Returns:
           [B, L] int32.
+        Examples:
+          >>> from mdlm_jax.core.keys import row_keys
+          >>> process = Process(vocab_size=12, mask_id=11)
+          >>> keys = row_keys(jax.random.key(0), jnp.arange(3))
+          >>> tokens = jnp.tile(jnp.arange(6), (3, 1))
+          >>> process.corrupt(keys, tokens, jnp.array([0.0, 0.5, 1.0]))
+          Array([[ 0,  1,  2,  3,  4,  5],
+                 [ 0, 11, 11, 11, 11,  5],
+                 [11, 11, 11, 11, 11, 11]], dtype=int32)
         """
         replaced_key, kind_key, id_key = _split_rows(keys, 3)
         masses = self.masses(t)
@@ -231,6 +240,13 @@ class Process:
           noise_mask: [B, L] bool, the positions that may change; None: all.
         Returns:
           [B, L] int32 at time s.
+        Examples:
+          >>> from mdlm_jax.core.keys import row_keys
+          >>> process = Process(vocab_size=12, mask_id=11)
+          >>> keys = row_keys(jax.random.key(0), jnp.arange(1))
+          >>> masks, draws = jnp.full((1, 6), 11), jnp.array([[0, 1, 2, 3, 4, 5]])
+          >>> process.reverse_step(keys, masks, s=jnp.array([0.5]), t=jnp.array([1.0]), sample=draws)
+          Array([[11, 11, 11,  3, 11,  5]], dtype=int32)
         """
         jump_key, noise_key, kind_key, id_key = _split_rows(keys, 4)
         before = self.masses(s)

@@ -69,6 +69,12 @@ def reduce(
         ``shard_map(check_vma=False)`` hands them out and takes them back.
     Returns:
       `Reduced`.
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> prediction = Prediction.from_logits(jnp.zeros((1, 2, 5)))
+      >>> reduced = reduce(prediction, suppress=4, target=jnp.array([[0, 3]]), entropy=True)
+      >>> jnp.exp(reduced.target), jnp.exp(reduced.entropy)  # four ids alike, since the mask is never emitted
+      (Array([[0.25, 0.25]], dtype=float32), Array([[4., 4.]], dtype=float32))
     """
     length = prediction.hidden.shape[1]
     chunk = length if chunk is None else min(chunk, length)

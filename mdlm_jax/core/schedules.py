@@ -238,7 +238,13 @@ def importance_time(schedule: Schedule, u, time_min: float):
 
 
 def from_spec(spec: str, eps: float) -> Schedule:
-    """The schedule named by ``ProcessConfig.schedule``: ``"linear"``, ``"polynomial:2"``, ``"geometric:1e-3,20"``."""
+    """The schedule named by ``ProcessConfig.schedule``: ``"linear"``, ``"polynomial:2"``, ``"geometric:1e-3,20"``.
+
+    Examples:
+      >>> schedule = from_spec("polynomial:2", eps=0.0)
+      >>> schedule.alpha(jnp.array([0.0, 0.5, 1.0])), schedule.inverse(jnp.array([0.75]))
+      (Array([1.  , 0.75, 0.  ], dtype=float32), Array([0.5], dtype=float32))
+    """
     takes = {"linear": 0, "cosine": 0, "cosine_mask": 0, "polynomial": 1, "geometric": 2}
     name, numbers = specs.parse("schedule", spec, takes)
     if name == "geometric":

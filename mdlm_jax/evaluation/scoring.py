@@ -59,6 +59,16 @@ def forced_log_prob(denoise, params, canvas: Canvas, tokens, decoder: Decoder, *
     Raises:
       ValueError: a decoder that chooses positions at random or by what it drew; a mask among the tokens, or one that
         differs from the canvas where nothing is written; what `decode` refuses.
+    Examples:
+      >>> from mdlm_jax.core.prediction import Prediction
+      >>> from mdlm_jax.sampling.canvas import blank
+      >>> from mdlm_jax.sampling.margin import Margin
+      >>> def denoise(params, tokens, time):
+      ...     return Prediction.from_logits(jnp.broadcast_to(params, (*tokens.shape, 3)))
+      >>> canvas, decoder = blank(mask_id=2, rows=2, length=3), Margin(mask_id=2, temperature=1.0)
+      >>> log_q = forced_log_prob(denoise, jnp.zeros(3), canvas, [[0, 0, 0], [1, 0, 1]], decoder, steps=3)
+      >>> np.exp(log_q).round(3)  # three fair coins
+      array([0.125, 0.125])
     """
     check_scorable(decoder)
     tokens = np.asarray(tokens, np.int32)
@@ -77,6 +87,10 @@ def distance(log_p: np.ndarray, log_q: np.ndarray) -> Distance:
 
     Raises:
       ValueError: fewer than two rows, other shapes, or a row that p cannot give.
+    Examples:
+      >>> found = distance(np.log([0.5, 0.5]), np.log([0.5, 0.25]))
+      >>> round(found.kl, 3), found.tv
+      (0.347, 0.25)
     """
     log_p, log_q = np.asarray(log_p, np.float64), np.asarray(log_q, np.float64)
     if log_p.shape != log_q.shape or log_p.ndim != 1 or len(log_p) < 2:

@@ -27,7 +27,7 @@ from mdlm_jax.models.sharding import constrain_tokens
 
 
 class Recurrent(nn.Module):
-    """(E[x] [B, L, D], h [B, L, D]) -> h [B, L, D]."""
+    """(``E[x]`` [B, L, D], h [B, L, D]) -> h [B, L, D]."""
 
     config: TransformerConfig
 

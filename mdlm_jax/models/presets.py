@@ -13,7 +13,12 @@ from mdlm_jax.models.config import MoEConfig, RopeConfig, TransformerConfig
 
 
 def get(name: str) -> TransformerConfig:
-    """The network of that name; ConfigError with the nearest names where there is none."""
+    """The network of that name; ConfigError with the nearest names where there is none.
+
+    Examples:
+      >>> get("llada-8b").layers, get("llada-8b").attention
+      (32, 'bidirectional')
+    """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(PRESETS)}"

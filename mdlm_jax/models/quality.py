@@ -49,7 +49,7 @@ class QualityConfig:
 
 
 class Quality(nn.Module):
-    """(E[x] [B, L, D], h [B, L, D] or None) -> s [B, L] float32."""
+    """(``E[x]`` [B, L, D], h [B, L, D] or None) -> s [B, L] float32."""
 
     config: TransformerConfig
 

@@ -48,6 +48,9 @@ def parse(spec: str) -> Caching:
 
     Raises:
       ValueError: no such cache, more numbers than it has, or what is no whole number of at least 0.
+    Examples:
+      >>> parse("vicinity:8").back, parse("vicinity:8").ahead
+      (8, 16)
     """
     name, colon, tail = spec.partition(":")
     if name not in _NUMBERS:

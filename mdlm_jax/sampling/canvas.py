@@ -54,6 +54,9 @@ def blank(mask_id: int, rows: int, length: int, prompt: np.ndarray | None = None
 
     Raises:
       ValueError: a prompt that leaves nothing to write.
+    Examples:
+      >>> blank(mask_id=9, rows=1, length=5, prompt=[3, 1]).tokens
+      Array([[3, 1, 9, 9, 9]], dtype=int32)
     """
     prompt = np.zeros((0,), np.int32) if prompt is None else np.asarray(prompt, np.int32)
     if len(prompt) >= length:

@@ -53,6 +53,16 @@ def decode(denoise, params, canvas: Canvas, decoder: Decoder, *, trace: bool = F
       options: those of `begin`, ``steps`` among them.
     Raises:
       ValueError: options that do not fit each other, the decoder or the model; see `begin`.
+    Examples:
+      >>> from mdlm_jax.core.prediction import Prediction
+      >>> from mdlm_jax.sampling.canvas import blank
+      >>> from mdlm_jax.sampling.low_confidence import LowConfidence
+      >>> def denoise(params, tokens, time):  # logits of any function; here the same at every position
+      ...     return Prediction.from_logits(jnp.broadcast_to(params, (*tokens.shape, 4)))
+      >>> canvas = blank(mask_id=3, rows=1, length=6, prompt=[0, 1])
+      >>> run = decode(denoise, jnp.array([0.0, 0.0, 5.0, 0.0]), canvas, LowConfidence(mask_id=3), steps=2)
+      >>> run.tokens, run.order, run.calls
+      (Array([[0, 1, 2, 2, 2, 2]], dtype=int32), Array([[-1, -1,  0,  0,  1,  1]], dtype=int32), 2)
     """
     frames, now = [], None
     for now in stream(denoise, params, canvas, decoder, every="step" if trace else "block", **options):

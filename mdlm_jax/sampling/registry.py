@@ -173,6 +173,10 @@ def make(name: str, *, process, numbers: dict[str, Any], **given):
         where it has none.
     Raises:
       ValueError: as `check`, or a value that the decoder refuses.
+    Examples:
+      >>> from mdlm_jax.core.process import Process
+      >>> make("threshold", process=Process(vocab_size=12, mask_id=11), numbers={"threshold": 0.8}).threshold
+      0.8
     """
     numbers = check(name, numbers)
     cls, preset = decoder_class(name), DECODERS[name][2]

@@ -28,7 +28,15 @@ LANGUAGES: dict[str, Callable[..., Language | DriftStream]] = {
 
 
 def make(name: str) -> Language | DriftStream:
-    """The language that `NAME` or `NAME:KEY=VALUE,...` stands for. ConfigError for an unknown name, key or value."""
+    """The language that `NAME` or `NAME:KEY=VALUE,...` stands for. ConfigError for an unknown name, key or value.
+
+    Examples:
+      >>> import numpy as np
+      >>> language = make("pairs:vocab=4,noise=0.1")
+      >>> rows = language.sample(np.random.default_rng(0), num=2, length=6)
+      >>> rows.shape, language.log_prob(rows).shape, round(language.entropy(6).value, 3)
+      ((2, 6), (2,), 5.464)
+    """
     kind, _, settings = name.partition(":")
     if kind not in LANGUAGES:
         raise ConfigError(f"language {kind!r} is unknown; choose one of {', '.join(LANGUAGES)}, as in 'hmm:states=8'")
