@@ -1,0 +1,56 @@
+"""What tests provoke: every error raised in the code under test, with the lines that it passed through.
+
+``pytest --errors=DIR`` writes a file a process into DIR; ``python -m tests.errors DIR`` reads them. An error is recorded
+where it is made (ConfigError) or where ``pytest.raises`` catches it, each with the errors that it took over from.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from mdlm_jax.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = tuple(str(ROOT / name) + os.sep for name in ("mdlm_jax", "launch", "configs"))
+
+
+class Recorder:
+    """The errors of one process. A line of its file: [type, message, [[file, line, function], ...]], outermost first."""
+
+    def __init__(self, folder: Path):
+        self._seen: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / f"{os.getpid()}.jsonl", "w", encoding="utf-8")
+
+    def install(self) -> None:
+        caught = type(pytest.raises(ValueError))
+        leave = caught.__exit__
+
+        def made(error, *args):
+            ValueError.__init__(error, *args)
+            self._record(error, traceback.walk_stack(sys._getframe(1)), reverse=True)
+            self._chain(sys.exc_info()[1])
+
+        def left(context, kind, error, trace):
+            self._chain(error)
+            return leave(context, kind, error, trace)
+
+        ConfigError.__init__, caught.__exit__ = made, left
+
+    def _chain(self, error: BaseException | None) -> None:
+        while error is not None:
+            self._record(error, traceback.walk_tb(error.__traceback__))
+            error = error.__cause__ or error.__context__
+
+    def _record(self, error, frames, reverse: bool = False) -> None:
+        ours = [[os.path.relpath(frame.f_code.co_filename, ROOT), line, frame.f_code.co_name]
+                for frame, line in frames if frame.f_code.co_filename.startswith(PACKAGES)]
+        path = str(ours)
+        if ours and path not in self._seen:  # one message of each path is enough
+            self._seen.add(path)
+            print(json.dumps([type(error).__name__, str(error), ours[::-1] if reverse else ours]), file=self._file,
+                  flush=True)
