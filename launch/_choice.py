@@ -158,6 +158,6 @@ def _validation(flags: dict) -> tuple[Prompt, ...]:
                                        "a .jsonl file of lines with prompt and completion")) from None
     for prompt in found:
         if not isinstance(prompt.fields.get("completion"), str):
-            raise ConfigError(f"--validation={path}: prompt {prompt.index} has no completion: "
+            raise ConfigError(f"--validation={path}: prompt {prompt.index} has no completion, give it one: "
                               f"{json.dumps(prompt.fields)[:80]}")
     return tuple(found)

@@ -238,17 +238,17 @@ def _shots(flags: dict, task: Task) -> list[dict]:
         return []
     found = _rows("shots_from", flags["shots_from"], task)
     if len(found) < number:
-        raise ConfigError(f"--shots={number}: {flags['shots_from']} has {len(found)} rows")
+        raise ConfigError(f"--shots={number}: {flags['shots_from']} has {len(found)} rows; lower it")
     return found[:number]
 
 
 def _rows(flag: str, text: str, task: Task) -> list[dict]:
     path, label = Path(text).expanduser(), f"--{flag}={text}"
     if not path.is_file():
-        raise ConfigError(f"{label}: there is no such file")
+        raise ConfigError(f"{label}: there is no such file; choose an existing one")
     rows = read_rows(path, label)
     if not rows:
-        raise ConfigError(f"{label}: holds no rows")
+        raise ConfigError(f"{label}: holds no rows; choose another")
     check_rows(task, rows, label)
     return rows
 

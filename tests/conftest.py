@@ -28,7 +28,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--errors", metavar="DIR", help="record the errors that tests provoke, for python -m tests.errors DIR")
+    parser.addoption("--errors", metavar="DIR", help="where to write what errors tests provoke, for tests/errors")
 
 
 def pytest_configure(config):

@@ -209,7 +209,7 @@ def check_scorable(decoder: Decoder) -> None:
     """ValueError where draws cannot be forced: what is written does not tell the path."""
     if not decoder.scorable:
         raise ValueError(f"forced: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
-                         "log-probability is no sum over one path")
+                         "log-probability is no sum over one path, so take another")
 
 
 def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
@@ -237,7 +237,7 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
         check_scorable(decoder)
     if decoder.reuses and model.timed:
         raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
-                         "the time as well")
+                         "the time as well; take Ancestral without reuse, or another decoder")
     if decoder.reuses and cache != "none":
         raise ValueError(f"cache={cache!r}: {type(decoder).__name__} leaves forwards out where no token changed, and "
                          "windows are read beside what the last one stored; use cache='none', or leave out reuse")
@@ -265,7 +265,7 @@ def _columns(model) -> int:
 
 def _check_unsupervised(model, decoder: Decoder, prompted: bool, guidance: float) -> None:
     if not prompted:
-        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none")
+        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none; leave it at 0")
     if model.contract != "bidirectional":
         raise ValueError(f"guidance={guidance}: masks the prompt, which a {model.contract} network reads as text; "
                          "leave it at 0")

@@ -44,7 +44,7 @@ class P2(Decoder):
     def __post_init__(self):
         self._check_law()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: path planning is for the masked process, mixing=0")
+            raise ValueError(f"mixing={self.process.mixing}: path planning needs the masked process, mixing=0")
         for name, choices in (("planner", PLANNERS), ("kappa", KAPPAS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")

@@ -1,7 +1,7 @@
 """What tests provoke: every error raised in the code under test, with the lines that it passed through.
 
-``pytest --errors=DIR`` writes a file a process into DIR; ``python -m tests.errors DIR`` reads them. An error is recorded
-where it is made (ConfigError) or where ``pytest.raises`` catches it, each with the errors that it took over from.
+``pytest --errors=DIR`` writes a file a process into DIR; ``python -m tests.errors DIR`` reads them. An error is
+recorded where it is made (ConfigError) or where ``pytest.raises`` catches it, with those that it took over from.
 """
 
 import json
@@ -19,7 +19,7 @@ PACKAGES = tuple(str(ROOT / name) + os.sep for name in ("mdlm_jax", "launch", "c
 
 
 class Recorder:
-    """The errors of one process. A line of its file: [type, message, [[file, line, function], ...]], outermost first."""
+    """The errors of one process; a line of its file is [type, message, [[file, line, function], ...]], inmost last."""
 
     def __init__(self, folder: Path):
         self._seen: set[str] = set()

@@ -31,7 +31,7 @@ def make(name: str) -> Language | DriftStream:
     """The language that `NAME` or `NAME:KEY=VALUE,...` stands for. ConfigError for an unknown name, key or value."""
     kind, _, settings = name.partition(":")
     if kind not in LANGUAGES:
-        raise ConfigError(f"language {kind!r} is unknown; choose one of {', '.join(LANGUAGES)}, as in 'hmm:states=8'")
+        raise ConfigError(f"language {kind!r}: is unknown; choose one of {', '.join(LANGUAGES)}, as in 'hmm:states=8'")
     defaults = {key: p.default for key, p in inspect.signature(LANGUAGES[kind]).parameters.items()}
     chosen = {}
     for setting in settings.split(",") if settings else ():
