@@ -50,7 +50,7 @@ class P2(Decoder):
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         check("eta", self.eta, lambda eta: 0 <= eta < float("inf"), "must not be negative")
         if self.planner == "trained":
-            check_kind(self.quality, "planner")
+            check_kind(self.quality, "planner", type(self).__name__)
         if self.planner == "uniform":
             check("eta", self.eta, lambda eta: eta == 1, "the uniform planner has none; leave it out")
 
