@@ -295,7 +295,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if "task" in arguments.flags:
         return _chooser(arguments.flags)
     if given := [flag.name for flag in CHOICE if flag.name in arguments.flags]:
-        raise ConfigError(f"--{given[0]}: is read with --task=decoders only; leave it out")
+        raise ConfigError(f"--{given[0]}={arguments.flags[given[0]]}: is read with --task=decoders only; leave it out")
     options = read_options(arguments.flags)
     return lambda: _evaluate(options)
 

@@ -173,7 +173,8 @@ def _check_alone(flags: dict) -> None:
     """ConfigError for flags that --make and --records would not read."""
     for name, read in (("make", ("task", "items", "seed")), ("records", ("task", "data"))):
         if name in flags and (others := [other for other in flags if other not in (name, *read)]):
-            raise ConfigError(f"--{others[0]}: is not read beside --{name}, which asks nothing; leave it out")
+            raise ConfigError(f"--{others[0]}={flags[others[0]]}: is not read beside --{name}, which asks nothing; "
+                              "leave it out")
 
 
 def make_rows(flags: dict) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from mdlm_jax.config import (
     parse_mesh,
     parse_spec,
 )
+from mdlm_jax.config.objectives import check_columns
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -112,7 +113,9 @@ def build_objective(
         rate, weight, turns = numbers
         return DraftEditObjective(**shared, edit_rate=rate, edit_weight=weight, turns=int(turns)), notes
     if kind == "levenshtein":
-        return _levenshtein(train, shared, *numbers), notes
+        check_columns(config, process.vocab_size, network.head_size)
+        return LevenshteinObjective(**shared, sizes=parse_block_schedule(train.block_schedule), edit_weight=numbers[0],
+                                    turns=int(numbers[1])), notes
     return GenMD4Objective(**shared, initial_power=numbers[0]), notes
 
 
@@ -132,15 +135,6 @@ def _quality(train: TrainConfig, shared: dict) -> QualityObjective:
 def _still(shared: dict) -> dict:
     """With a network that stays as it is, and so does what it says."""
     return shared | {"network": dataclasses.replace(shared["network"], dropout=0.0)}
-
-
-def _levenshtein(train: TrainConfig, shared: dict, weight: float, turns: float) -> LevenshteinObjective:
-    columns, ids = shared["network"].head_size, shared["process"].vocab_size
-    if columns < ids + 2:
-        raise ConfigError(f"model.head_size={columns}: train.objective={train.objective} says delete and insert with "
-                          f"two columns beyond the tokenizer's {ids} ids; set it to {ids + 2}")
-    return LevenshteinObjective(**shared, sizes=parse_block_schedule(train.block_schedule), edit_weight=weight,
-                                turns=int(turns))
 
 
 def _as_trained(network: TransformerConfig, kind: str) -> TransformerConfig:

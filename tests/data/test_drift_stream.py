@@ -125,8 +125,8 @@ def test_times():
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: STREAM.times(np.array([10]), 10), "row 10: the stream has rows 0..9"),
-    (lambda: STREAM.rows(8, 3, 10, 4), "row 10: the stream has rows 0..9"),
+    (lambda: STREAM.times(np.array([10]), 10), "index: holds row 10; rows must lie in 0..9"),
+    (lambda: STREAM.rows(8, 3, 10, 4), "index: holds row 10; rows must lie in 0..9"),
     (lambda: STREAM.rows(-1, 1, 10, 4), "row -1: the stream has rows 0..9"),
     (lambda: STREAM.rows(0, 1, 10, 0), "length=0"),
     (lambda: STREAM.log_prob(ROWS, np.array([0.5])), "one time in .0, 1. for each of 81 rows"),

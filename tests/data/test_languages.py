@@ -138,7 +138,7 @@ def test_the_wrong_ids_shapes_and_masks_are_refused(language, length):
     for bad in (-1, language.vocab_size):
         wrong = rows.copy()
         wrong[1, -1] = bad
-        with pytest.raises(ValueError, match=f"token id {bad} is outside the vocabulary 0..{language.vocab_size - 1}"):
+        with pytest.raises(ValueError, match=f"tokens: hold the id {bad}; ids must lie in 0..{language.vocab_size - 1}"):
             language.log_prob(wrong)
         with pytest.raises(ValueError, match="outside the vocabulary"):
             language.conditional_log_probs(wrong, visible)
@@ -146,7 +146,7 @@ def test_the_wrong_ids_shapes_and_masks_are_refused(language, length):
         language.log_prob(rows.astype(float))
     with pytest.raises(ValueError, match="must be integers"):
         language.log_prob(rows[0])
-    with pytest.raises(ValueError, match="visible must be bool"):
+    with pytest.raises(ValueError, match="visible: .* it must be bool"):
         language.conditional_log_probs(rows, visible[:, :-1])
     with pytest.raises(ValueError, match="length=0"):
         language.sample(np.random.default_rng(0), 2, 0)

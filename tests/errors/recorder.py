@@ -32,7 +32,7 @@ class Recorder:
 
         def made(error, *args):
             ValueError.__init__(error, *args)
-            self._record(error, traceback.walk_stack(sys._getframe(1)), reverse=True)
+            self._record(error, _ours(traceback.walk_stack(sys._getframe(1)))[::-1])
             self._chain(sys.exc_info()[1])
 
         def left(context, kind, error, trace):
@@ -43,14 +43,21 @@ class Recorder:
 
     def _chain(self, error: BaseException | None) -> None:
         while error is not None:
-            self._record(error, traceback.walk_tb(error.__traceback__))
+            self._record(error, frames_of(error))
             error = error.__cause__ or error.__context__
 
-    def _record(self, error, frames, reverse: bool = False) -> None:
-        ours = [[os.path.relpath(frame.f_code.co_filename, ROOT), line, frame.f_code.co_name]
-                for frame, line in frames if frame.f_code.co_filename.startswith(PACKAGES)]
-        path = str(ours)
-        if ours and path not in self._seen:  # one message of each path is enough
+    def _record(self, error: BaseException, frames: list) -> None:
+        path = str(frames)
+        if frames and path not in self._seen:  # one message of each path is enough
             self._seen.add(path)
-            print(json.dumps([type(error).__name__, str(error), ours[::-1] if reverse else ours]), file=self._file,
-                  flush=True)
+            print(json.dumps([type(error).__name__, str(error), frames]), file=self._file, flush=True)
+
+
+def frames_of(error: BaseException) -> list[list]:
+    """[file, line, function] of the code under test that an error passed through, where it was raised last."""
+    return _ours(traceback.walk_tb(error.__traceback__))
+
+
+def _ours(frames) -> list[list]:
+    return [[os.path.relpath(frame.f_code.co_filename, ROOT), line, frame.f_code.co_name]
+            for frame, line in frames if frame.f_code.co_filename.startswith(PACKAGES)]

@@ -185,7 +185,7 @@ def test_decoders_without_a_path_are_refused(name):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda d: score(d, 1, TOY.states[:27]), "tokens: row 1 holds the mask, 1; only finished rows"),
+    (lambda d: score(d, 1, TOY.states[:27]), "tokens: row 1 holds the mask, 1; give finished rows"),
     (lambda d: score(d, 1, FINISHED[:3]), r"tokens \[3, 3\]: must have the canvas's shape \[27, 3\]"),
     (lambda d: score(d, 1, start=dataclasses.replace(BLANK, editable=BLANK.editable.at[:, 0].set(False))),
      "tokens: row 0 differs from the canvas where it is not editable"),

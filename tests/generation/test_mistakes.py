@@ -19,7 +19,7 @@ def model():
     ([], {}, "prompts: there are none"),
     ([PROMPTS[0]] * 2, {"row_ids": [1]}, "row_ids: must be 2 whole numbers"),
     ("text", {}, "prompt: is text, and the model's files hold no tokenizer.json"),
-    ([[1, 2], [1, 12]], {}, r"prompts\[1\]: the id 12 is outside 0..11"),
+    ([[1, 2], [1, 12]], {}, r"prompts\[1\]: holds the id 12; ids must lie in 0..11"),
     ([[1, MASK]], {}, r"prompts\[0\]: holds the mask, 11; infill"),
     ([[1.5, 2.0]], {}, r"prompts\[0\]=\[1.5, 2.0\]: must be a string, or whole numbers"),
     ([[1] * 64], {"new_tokens": None}, r"prompts\[0\]: 64 tokens and 1 new ones do not fit max_length=64"),

@@ -104,8 +104,8 @@ def test_answers_that_equal_their_completions_are_right(runs, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("flags", "said"), [
     ({"task": "gsm8k"}, "--task=gsm8k: choose decoders"),
-    ({"threshold": 0.5}, "--threshold: every decoder is tried with numbers of its own"),
-    ({"steps": "4"}, "--steps: every decoder"),
+    ({"threshold": 0.5}, "--threshold=0.5: every decoder is tried with numbers of its own"),
+    ({"steps": "4"}, "--steps=4: every decoder"),
     ({"only": "margin,nobody"}, "--only: decoder='nobody'"),
     ({"by": "price"}, "--by=price: choose one of work, time"),
     ({"least_entropy": 1.5}, "--least_entropy=1.5: must lie in [0, 1]"),

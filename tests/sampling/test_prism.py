@@ -111,7 +111,7 @@ def test_numbers_are_leaves():
     (lambda: PRISM(None, ID), "quality=None: PRISM needs what train.objective=prism:1 trained"),
     (lambda: PRISM(Opinion("planner"), ID), "quality=planner: PRISM needs what train.objective=prism:1 trained"),
     (lambda: P2(PROCESS, "trained"), "quality=None: P2 needs what train.objective=planner:1"),
-    (lambda: P2(PROCESS, "trained", quality=Opinion("prism")), "quality=prism: P2 needs what train.objective=planner:1"),
+    (lambda: P2(PROCESS, "trained", quality=Opinion("prism")), "quality=prism: P2 needs what train.objective=planner"),
     (lambda: PRISM(Opinion("prism"), ID, remask=-1), "remask=-1: must be a whole number"),
     (lambda: PRISM(Opinion("prism"), ID, remask=0.5), "remask=0.5: must be a whole number"),
     (lambda: PRISM(Opinion("prism"), ID, order="left"), "order='left': choose one of random, confidence"),

@@ -251,7 +251,7 @@ def test_keep_policy_counts_only_whole_steps(tmp_path):
 def test_a_damaged_step_is_written_anew_and_a_whole_one_is_not_overwritten(copy):
     before = (copy / "00000020" / "meta.json").read_bytes()
     keeper = Checkpoints(copy)
-    with pytest.raises(FileExistsError, match="already a whole checkpoint"):
+    with pytest.raises(FileExistsError, match="is a whole checkpoint already"):
         keeper.save(20, {"a": jnp.ones(2)}, {}, {})
     assert (copy / "00000020" / "meta.json").read_bytes() == before
     flip_bit(copy / "00000020" / "manifest.json", random.Random(0))
