@@ -17,6 +17,5 @@ def parse(what: str, spec: str, takes: Mapping[str, int]) -> tuple[str, tuple[fl
     except ValueError:
         raise ValueError(f"{what} {spec!r}: what follows the colon must be numbers, as in '{name}:0.5'") from None
     if len(numbers) != takes[name]:
-        raise ValueError(f"{what} {spec!r}: gives {len(numbers)} number(s), and {name} must have "
-                         f"{takes[name] or 'none'}")
+        raise ValueError(f"{what} {spec!r}: {name} takes {takes[name] or 'no'} number(s), not {len(numbers)}")
     return name, numbers

@@ -234,7 +234,7 @@ def test_a_name_means_the_same_law_on_every_machine():
 @pytest.mark.parametrize(
     "name,message",
     [
-        ("greek", "'greek' is unknown; choose one of hmm, copy, drift"),
+        ("greek", "'greek': is unknown; choose one of hmm, copy, drift"),
         ("shuffle:size=9", "size=9: must lie in [2, 8]"),
         ("parity:size=1", "size=1: must lie in [2, 16]"),
         ("pairs:vocab=1", "vocab=1: needs at least 2 symbols"),

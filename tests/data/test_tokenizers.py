@@ -57,7 +57,7 @@ def test_token_text_is_printable():
 @pytest.mark.parametrize("ids", [[-1], [259], [0, 1000]])
 def test_ids_outside_the_vocabulary_are_refused(ids):
     for method in (ByteTokenizer().decode, ByteTokenizer().token_bytes):
-        with pytest.raises(ValueError, match=rf"{ids[-1]} is outside the vocabulary 0\.\.258"):
+        with pytest.raises(ValueError, match=rf"{ids[-1]}: must lie in 0\.\.258"):
             method(ids)
 
 

@@ -267,8 +267,8 @@ def test_a_damaged_step_is_written_anew_and_a_whole_one_is_not_overwritten(copy)
 @pytest.mark.parametrize(
     "tree, meta, files, error, message",
     [
-        ({"a": {"b": 3}}, {}, {}, TypeError, "a/b is of type int"),
-        ({"a": np.ones(2)}, {}, {}, TypeError, "a is of type ndarray"),
+        ({"a": {"b": 3}}, {}, {}, TypeError, "a/b: is of type int"),
+        ({"a": np.ones(2)}, {}, {}, TypeError, "a: is of type ndarray"),
         ({"a": jnp.ones((2, 0))}, {}, {}, ValueError, "a has shape"),
         (jnp.ones(2), {}, {}, ValueError, "name of its own"),
         ({"a.b": jnp.ones(2), "a": {"b": jnp.ones(2)}}, {}, {}, ValueError, "'a.b'"),
