@@ -1,7 +1,7 @@
 """Says which errors no test has provoked: ``python -m pytest --errors=DIR``, then ``python -m tests.errors DIR``.
 
-Exit status 1 where a place that raises was never met and is not in unprovoked.txt, or is there and was met or is gone,
-and where a message that a test did provoke names no thing or no remedy.
+Exit status 1 where a place that raises was never met and is not in unprovoked.txt, where one that is there is gone, and
+where a message that a test did provoke names no thing or no remedy.
 """
 
 import sys

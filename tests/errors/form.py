@@ -7,7 +7,8 @@ draw export fill free generate get give group install keep leave let load look l
 mend mount move name pass pip point prepare put raise read remove rename renew repair restore run save
 say set shorten show spell start stop take train turn unset update use wait write""".split()
 _THING = re.compile(r"^[^;]{1,200}?(=|: | is missing)", re.DOTALL)
-_REMEDY = re.compile(rf"\b({'|'.join(_VERBS)}|must|needs?|as in|did you mean|is one of|takes \S+ numbers?|lies? (with)?in)\b"
+_REMEDY = re.compile(rf"\b({'|'.join(_VERBS)}|must|needs?|as in|did you mean|is one of|lies? (with)?in)\b"
+                     r"|: \S+ takes .*number"
                      r"|(; |: )(they|it|its \w+|there|axes|generations|the decoder \S+) (is|are|has|have|holds?)\b")
 # What a template may leave to its values: the last clause, or the beginning.
 _HANDED_REMEDY = re.compile(r"(; |: |=|the network )\{\}( \(\{\}\))?$")

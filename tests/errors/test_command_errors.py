@@ -80,8 +80,8 @@ pods gke --grace=9 --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --xpk=c --zone=z --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --topology=h100:8x2 --name=a --image=i -- ls
-pods tpu_vm -- ls | pods tpu_vm --name=a -- ls | pods tpu_vm --spot --name=a --zone=z -- ls
-pods tpu_vm --create --name=a --zone=z | pods tpu_vm --accelerator=v --create --name=a --zone=z
+pods tpu-vm -- ls | pods tpu-vm --name=a -- ls | pods tpu-vm --spot --name=a --zone=z -- ls
+pods tpu-vm --create --name=a --zone=z | pods tpu-vm --accelerator=v --create --name=a --zone=z
 prepare | prepare --source=stdlib | prepare --workers=0 --source=stdlib --out=AT/new | prepare --verify
 prepare --shards=0 --source=stdlib --out=AT/new | prepare --source=a,,b --out=AT/new
 prepare --source=AT/words.txt,AT/words.txt --out=AT/new | prepare --source=AT/none* --out=AT/new
