@@ -50,7 +50,7 @@ def bernoulli(key: jax.Array, p: jax.Array | float, shape: Sequence[int] | None 
     p = jnp.asarray(p)
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
     shape = p.shape if shape is None else tuple(shape)
-    if jnp.broadcast_shapes(p.shape, shape) != shape:
+    if len(p.shape) > len(shape) or any(a not in (1, b) for a, b in zip(p.shape[::-1], shape[::-1], strict=False)):
         raise ValueError(f"p: has shape {p.shape}; it must broadcast to {shape}")
     scaled = jnp.where((p > 0) & (p < 1), p, 0.0) * 2.0**32
     whole = jnp.floor(scaled)

@@ -8,7 +8,7 @@ mend mount move name pass pip point prepare put raise read remove rename renew r
 say set shorten show spell start stop take train turn unset update use wait write""".split()
 _THING = re.compile(r"^[^;]{1,200}?(=|: | is missing)", re.DOTALL)
 _REMEDY = re.compile(rf"\b({'|'.join(_VERBS)}|must|needs?|as in|did you mean|is one of|lies? (with)?in)\b"
-                     r"|: \S+ takes .*number"
+                     r"|\btakes .*number"
                      r"|(; |: )(they|it|its \w+|there|axes|generations|the decoder \S+) (is|are|has|have|holds?)\b")
 # What a template may leave to its values: the last clause, or the beginning.
 _HANDED_REMEDY = re.compile(r"(; |: |=|the network )\{\}( \(\{\}\))?$")
