@@ -127,7 +127,7 @@ def test_times():
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: STREAM.times(np.array([10]), 10), "index: holds row 10; rows must lie in 0..9"),
     (lambda: STREAM.rows(8, 3, 10, 4), "index: holds row 10; rows must lie in 0..9"),
-    (lambda: STREAM.rows(-1, 1, 10, 4), "row -1: the stream has rows 0..9"),
+    (lambda: STREAM.rows(-1, 1, 10, 4), "index: holds row -1; rows must lie in 0..9"),
     (lambda: STREAM.rows(0, 1, 10, 0), "length=0"),
     (lambda: STREAM.log_prob(ROWS, np.array([0.5])), "one time in .0, 1. for each of 81 rows"),
     (lambda: STREAM.log_prob(ROWS[:1], np.array([1.5])), "one time in .0, 1."),
@@ -223,6 +223,6 @@ def test_lengths_are_checked_without_drawing_the_rows():
 
 
 def test_both_ends_have_one_alphabet():
-    with pytest.raises(ValueError, match="need the same"):
+    with pytest.raises(ValueError, match="give them the same"):
         DriftStream(MarkovChain.random(3, 0), MarkovChain.random(4, 0)).at(0.5)
     assert isinstance(STREAM.at(0.5), Drift)

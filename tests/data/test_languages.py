@@ -168,9 +168,9 @@ def test_tables_that_are_no_laws_are_refused():
         HiddenMarkov([1.5, -0.5], half, half)
     with pytest.raises(ValueError, match="emission: must hold probabilities"):
         HiddenMarkov([0.5, 0.5], half, [[np.nan, 0.5], [0.5, 0.5]])
-    with pytest.raises(ValueError, match=r"transition has shape \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"transition: has shape \[3, 3\]"):
         MarkovChain([0.5, 0.5], np.eye(3))
     with pytest.raises(ValueError, match="each of 0..1 once"):
         Copy(MarkovChain([0.5, 0.5], half), [0, 0], 0.1)
-    with pytest.raises(ValueError, match="need the same"):
+    with pytest.raises(ValueError, match="give them the same"):
         Drift(MarkovChain([0.5, 0.5], half), ZEROS, 0.5)

@@ -36,6 +36,7 @@ class Recorder:
             self._chain(sys.exc_info()[1])
 
         def left(context, kind, error, trace):
+            __tracebackhide__ = True
             self._chain(error)
             return leave(context, kind, error, trace)
 
