@@ -77,7 +77,8 @@ def test_language_tokens_are_numbers():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("3 x", "written as numbers"), ("3 5", r"must lie in 0\.\.4"), ("-1", r"must lie in 0\.\.4"), ("9" * 20, r"must lie in 0\.\.4"),
+    ("3 x", "written as numbers"), ("3 5", r"must lie in 0\.\.4"), ("-1", r"must lie in 0\.\.4"),
+    ("9" * 20, r"must lie in 0\.\.4"),
 ])
 def test_language_text_that_names_no_token(text, message):
     with pytest.raises(ValueError, match=message):
