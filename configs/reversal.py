@@ -12,7 +12,7 @@ FAMILIES = ("masked", "autoregressive")
 
 def get_config(family="masked"):
     if family not in FAMILIES:
-        raise ConfigError(f"reversal:{family}: FAMILY is {' or '.join(FAMILIES)}")
+        raise ConfigError(f"reversal:{family}: FAMILY must be {' or '.join(FAMILIES)}")
     config = default_config()
     config.model.layers = 2
     config.model.d_model = 192

@@ -25,7 +25,7 @@ def get_config(choice="2x32,masked,1e12"):
     if not (layers.isdigit() and width.isdigit() and int(layers) and int(width) and int(width) % 16 == 0):
         raise ConfigError(f"scaling:{choice}: begin with LAYERSxWIDTH, the width a multiple of 16, as in 2x32")
     if (family or "masked") not in FAMILIES:
-        raise ConfigError(f"scaling:{choice}: FAMILY is {' or '.join(FAMILIES)}")
+        raise ConfigError(f"scaling:{choice}: FAMILY must be {' or '.join(FAMILIES)}")
     config = default_config()
     config.model.layers = int(layers)
     config.model.d_model = int(width)

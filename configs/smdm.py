@@ -24,7 +24,7 @@ def get_config(choice="170"):
     if not size.isdigit() or int(size) not in presets.SMDM_SIZES:
         raise ConfigError(f"smdm:{choice}: SIZE is one of {', '.join(map(str, presets.SMDM_SIZES))}")
     if (family or FAMILIES[0]) not in FAMILIES:
-        raise ConfigError(f"smdm:{choice}: FAMILY is {' or '.join(FAMILIES)}")
+        raise ConfigError(f"smdm:{choice}: FAMILY must be {' or '.join(FAMILIES)}")
     name = f"smdm-{size}m"
     config = default_config()
     config.model.update(presets.fields(name))

@@ -78,7 +78,8 @@ def read_options(flags: dict) -> ChoiceOptions:
     """
     has = {name for entry in registry.entries().values() for name in entry.numbers} - {"temperature"}
     if given := sorted(has.union(UNREAD) & set(flags)):
-        raise ConfigError(f"--{given[0]}: every decoder is tried with numbers of its own; leave it out, or measure one "
+        raise ConfigError(f"--{given[0]}={flags[given[0]]}: every decoder is tried with numbers of its own; leave it "
+                          "out, or measure one "
                           "setting without --task")
     passed = {name: value for name, value in flags.items() if name not in {flag.name for flag in evaluate.CHOICE}}
     validation = _validation(flags)
@@ -158,6 +159,6 @@ def _validation(flags: dict) -> tuple[Prompt, ...]:
                                        "a .jsonl file of lines with prompt and completion")) from None
     for prompt in found:
         if not isinstance(prompt.fields.get("completion"), str):
-            raise ConfigError(f"--validation={path}: prompt {prompt.index} has no completion: "
+            raise ConfigError(f"--validation={path}: prompt {prompt.index} has no completion, give it one: "
                               f"{json.dumps(prompt.fields)[:80]}")
     return tuple(found)

@@ -108,7 +108,7 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
-            raise ConfigError(f"{_cut(argument)!r} is not a flag; write --name=value, and see --help")
+            raise ConfigError(f"{_cut(argument)!r}: is not a flag; write --name=value, and see --help")
         name, equals, text = argument[2:].partition("=")
         if name not in kinds:
             raise ConfigError(_unknown(_cut(name), kinds))
@@ -116,7 +116,7 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -
             text = "true"
         elif not equals:
             if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"--{name} needs a value, as in --{name}=VALUE")
+                raise ConfigError(f"--{name}: needs a value, as in --{name}=VALUE")
             text = rest.pop(0)
         value = parse_value(f"--{name}", text, kinds[name])
         if name.startswith("config."):

@@ -71,7 +71,8 @@ def numbers(given: dict, decoder: str) -> dict:
         if name in has:
             found[name] = _as(has[name].kind, name, value)
         else:
-            raise ConfigError(f"--{name}: the decoder {decoder} has no such number; it has {', '.join(has)}")
+            raise ConfigError(f"--{name}={value}: the decoder {decoder} has no such number; it has "
+                              f"{', '.join(has)}")
     try:
         return registry.check(decoder, found)
     except ValueError as error:

@@ -34,7 +34,7 @@ def read_prompts(text: str, field: str) -> list[Prompt]:
         raise ConfigError(f"--prompts={text}: cannot be read ({error})") from None
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
     if not lines:
-        raise ConfigError(f"--prompts={text}: holds no prompts")
+        raise ConfigError(f"--prompts={text}: holds no prompts; write one a line")
     if path.suffix not in _JSON:
         return [Prompt(index, line, {"prompt": line}) for index, (_, line) in enumerate(lines)]
     return [_object(index, f"--prompts={text}, line {number}", line, field)

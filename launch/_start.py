@@ -14,7 +14,7 @@ from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.hf import families
 from mdlm_jax.models.shapes import shapes
-from mdlm_jax.training import manifest, places
+from mdlm_jax.training import checkpoints, manifest, places
 from mdlm_jax.training.checkpoints import Checkpoints
 
 from ._workdir import read_config
@@ -57,6 +57,7 @@ def check_start(config: RunConfig) -> None:
     if beside(config.train.objective) or is_taught(config.train.objective):
         _check_stays(config, there)
         _check_noise(config, there)
+        _check_positions(config, there)
     if is_joint(config.train.objective):
         _check_trajectories(config, there)
     tokenizer, spec = stored_tokenizer(text), config.data.tokenizer
@@ -123,6 +124,28 @@ def _check_noise(config: RunConfig, model: ModelConfig) -> None:
         if getattr(here, name) != getattr(there, name):
             raise ConfigError(f"process.{name}={getattr(here, name)!r}: the network of train.init_from was trained "
                               f"with {getattr(there, name)!r}; take one that was trained so, or set it to that")
+
+
+def _check_positions(config: RunConfig, there: ModelConfig) -> None:
+    """ConfigError where the network that stays has learned fewer positions than rows would have."""
+    if 0 < there.learned_positions < config.data.length:
+        raise ConfigError(f"data.length={config.data.length}: the network of train.init_from stays as it is, and has "
+                          f"learned {there.learned_positions} positions; lower it to that")
+
+
+def length_notes(config: RunConfig) -> list[str]:
+    """A line for the user where the network that stays was trained on rows of another length."""
+    if not beside(config.train.objective):
+        return []
+    folder, length = _folder(config.train.init_from), config.data.length
+    if families.is_hf(folder):
+        made_for = min(length, families.describe(folder).max_length or length)  # shorter rows are usual there
+    else:
+        meta = checkpoints.read_meta(_step(config.train.init_from))
+        made_for = meta.get("max_length", read_config(folder / "config.json").data.length)
+    return [] if made_for == length else [
+        f"data.length={length}: the network of train.init_from was trained on rows of {made_for} tokens, and knows "
+        f"others less well, so that what is learnt beside it may be of no use there; set data.length={made_for}"]
 
 
 def _check_trajectories(config: RunConfig, there: ModelConfig) -> None:

@@ -152,7 +152,8 @@ def read_options(flags: dict) -> EvaluateOptions:
     judges, texts, samples = _judges(flags, config, folder), _texts(flags, config), _samples(flags, config)
     rows = flags.get("rows", config.eval.final_rows)
     if not samples and not (rows and (texts or flags.get("held_out", True))):
-        raise ConfigError("there is nothing to measure; give --rows of the held-out text or of a --text, or --samples")
+        raise ConfigError("--rows, --samples: there is nothing to measure; give --rows of the held-out text or of a "
+                          "--text, or --samples")
     return EvaluateOptions(
         folder, config, _output(flags, text, folder), rows, flags.get("draws", config.eval.draws), texts,
         _steps(flags, config), samples, judges, _generate(flags), flags.get("seed", 0), parsed_mesh(flags),
@@ -185,7 +186,7 @@ def _texts(flags: dict, config: RunConfig) -> tuple[str, ...]:
         if text == "held-out":
             raise ConfigError("--text=held-out: is the name of the run's own rows here; write ./held-out")
         if not text.startswith("tfds:") and not Path(text).expanduser().exists():
-            raise ConfigError(f"--text={text}: there is no such file or folder")
+            raise ConfigError(f"--text={text}: there is no such file or folder; choose an existing one")
     return texts
 
 
@@ -294,7 +295,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if "task" in arguments.flags:
         return _chooser(arguments.flags)
     if given := [flag.name for flag in CHOICE if flag.name in arguments.flags]:
-        raise ConfigError(f"--{given[0]}: is read with --task=decoders only; leave it out")
+        raise ConfigError(f"--{given[0]}={arguments.flags[given[0]]}: is read with --task=decoders only; leave it out")
     options = read_options(arguments.flags)
     return lambda: _evaluate(options)
 

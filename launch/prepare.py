@@ -110,7 +110,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if flags.get("verify"):
         others = sorted(set(flags) - {"verify", "out"})
         if others:
-            raise ConfigError(f"--{others[0]}: has no meaning with --verify; leave it out")
+            raise ConfigError(f"--{others[0]}={flags[others[0]]}: has no meaning with --verify; leave it out")
         folder = Path(_cli.require(flags, "out", "rows/book", "the folder to verify")).expanduser()
         return lambda: _work("verify", folder)
     with _flags_named():

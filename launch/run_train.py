@@ -37,7 +37,7 @@ from . import _lock, _report
 from ._crash import crash_report
 from ._memory import enough_memory, keep_freed_memory
 from ._mirror import mirrored
-from ._start import agree, stored_tokenizer, twin_network
+from ._start import agree, length_notes, stored_tokenizer, twin_network
 from ._workdir import set_aside
 
 _EVAL_ROWS = 16  # rows measured at a time
@@ -79,6 +79,7 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
     notes += layout_notes(network, mesh)
     parameters = _parameters(config, objective)
     notes += _training_note(config, parameters)
+    notes += length_notes(config)
     notes += _vocabulary_note(config, given, tokenizer.vocab_size)
     notes += [built.info["note"]] if "note" in built.info else []
     hosts.agree({"the configuration": json.dumps(to_dict(config)), "the training data": built.train.fingerprint,

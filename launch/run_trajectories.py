@@ -31,13 +31,13 @@ def main(options: TrajectoryOptions, number: int = 0, count: int = 1) -> None:
     if not length:
         raise ConfigError("--length is missing: the model does not say what it was made for; give it")
     if model.process is None or model.config.attention not in ("bidirectional", "block_causal"):
-        raise ConfigError(f"--checkpoint={options.folder}: its network is {model.config.attention}; trajectories "
-                          "are for networks that fill in masks")
+        raise ConfigError(f"--checkpoint={options.folder}: its network is {model.config.attention}; choose one that "
+                          "fills in masks")
     if model.config.time_conditioning:
         raise ConfigError(f"--checkpoint={options.folder}: its network reads the time, which rows written one token a "
-                          "forward do not have; they are for networks that do not")
+                          "forward do not have; choose one that does not")
     if length > MOST:
-        raise ConfigError(f"--length={length}: is what the model was made for, and at most {MOST} are; give less")
+        raise ConfigError(f"--length={length}: must be at most {MOST}; give less")
     shards = -(-options.num // SHARD_ROWS)
     _settle(options, model, length, shards)
     with Growing("trajectories", "row") as shown:

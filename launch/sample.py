@@ -93,7 +93,8 @@ def read_options(flags: dict) -> SampleOptions:
     several = "prompts" in flags
     for name in _WITHOUT_PROMPTS if several else _WITH_PROMPTS:
         if name in flags:
-            raise ConfigError(f"--{name}: {'does not go with' if several else 'goes with'} --prompts")
+            remedy = "does not go with --prompts; leave it out" if several else "needs --prompts"
+            raise ConfigError(f"--{name}={flags[name]}: {remedy}")
     if "length" in flags and "new_tokens" in flags:
         raise ConfigError("--length, --new_tokens: say the same with and without the prompt; give one of them")
     model = _model(_cli.require(flags, "checkpoint", "runs/first", "the trained model"))

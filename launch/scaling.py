@@ -163,7 +163,7 @@ def _listed(flags: dict, name: str, told: dict) -> list[str]:
         raise ConfigError(f"--{name} is missing: the recipe has no STUDY that names them; give some, or a recipe made "
                           "for studies: scaling, or smdm with --sizes=19,48,85 --budgets=6e18,1e19")
     if len(set(found)) < len(found):
-        raise ConfigError(f"--{name}={flags.get(name)}: names one twice")
+        raise ConfigError(f"--{name}={flags.get(name)}: names one twice; name each once")
     return found
 
 

@@ -5,6 +5,7 @@ killed and resumed; whoever completes the answers judges them. Everything is che
 launch/run_tasks.py does the work.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -98,7 +99,7 @@ class TaskOptions:
 
 
 def read_options(flags: dict) -> TaskOptions:
-    """Makes the folder and writes nothing into it.
+    """Makes the folder, unless there is something to refuse, and writes nothing into it.
 
     Raises:
       ConfigError: no such task or file, a row without a field, prompts that do not fit, the folder of another command.
@@ -114,7 +115,24 @@ def read_options(flags: dict) -> TaskOptions:
     folder = Path(_cli.require(flags, "output", "results", "the folder for the answers")).expanduser()
     if folder.exists() and not folder.is_dir() or not folder.absolute().parent.is_dir():
         raise ConfigError(f"--output={folder}: must be a folder, in one that exists")
+    with _left_out(folder):
+        return _checked(task, flags, folder, rows, shots, data)
+
+
+@contextlib.contextmanager
+def _left_out(folder: Path):
+    """Makes the folder; one that is made for what is then refused is taken away again."""
+    found = folder.exists()
     folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except ConfigError:
+        if not found:
+            folder.rmdir()
+        raise
+
+
+def _checked(task: Task, flags: dict, folder: Path, rows: list[dict], shots: list[dict], data: str) -> TaskOptions:
     prompts = [{"prompt": task.prompt(row, shots), "row": number} for number, row in enumerate(rows)]
     own = {flag.name for flag in _OWN} - {"checkpoint"}
     passed = {name: value for name, value in flags.items() if name not in own}
@@ -155,7 +173,8 @@ def _check_alone(flags: dict) -> None:
     """ConfigError for flags that --make and --records would not read."""
     for name, read in (("make", ("task", "items", "seed")), ("records", ("task", "data"))):
         if name in flags and (others := [other for other in flags if other not in (name, *read)]):
-            raise ConfigError(f"--{others[0]}: is not read beside --{name}, which asks nothing; leave it out")
+            raise ConfigError(f"--{others[0]}={flags[others[0]]}: is not read beside --{name}, which asks nothing; "
+                              "leave it out")
 
 
 def make_rows(flags: dict) -> Callable[[], None]:
@@ -204,8 +223,9 @@ def _answering(flags: dict, prompts: list[dict], shots: int = 0) -> sample.Sampl
         try:
             return sample.read_options(flags | {"prompts": str(file)})
         except ConfigError as error:
-            row = f"--data: row \\2, counted from 0,{f' with --shots={shots},' * bool(shots)}"
-            said = re.sub(r"--prompts(, |: )prompt (\d+)", row, str(error))
+            after = f", with --shots={shots}" * bool(shots)
+            said = re.sub(r"--prompts(?:, |: )prompt (\d+)(:?)",
+                          lambda found: f"--data: row {found[1]}, counted from 0{after}{found[2] or ','}", str(error))
             said = re.sub("shorten it, (or )?", "take fewer --shots, or " if shots else "", said)
             raise ConfigError(said.replace(str(file), "of the task")) from None
 
@@ -238,17 +258,17 @@ def _shots(flags: dict, task: Task) -> list[dict]:
         return []
     found = _rows("shots_from", flags["shots_from"], task)
     if len(found) < number:
-        raise ConfigError(f"--shots={number}: {flags['shots_from']} has {len(found)} rows")
+        raise ConfigError(f"--shots={number}: {flags['shots_from']} has {len(found)} rows; lower it")
     return found[:number]
 
 
 def _rows(flag: str, text: str, task: Task) -> list[dict]:
     path, label = Path(text).expanduser(), f"--{flag}={text}"
     if not path.is_file():
-        raise ConfigError(f"{label}: there is no such file")
+        raise ConfigError(f"{label}: there is no such file; choose an existing one")
     rows = read_rows(path, label)
     if not rows:
-        raise ConfigError(f"{label}: holds no rows")
+        raise ConfigError(f"{label}: holds no rows; choose another")
     check_rows(task, rows, label)
     return rows
 

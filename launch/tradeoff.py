@@ -63,7 +63,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     jobs = [evaluate.read_options(measured | {"checkpoint": folder}) for folder in workdirs]
     by = by or _usual([job.config for job in jobs])
     if "few" in flags and any(flags["few"] not in job.steps for job in jobs):
-        raise ConfigError(f"--few={flags['few']}: is none of the step counts that are measured, "
+        raise ConfigError(f"--few={flags['few']}: is none of the step counts that are measured; choose one of "
                           f"{', '.join(map(str, jobs[0].steps))}")
     return lambda: _compare(jobs, by, flags)
 
@@ -82,7 +82,7 @@ def folders(text: str) -> list[str]:
         matches = sorted(glob.glob(str(Path(part).expanduser()))) if any(c in part for c in "*?[") else [part]
         found += [one for one in matches if one not in found]
         if not matches:
-            raise ConfigError(f"--checkpoints={part}: nothing matches")
+            raise ConfigError(f"--checkpoints={part}: nothing matches; name workdirs or a pattern of them")
     return found
 
 

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, parse_mesh, to_dict
-from mdlm_jax.config.objectives import check_training
+from mdlm_jax.config.objectives import check_columns, check_training
+from mdlm_jax.data.languages.registry import make
+from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.models.shapes import parameter_count
 from mdlm_jax.planning.work import model_flops
 
 from . import _cli, _configs, _distributed, _help
 from ._data import check_data
-from ._start import brings_tokenizer, check_start, named_tokenizer, stored_tokenizer, twin_network
+from ._start import brings_tokenizer, check_start, length_notes, named_tokenizer, stored_tokenizer, twin_network
 from ._workdir import check_workdir
 
 FLAGS = (
@@ -84,6 +86,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)
+        _check_columns(config)
     except ConfigError:
         if dry_run and config.model.vocab_size:  # the text may be on another machine
             print(_size(config, config.model.vocab_size), file=sys.stderr)
@@ -92,7 +95,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         raise ConfigError("log.wandb=True: needs the package wandb; pip install 'mdlm_jax[wandb]', or leave it out")
     if dry_run:
         print(json.dumps(to_dict(config), indent=2), flush=True)
-        print(_verdict(config), file=sys.stderr)
+        print(*(f"note     {note}" for note in length_notes(config)), _verdict(config), sep="\n", file=sys.stderr)
         return None
     profile = _steps(flags["profile"], config.train.steps) if "profile" in flags else None
     return lambda: _train(config, workdir, how, profile)
@@ -100,15 +103,28 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
 
 def _verdict(config: RunConfig) -> str:
     """The last line of a dry run; parameters and FLOPs only where the vocabulary is known by now."""
+    ids, about = _ids(config)
+    return f"all right: {_size(config, config.model.vocab_size or ids, about)}"
+
+
+def _ids(config: RunConfig) -> tuple[int, str]:
+    """How many ids the tokenizer has, 0 where only the data tell, and "at most " where it is yet to be trained."""
     spec, named = config.data.tokenizer, config.train.init_from and stored_tokenizer(config.train.init_from)
-    ids, about = config.model.vocab_size, ""
     if named:
-        ids = ids or named.vocab_size
-    elif spec.startswith("bpe:"):
-        ids, about = ids or int(spec.removeprefix("bpe:")), "at most "
-    elif not brings_tokenizer(config):
-        ids = ids or named_tokenizer(spec).vocab_size
-    return f"all right: {_size(config, ids, about)}"
+        return named.vocab_size, ""
+    if spec.startswith("bpe:"):
+        return int(spec.removeprefix("bpe:")), "at most "
+    return (0 if brings_tokenizer(config) else named_tokenizer(spec).vocab_size), ""
+
+
+def _check_columns(config: RunConfig) -> None:
+    """ConfigError where edits have no columns of the head, as far as the tokenizer is known by now."""
+    source, (ids, about) = config.data.source, _ids(config)
+    if source.startswith("language:"):
+        ids = LanguageTokenizer(make(source.removeprefix("language:")).vocab_size).vocab_size
+    columns = config.model.head_size or config.model.vocab_size
+    if ids and not (about and columns):
+        check_columns(config.train.objective, ids, columns or ids)
 
 
 def _size(config: RunConfig, ids: int, about: str = "") -> str:

@@ -170,7 +170,8 @@ class HarnessModel(LM):
         first, whole = self._encoded(context), self._encoded(context + answer)
         prompt, ids = whole[: len(first)], whole[len(first) :]
         if not len(ids):
-            raise ConfigError(f"the answer {answer!r} is no token of its own behind {context[-40:]!r}")
+            raise ConfigError(f"answer {answer!r}: is no token of its own behind {context[-40:]!r}; choose a task "
+                              "without such answers, or another tokenizer")
         if not len(prompt) and self._blind:
             prompt = np.array([self._before()], np.int32)
         return prompt[max(0, len(prompt) + len(ids) - self.max_length) :], ids[-self.max_length :]
@@ -191,7 +192,8 @@ class HarnessModel(LM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         if self._template is None:
-            raise ConfigError(f"{self._checkpoint}: has no chat_template, in tokenizer_config.json or a .jinja file")
+            raise ConfigError(f"{self._checkpoint}: has no chat_template; put one into tokenizer_config.json or a "
+                              ".jinja file")
         names = {f"{name}_token": _special_text(self.model.tokenizer, getattr(self.model.tokenizer, f"{name}_id"))
                  for name in ("bos", "eos", "pad")}
         return self._template.render(messages=chat_history, add_generation_prompt=add_generation_prompt, **names)

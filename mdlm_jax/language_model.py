@@ -89,7 +89,7 @@ class LanguageModel:
         """
         tokens = _checked(tokens, self.config.vocab_size)
         if attention_mask is not None and np.shape(attention_mask) != tokens.shape:
-            raise ValueError(f"attention_mask has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
+            raise ValueError(f"attention_mask: has shape {np.shape(attention_mask)}; it must be {tokens.shape}")
         mask = None if attention_mask is None else np.asarray(attention_mask, np.int32)
         rows, length = tokens.shape
         condition = None if condition is None else checked_classes(condition, self.config.classes, rows)
@@ -232,10 +232,10 @@ def _checked_latent(latent, rows: int) -> np.ndarray:
 def _checked(tokens, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
+        raise ValueError(f"tokens: are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
     if not tokens.size:
-        raise ValueError(f"tokens have shape {list(tokens.shape)}; give at least one row of one token")
+        raise ValueError(f"tokens: have shape {list(tokens.shape)}; give at least one row of one token")
     if not 0 <= tokens.min() <= tokens.max() < vocab_size:
         outside = tokens[(tokens < 0) | (tokens >= vocab_size)].flat[0]
-        raise ValueError(f"tokens: {outside} is outside 0..{vocab_size - 1}")
+        raise ValueError(f"tokens: hold the id {outside}; ids must lie in 0..{vocab_size - 1}")
     return tokens.astype(np.int32)

@@ -145,7 +145,7 @@ def _describe_step(folder: Path) -> Description:
     run, tokenizer, meta = _run_config(folder), _tokenizer(folder, None), checkpoints.read_meta(folder)
     ids = meta.get("ids")  # of a converted checkpoint
     if tokenizer is None and not (run.model.vocab_size and ids):
-        raise ConfigError(f"{folder}: has no tokenizer.json, and is not a converted checkpoint, which may do without")
+        raise ConfigError(f"{folder}: has no tokenizer.json, which only converted checkpoints may lack; put it there")
     network = run.model.transformer(run.model.vocab_size or tokenizer.vocab_size)
     if ids is None:
         ids = {name: getattr(tokenizer, name) for name in ("mask_id", "eos_id", "pad_id")}

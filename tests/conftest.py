@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite compiles thousands of small programs: the compiler's optimizer costs more than it saves, and so do its newer
@@ -24,6 +25,18 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--errors", metavar="DIR", help="where to write what errors tests provoke, for tests/errors")
+
+
+def pytest_configure(config):
+    if config.getoption("--errors"):
+        from tests.errors.recorder import Recorder
+
+        Recorder(Path(config.getoption("--errors"))).install()
+
 
 _MANY = 20_000  # memory maps; Linux allows a process 65,530, and every compiled program takes some
 

@@ -85,7 +85,7 @@ def shell_line(command: Sequence[str], variables: dict[str, str], folder: str = 
 
 def check_name(flag: str, value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ConfigError(f"--{flag}={value}: at most 40 small letters, digits and dashes, a letter first")
+        raise ConfigError(f"--{flag}={value}: must be at most 40 small letters, digits and dashes, a letter first")
     return value
 
 

@@ -99,7 +99,7 @@ def _topology(flags: dict) -> topologies.Topology:
     if found.gpu:
         raise ConfigError(f"--topology={given}: this recipe is for TPUs; use slurm or ssh for GPUs")
     if chips > _CHIPS_OF_A_HOST and chips % _CHIPS_OF_A_HOST:
-        raise ConfigError(f"--topology={given}: {chips} chips are no whole number of hosts of {_CHIPS_OF_A_HOST}")
+        raise ConfigError(f"--topology={given}: {chips} chips must be a multiple of the {_CHIPS_OF_A_HOST} of a host")
     return found
 
 

@@ -23,7 +23,7 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
         if not host or host.startswith("-") or any(c.isspace() for c in host):
             raise ConfigError(f"--hosts={flags['hosts']}: {host!r} is no machine; write names between commas")
     if len(set(hosts)) != len(hosts):
-        raise ConfigError(f"--hosts={flags['hosts']}: a machine stands there twice; one process runs on each")
+        raise ConfigError(f"--hosts={flags['hosts']}: a machine stands there twice; name each once")
     port = at_least(flags, "port", 8476)
     if port > 65535:
         raise ConfigError(f"--port={port}: must be at most 65535")

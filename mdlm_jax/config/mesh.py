@@ -18,7 +18,8 @@ def parse_mesh(spec: str) -> dict[str, int]:
         axis, _, size = part.partition(":")
         require(axis in MESH_AXES, "train.mesh", spec, f"axes are {', '.join(MESH_AXES)}, as in 'fsdp:-1,tensor:2'")
         require(size.lstrip("-").isdigit() and (int(size) > 0 or int(size) == -1), "train.mesh", spec,
-                 "sizes are positive integers, or -1 for the devices left over")
+                 "sizes must be positive integers, or -1 for the devices left over")
         sizes[axis] = int(size)
-    require(list(sizes.values()).count(-1) <= 1, "train.mesh", spec, "at most one axis may be -1")
+    require(list(sizes.values()).count(-1) <= 1, "train.mesh", spec, "gives the devices left over to several axes; "
+                                                                     "let one be -1")
     return sizes

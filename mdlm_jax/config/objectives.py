@@ -101,6 +101,13 @@ def check_objective(run, objective: str) -> None:
     _check_options(run, objective)
 
 
+def check_columns(objective: str, ids: int, columns: int) -> None:
+    """ConfigError where a head of so many ``columns`` cannot say what is neither of a tokenizer's ``ids``: edits."""
+    if objective.partition(":")[0] == "levenshtein" and columns < ids + 2:
+        raise ConfigError(f"model.head_size={columns}: train.objective={objective} says delete and insert "
+                          f"with two columns beyond the tokenizer's {ids} ids; set it to {ids + 2}")
+
+
 def _check_weighting(run, objective: str) -> None:
     """Raises ConfigError where ``train.weighting`` and ``process.family`` do not go together."""
     weighting, gidd = run.train.weighting, run.process.family == "gidd"

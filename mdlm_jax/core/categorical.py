@@ -50,8 +50,8 @@ def bernoulli(key: jax.Array, p: jax.Array | float, shape: Sequence[int] | None 
     p = jnp.asarray(p)
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
     shape = p.shape if shape is None else tuple(shape)
-    if jnp.broadcast_shapes(p.shape, shape) != shape:
-        raise ValueError(f"p of shape {p.shape} does not broadcast to shape {shape}")
+    if len(p.shape) > len(shape) or any(a not in (1, b) for a, b in zip(p.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"p: has shape {p.shape}; it must broadcast to {shape}")
     scaled = jnp.where((p > 0) & (p < 1), p, 0.0) * 2.0**32
     whole = jnp.floor(scaled)
     high = whole.astype(jnp.uint32)
@@ -79,10 +79,11 @@ def categorical(key: jax.Array, logits: jax.Array, axis: int = -1) -> jax.Array:
     """
     logits = jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"logits must be floats, got {logits.dtype}; convert them, or take jnp.log of probabilities")
+        raise TypeError(f"logits: are {logits.dtype} and must be floats; convert them, or take jnp.log of "
+                        "probabilities")
     logits = jnp.moveaxis(logits, axis, -1)
     if logits.shape[-1] == 0:
-        raise ValueError(f"no classes to draw from: logits of shape {logits.shape}")
+        raise ValueError(f"logits: of shape {logits.shape} have no classes to draw from; give one at least")
     if logits.shape[-1] < TWO_LEVEL_FROM:
         return _race(key, _weights(logits))
     return _two_level_race(key, logits)

@@ -133,7 +133,8 @@ class Process:
           ValueError: there are no masks.
         """
         if self.mask_id is None or self.mixing == 1.0:
-            raise ValueError(f"mixing={self.mixing}: uniform noise alone makes no masks, whose share would tell it")
+            raise ValueError(f"mixing={self.mixing}: uniform noise alone makes no masks, whose share would tell the "
+                             "time; give the time itself")
         of_noise = 1.0 - self.mixing + (self.mixing / self.uniform_size if self.uniform_hits_mask else 0.0)
         return self.schedule.inverse_complement(share / of_noise)
 

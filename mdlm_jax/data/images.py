@@ -125,7 +125,7 @@ def _read(where: str, path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
             return [tuple(np.load(path / f"{name}.npy", allow_pickle=False) for name in _PARTS)]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{where}: cannot be read ({error}); write it again with numpy.savez") from None
-    raise ConfigError(f"{where}: is neither an .npz file nor a folder of them or with tokens.npy and labels.npy")
+    raise ConfigError(f"{where}: must be an .npz file, or a folder of them or with tokens.npy and labels.npy")
 
 
 def _npz(where: str, file: Path) -> tuple[np.ndarray, np.ndarray]:

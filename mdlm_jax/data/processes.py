@@ -37,7 +37,7 @@ def run(task: Callable[[Any, Any], Any], context: Any, items: Sequence, workers:
         for future in concurrent.futures.as_completed([pool.submit(_call, task, item) for item in items]):
             yield future.result()
     except BrokenProcessPool:
-        raise ConfigError("a worker process was killed, perhaps for want of memory; start again with fewer --workers: "
+        raise ConfigError("--workers: one of them was killed, perhaps for want of memory; start again with fewer: "
                           "what is finished is kept") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -233,9 +233,9 @@ class JsonLines(Source):
         try:
             record = json.loads(line)
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
-            raise ConfigError(f"{where}: is not JSON ({error}); one object a line is expected") from None
+            raise ConfigError(f"{where}: is not JSON ({error}); write one object a line") from None
         if not isinstance(record, dict):
-            raise ConfigError(f"{where}: is a {type(record).__name__}, not an object; one object a line is expected")
+            raise ConfigError(f"{where}: is a {type(record).__name__}, not an object; write one object a line")
         for name, field in wanted.items():
             if field not in record:
                 raise ConfigError(f"data.{name}={field!r}: {where} has no such field; "

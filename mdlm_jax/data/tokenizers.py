@@ -107,10 +107,10 @@ class Tokenizer(abc.ABC):
     def _checked(self, ids) -> np.ndarray:
         ids = np.asarray(ids, dtype=np.int64) if np.size(ids) == 0 else np.asarray(ids)
         if not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"token ids must be integers, not {ids.dtype}")
+            raise ValueError(f"token ids: must be integers, not {ids.dtype}")
         outside = (ids < 0) | (ids >= self.vocab_size)
         if outside.any():
-            raise ValueError(f"token id {ids[outside].flat[0]} is outside the vocabulary 0..{self.vocab_size - 1}")
+            raise ValueError(f"token id {ids[outside].flat[0]}: must lie in 0..{self.vocab_size - 1}")
         return ids
 
 
@@ -174,9 +174,9 @@ class LanguageTokenizer(Tokenizer):
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
-            raise ValueError(f"{self._what} are written as numbers, as in '3 1 4', not {text!r}") from None
+            raise ValueError(f"{text!r}: {self._what} are written as numbers, as in '3 1 4'") from None
         if not all(0 <= i < self.mask_id for i in ids):
-            raise ValueError(f"{text!r}: these tokens are 0..{self.mask_id - 1}")
+            raise ValueError(f"{text!r}: {self._what} must lie in 0..{self.mask_id - 1}")
         return np.array(ids, np.int32)
 
     def decode(self, ids, show_special=False):

@@ -32,7 +32,7 @@ def witten_bell_bigram_bits(train: bytes, valid: bytes) -> float:
 def xz_bits(valid: bytes) -> float:
     """Bits per byte of `valid` compressed on its own as by `xz -9`. ValueError where it is empty."""
     if not valid:
-        raise ValueError("valid is empty: there is nothing to compress")
+        raise ValueError("valid: is empty; give text to compress")
     return 8.0 * len(lzma.compress(valid, preset=9)) / len(valid)
 
 
@@ -114,9 +114,9 @@ def _bytes(text: bytes) -> np.ndarray:
 def _tokens(name: str, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"{name} must be a non-empty row of integers, not {tokens.dtype} {list(tokens.shape)}")
+        raise ValueError(f"{name}: must be a non-empty row of integers, not {tokens.dtype} {list(tokens.shape)}")
     if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise ValueError(f"{name} holds ids {tokens.min()}..{tokens.max()}, outside the vocabulary 0..{vocab_size - 1}")
+        raise ValueError(f"{name}: holds ids {tokens.min()}..{tokens.max()}; they must lie in 0..{vocab_size - 1}")
     return tokens
 
 

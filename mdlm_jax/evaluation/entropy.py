@@ -23,11 +23,12 @@ def unigram_entropy(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """
     tokens = np.asarray(tokens)
     if not np.issubdtype(tokens.dtype, np.integer):
-        raise TypeError(f"tokens must be integers, got {tokens.dtype}")
+        raise TypeError(f"tokens: must be integers, not {tokens.dtype}")
     if tokens.ndim == 0 or tokens.shape[-1] == 0:
-        raise ValueError(f"tokens of shape {tokens.shape} hold no sequence of at least one token")
+        raise ValueError(f"tokens: of shape {tokens.shape} hold no sequence; give one of at least one token")
     if tokens.size and not (0 <= tokens.min() and tokens.max() < vocab_size):
-        raise ValueError(f"ids run from {tokens.min()} to {tokens.max()}, outside vocab_size={vocab_size}")
+        raise ValueError(f"tokens: hold ids {tokens.min()}..{tokens.max()}; they must lie in [0, "
+                         f"vocab_size={vocab_size})")
     rows = tokens.reshape(-1, tokens.shape[-1])
     return np.array([_entropy(row) for row in rows]).reshape(tokens.shape[:-1])
 

@@ -53,7 +53,7 @@ def evolution(frames: np.ndarray, mask_id: int) -> Evolution:
     """
     frames = np.asarray(frames)
     if frames.ndim != 3 or len(frames) < 2:
-        raise ValueError(f"frames have shape {list(frames.shape)}; they must be [S + 1, N, L] of at least one step")
+        raise ValueError(f"frames: have shape {list(frames.shape)}; they must be [S + 1, N, L] of at least one step")
     return Evolution(classify(frames[:-1], frames[1:], mask_id), frames[0] == mask_id)
 
 

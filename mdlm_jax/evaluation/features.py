@@ -26,7 +26,7 @@ def hidden_features(network, params, rows: np.ndarray, *, pooling: str = "mean",
         raise ConfigError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
     rows = np.asarray(rows, np.int32)
     if rows.ndim != 2 or not rows.size:
-        raise ConfigError(f"rows have shape {rows.shape}; they must be [N, L], of one length")
+        raise ConfigError(f"rows: have shape {rows.shape}; they must be [N, L], of one length")
     found = []
     for begin in range(0, len(rows), batch):
         piece = rows[begin : begin + batch]

@@ -161,10 +161,11 @@ def _check(canvas: Canvas, tokens: np.ndarray, decoder: Decoder) -> None:
         raise ValueError(f"tokens {list(tokens.shape)}: must have the canvas's shape {list(given.shape)}")
     masks, others = editable & (tokens == decoder.mask_id), ~editable & (tokens != given)
     if masks.any():
-        raise ValueError(f"tokens: row {int(masks.any(1).argmax())} holds the mask, {decoder.mask_id}; only finished "
-                         "rows have a probability")
+        raise ValueError(f"tokens: row {int(masks.any(1).argmax())} holds the mask, {decoder.mask_id}; give finished "
+                         "rows, "
+                         "which alone have a probability")
     if others.any():
-        raise ValueError(f"tokens: row {int(others.any(1).argmax())} differs from the canvas where it is not editable")
+        raise ValueError(f"tokens: row {int(others.any(1).argmax())} must be the canvas's where that is not editable")
 
 
 def _check_single(order: np.ndarray, reference: Decoder) -> None:

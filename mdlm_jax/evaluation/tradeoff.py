@@ -85,7 +85,7 @@ def _require_alike(key: tuple, group: Sequence[Mapping[str, Any]]) -> None:
         second = _recipe(other)
         for name in sorted(first.keys() | second.keys()):
             if first.get(name) != second.get(name):
-                raise ConfigError(f"the models of the group {told} differ in {name}, {first.get(name)!r} and "
+                raise ConfigError(f"group {told}: its models differ in {name}, {first.get(name)!r} and "
                                   f"{second.get(name)!r}, and are no seeds of one recipe; group by it too, or leave "
                                   "one of them out")
 

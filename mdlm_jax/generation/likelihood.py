@@ -49,7 +49,7 @@ def _prepared(model, prompts, completions, guidance: float, keywords: dict, name
     sampler = settings.sampler(model, dataclasses.replace(options, cache="none"), {})
     if not sampler.process.masked_only:
         raise ConfigError(f"process.mixing={sampler.process.mixing}: the bound by counts is for masks alone; "
-                          "evaluation.likelihood measures whole rows of mixed noise")
+                          "use evaluation.likelihood, which measures whole rows of mixed noise")
     rows = _rows(model, sampler, prompts, completions, options, guidance)
     if guidance and sampler.denoise.contract != "bidirectional":
         raise ConfigError(f"guidance={guidance}: masks the prompt, which a {sampler.denoise.contract} network reads as "
@@ -98,7 +98,7 @@ def _rows(model, sampler: Sampler, prompts, completions, options: Options, guida
         if not len(prompt) and (sampler.blind or guidance):
             raise ConfigError(f"prompts[{i}]: is empty, and "
                               + ("this network scores a token from the one before it" if sampler.blind else
-                                 f"guidance={guidance} guides towards a prompt"))
+                                 f"guidance={guidance} guides towards a prompt") + "; give a token at least")
         tokens = np.concatenate([prompt, answer])
         what = f"{len(prompt)} tokens and an answer of {len(answer)}"
         given.check_length(names[0], what, len(tokens), model, options)

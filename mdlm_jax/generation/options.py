@@ -280,7 +280,7 @@ def _decoder(model, process: Process, options: Options, numbers: Mapping[str, An
         if numbers:
             name = next(iter(numbers))
             raise ConfigError(f"{name}={numbers[name]!r}: {_unknown(name, ())}; a decoder that is given as an object "
-                              "has its numbers already")
+                              "has its numbers already, so leave it out")
         return chosen
     known = registry.entries()[chosen].numbers if chosen in registry.DECODERS else ()
     for name in numbers:

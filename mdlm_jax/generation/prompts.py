@@ -74,9 +74,11 @@ def infill_rows(model, sampler: Sampler, texts, hole: str, options: Options) -> 
         if not editable.any():
             raise ConfigError(f"{name}: has no hole; write {hole} for each token wanted, or the mask's id among tokens")
         if sampler.blind and editable[0]:
-            raise ConfigError(f"{name}: begins with a hole, and this network scores a token from the one before it")
+            raise ConfigError(f"{name}: begins with a hole, and this network scores a token from the one before it; "
+                              "begin with a token")
         if options.guidance and condition is None and editable.all():
-            raise ConfigError(f"{name}: is all holes, and guidance={options.guidance} guides towards what is given")
+            raise ConfigError(f"{name}: is all holes, and guidance={options.guidance} guides towards what is given; "
+                              "leave it 0")
         check_ids(name, ids[~editable], model, sampler.mask_id)
         check_length(name, f"{len(ids)} tokens", len(ids), model, options)
         rows.append(Row(ids, editable, row_id, condition))
@@ -141,9 +143,9 @@ def _is_tokens(given) -> bool:
 def check_ids(name: str, ids: np.ndarray, model, mask_id: int) -> None:
     outside = (ids < 0) | (ids >= model.config.vocab_size)
     if outside.any():
-        raise ConfigError(f"{name}: the id {ids[outside][0]} is outside 0..{model.config.vocab_size - 1}")
+        raise ConfigError(f"{name}: holds the id {ids[outside][0]}; ids must lie in 0..{model.config.vocab_size - 1}")
     if (ids == mask_id).any():
-        raise ConfigError(f"{name}: holds the mask, {mask_id}; infill writes what stands between given tokens")
+        raise ConfigError(f"{name}: holds the mask, {mask_id}; call infill, which writes between given tokens")
 
 
 def check_length(name: str, what: str, length: int, model, options: Options) -> None:

@@ -45,7 +45,8 @@ def opened(
       ConfigError: the network is not causal, or the arguments contradict each other.
     """
     if config.attention != "causal":
-        raise ConfigError(f"attention={config.attention!r}: only causal networks are opened; this one is already")
+        raise ConfigError(f"attention={config.attention!r}: only causal networks are opened, and this one is already; "
+                          "use it as it is")
     if mask_column and not mask_token:
         raise ConfigError("mask_column=True: needs mask_token=True; an existing token has its column already")
     if multiple < 1:
@@ -85,7 +86,8 @@ def adapt(config: TransformerConfig, params: dict, *, mask_id: int | None = None
 def finished(config: TransformerConfig) -> TransformerConfig:
     """The network once gradual opening has come to its end: the same function as openness 1, without an order."""
     if config.attention != "permutation":
-        raise ConfigError(f"attention={config.attention!r}: only a gradual opening can be finished")
+        raise ConfigError(f"attention={config.attention!r}: only a gradual opening can be finished; begin one with "
+                          "opened(gradual=True)")
     return dataclasses.replace(config, attention="bidirectional")
 
 

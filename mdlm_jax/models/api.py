@@ -132,8 +132,8 @@ def _index(config, rows, length, offset) -> jax.Array:
 
 def _check(config, shape, time, condition, latent, order) -> None:
     if config.time_conditioning != (time is not None):
-        state = "is conditioned on time and got none" if config.time_conditioning else "takes no time and got one"
-        raise ValueError(f"time: the network {state}")
+        remedy = "reads it; give one" if config.time_conditioning else "takes none; leave it out"
+        raise ValueError(f"time: the network {remedy}")
     if condition is not None and not config.classes:
         raise ValueError("condition: the network has no classes; leave it out")
     if condition is not None and condition.shape != shape[:1]:

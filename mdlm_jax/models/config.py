@@ -121,11 +121,14 @@ class MoEConfig:
         _require(self.selection_bias or not self.bias_in_weight, "moe.bias_in_weight", self.bias_in_weight,
                  "there is no bias to enter the weights; set moe.selection_bias too")
         _require(self.experts % self.groups == 0, "moe.groups", self.groups, f"must divide moe.experts={self.experts}")
-        _require(self.top_groups <= self.groups, "moe.top_groups", self.top_groups, f"is above {self.groups} groups")
+        _require(self.top_groups <= self.groups, "moe.top_groups", self.top_groups,
+                 f"must be at most moe.groups={self.groups}")
         if self.groups > 1:
-            _require(self.experts // self.groups >= 2, "moe.groups", self.groups, "leaves fewer than 2 experts a group")
+            _require(self.experts // self.groups >= 2, "moe.groups", self.groups,
+                     "leaves fewer than 2 experts a group; lower it")
         available = self.experts // self.groups * self.top_groups
-        _require(self.per_token <= available, "moe.per_token", self.per_token, f"only {available} can be chosen")
+        _require(self.per_token <= available, "moe.per_token", self.per_token,
+                 f"must be at most {available}, the experts that can be chosen")
         _require((self.block > 0) == (self.block_pool > 0), "moe.block_pool", self.block_pool,
                  "set both moe.block and moe.block_pool, or neither")
         if self.block:
@@ -227,8 +230,9 @@ class TransformerConfig:
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "must lie in [0, 1)")
         _require(self.time_features % 2 == 0, "time_features", self.time_features, "must be even: sines and cosines")
         _require(self.head_size <= self.vocab_size or not self.tied, "tied", self.tied,
-                 f"head_size={self.head_size} is above vocab_size={self.vocab_size}")
-        _require(self.norm == "layer" or not self.norm_bias, "norm_bias", self.norm_bias, "RMSNorm has no bias")
+                 f"needs head_size={self.head_size} to be at most vocab_size={self.vocab_size}")
+        _require(self.norm == "layer" or not self.norm_bias, "norm_bias", self.norm_bias,
+                 "RMSNorm has no bias; leave it out, or set norm='layer'")
         blocks = self.attention in ("block_causal", "two_stream")
         _require(blocks or self.block_length == 1, "block_length", self.block_length,
                  f"has no meaning with attention={self.attention}; leave it out")
@@ -239,7 +243,7 @@ class TransformerConfig:
             _require(self.moe.leading_dense < self.layers, "moe.leading_dense", self.moe.leading_dense,
                      f"must be below layers={self.layers}")
             _require(self.activation == "swiglu" and not self.mlp_bias, "activation", self.activation,
-                     "experts are swiglu without bias")
+                     "with moe it must be swiglu, without mlp_bias")
 
     def _fill(self, name: str, default: int) -> None:
         if getattr(self, name) == 0:

@@ -156,12 +156,13 @@ class _OnWholeCanvas:
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         self._check(call)
         if call.condition is not None:
-            raise ValueError(f"{type(self).__name__}: takes no classes")
+            raise ValueError(f"{type(self).__name__}: takes no classes; leave condition out")
         return self(params, call.tokens, call.time), None
 
     def _check(self, call: Call) -> None:
         if call.segment is not None or call.embeddings is not None:
-            raise ValueError(f"{type(self).__name__}: takes tokens and times alone, neither padding nor embeddings")
+            raise ValueError(f"{type(self).__name__}: takes tokens and times alone; leave padding and embeddings "
+                             "out")
         if call.shadow is not None:
             raise ValueError(f"{type(self).__name__}: scores every token once, and shadows are a second time; take a "
                              "network of ours (`Denoiser`), or another decoder")

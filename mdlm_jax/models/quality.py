@@ -103,16 +103,16 @@ class QualityHead:
         return logits(self.config, self.params, self.table, tokens, hidden, **places)
 
 
-def check_kind(head: QualityHead | None, kind: str) -> None:
-    """Refuses what was not trained by the objective ``kind``.
+def check_kind(head: QualityHead | None, kind: str, reader: str) -> None:
+    """Refuses what was not trained by the objective ``kind``, which ``reader`` needs.
 
     Raises:
       ValueError: another kind, or none.
     """
     found = None if head is None else head.kind
     if found != kind:
-        raise ValueError(f"quality={found}: needs what train.objective={kind}:1 trained for this network; load a run "
-                         "of it")
+        raise ValueError(f"quality={found}: {reader} needs what train.objective={kind}:1 trained for this network; "
+                         "load a run of it")
 
 
 def _boxed(config: QualityConfig, key: jax.Array) -> dict:

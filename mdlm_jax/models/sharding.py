@@ -164,7 +164,7 @@ def weight_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], sha
     spec = []
     for name, size in zip(axes, shape, strict=True):
         if name not in WEIGHT_RULES:
-            raise ValueError(f"logical axis {name!r} is not in WEIGHT_RULES; add it there")
+            raise ValueError(f"logical axis {name!r}: is not in WEIGHT_RULES; add it there")
         mesh_axis = WEIGHT_RULES[name]
         splits = mesh_axis is not None and mesh.shape[mesh_axis] > 1 and size % mesh.shape[mesh_axis] == 0
         spec.append(mesh_axis if splits else None)

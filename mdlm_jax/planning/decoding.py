@@ -61,7 +61,7 @@ class Blocks:
             if value % self.block:
                 raise ConfigError(f"--{name}={value}: must be a multiple of the block, --window={self.block}")
         if self.per_forward > self.block:
-            raise ConfigError(f"--per_forward={self.per_forward}: more than a block, --window={self.block}")
+            raise ConfigError(f"--per_forward={self.per_forward}: must be at most a block, --window={self.block}")
 
 
 

@@ -77,7 +77,8 @@ def parse(text: str, unknown: float = math.nan) -> Program:
 def known(times: float, instruction: Instruction) -> int:
     """``times`` as a whole number; ValueError below a loop whose number of turns the text does not say."""
     if math.isnan(times):
-        raise ValueError(f"{instruction.name} in {instruction.computation}: runs in a loop of unknown length")
+        raise ValueError(f"{instruction.name} in {instruction.computation}: runs in a loop of unknown length; give "
+                         "loops a known one")
     return int(times)
 
 
@@ -131,7 +132,7 @@ def _split(text: str) -> tuple[dict[str, list[Instruction]], str]:
             label, shape, operation, operands, rest = found.groups()
             computations[name].append(Instruction(label, shape, operation, _operands(operands), rest, name))
     if not entry:
-        raise ValueError("no ENTRY computation: this is not the text of a compiled program")
+        raise ValueError("text: has no ENTRY computation; give the text of a compiled program")
     return computations, entry
 
 

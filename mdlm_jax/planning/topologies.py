@@ -105,7 +105,8 @@ def make_mesh(topology: Topology, sizes: dict[str, int]):
 
     found = _devices(topology)
     if len(found) != topology.devices:
-        raise ConfigError(f"--topology={topology.name}: libtpu gives {len(found)} devices, expected {topology.devices}")
+        raise ConfigError(f"--topology={topology.name}: libtpu gives {len(found)} devices, not {topology.devices}; "
+                          "choose another")
     return arranged(sizes, found)
 
 

@@ -72,8 +72,8 @@ class Adjust(Decoder):
         if self.each == 1:
             return
         if self.joint is None:
-            raise ValueError(f"tokens={self.tokens}: needs a joint layer that was trained for this network; load a run "
-                             "of train.objective=joint:3, or draw 1 token a forward")
+            raise ValueError(f"tokens={self.tokens}: {type(self).__name__} needs a joint layer that was trained for "
+                             "this network; load a run of train.objective=joint:3, or draw 1 token a forward")
         if self.tokens > self.joint.most and not self.beyond:
             raise ValueError(f"tokens={self.tokens}: the joint layer was trained for at most {self.joint.most} tokens "
                              "a forward, and more go wrong; lower it, train a deeper one, or set beyond=True")

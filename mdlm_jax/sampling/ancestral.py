@@ -109,7 +109,7 @@ class LearnedScheduleAncestral(Ancestral):
     def __post_init__(self):
         super().__post_init__()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: a learned schedule is for the masked process, mixing=0")
+            raise ValueError(f"mixing={self.process.mixing}: a learned schedule needs the masked process, mixing=0")
 
     def check(self, call: Plan) -> None:
         del call

@@ -60,8 +60,8 @@ class Levenshtein(Decoder):
     def __post_init__(self):
         for name in ("delete_id", "insert_id"):
             if getattr(self, name) is None:
-                raise ValueError(f"{name}=None: needs a network that says delete and insert; load a run of "
-                                 "train.objective=levenshtein, or decode with joint_threshold")
+                raise ValueError(f"{name}=None: {type(self).__name__} needs a network that says delete and insert; "
+                                 "load a run of train.objective=levenshtein, or decode with joint_threshold")
             check(name, getattr(self, name), lambda i: i >= 0, "must be a column of the head")
         if len({self.mask_id, *self.edits}) < 3:
             raise ValueError(f"mask_id={self.mask_id}, delete_id={self.delete_id}, insert_id={self.insert_id}: must "

@@ -221,7 +221,7 @@ def check_scorable(decoder: Decoder) -> None:
     """ValueError where draws cannot be forced: what is written does not tell the path."""
     if not decoder.scorable:
         raise ValueError(f"forced: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
-                         "log-probability is no sum over one path")
+                         "log-probability is no sum over one path, so take another")
 
 
 def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:
@@ -249,7 +249,7 @@ def _check_fit(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps, g
         check_scorable(decoder)
     if decoder.reuses and model.timed:
         raise ValueError(f"{type(decoder).__name__}: leaves forwards out where no token changed, and the network reads "
-                         "the time as well")
+                         "the time as well; take Ancestral without reuse, or another decoder")
     if getattr(model, "latent", False):
         _check_mixture(decoder, forced)
     if decoder.reuses and cache != "none":
@@ -302,7 +302,7 @@ def _columns(model) -> int:
 
 def _check_unsupervised(model, decoder: Decoder, prompted: bool, guidance: float) -> None:
     if not prompted:
-        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none")
+        raise ValueError(f"guidance={guidance}: guides towards a prompt, and the canvas has none; leave it at 0")
     if model.contract != "bidirectional":
         raise ValueError(f"guidance={guidance}: masks the prompt, which a {model.contract} network reads as text; "
                          "leave it at 0")

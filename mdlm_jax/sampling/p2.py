@@ -44,13 +44,13 @@ class P2(Decoder):
     def __post_init__(self):
         self._check_law()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: path planning is for the masked process, mixing=0")
+            raise ValueError(f"mixing={self.process.mixing}: path planning needs the masked process, mixing=0")
         for name, choices in (("planner", PLANNERS), ("kappa", KAPPAS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         check("eta", self.eta, lambda eta: 0 <= eta < float("inf"), "must not be negative")
         if self.planner == "trained":
-            check_kind(self.quality, "planner")
+            check_kind(self.quality, "planner", type(self).__name__)
         if self.planner == "uniform":
             check("eta", self.eta, lambda eta: eta == 1, "the uniform planner has none; leave it out")
 

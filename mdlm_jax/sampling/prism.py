@@ -48,7 +48,7 @@ class PRISM(Decoder):
 
     def __post_init__(self):
         self._check_law()
-        check_kind(self.quality, "prism")
+        check_kind(self.quality, "prism", type(self).__name__)
         check("remask", self.remask, lambda n: n >= 0 and n == int(n), "must be a whole number of tokens, 0 for none")
         if self.order not in ORDERS:
             raise ValueError(f"order={self.order!r}: choose one of {', '.join(ORDERS)}")

@@ -56,7 +56,7 @@ class ReMDM(Decoder):
     def __post_init__(self):
         self._check_law()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: remasking is for the masked process; with uniform noise "
+            raise ValueError(f"mixing={self.process.mixing}: remasking needs the masked process; with uniform noise "
                              "Ancestral takes tokens back by itself")
 
     @property

@@ -45,7 +45,8 @@ class Smoothed(Threshold):
     def __post_init__(self):
         super().__post_init__()
         if self.embedding is None:
-            raise ValueError("embedding=None: needs the network's table of embeddings; give embedding=[V, D]")
+            raise ValueError(f"embedding=None: {type(self).__name__} needs the network's table of embeddings; give "
+                             "embedding=[V, D]")
         for name in ("weight", "weight_start"):
             fraction(name, getattr(self, name))
         for name in ("weight_growth", "threshold_decay"):

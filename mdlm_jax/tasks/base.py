@@ -37,7 +37,7 @@ class Task(abc.ABC):
 
     def make(self, rng: np.random.Generator, number: int) -> list[dict[str, Any]]:
         """Rows of its own, of tasks that make them."""
-        raise ConfigError(f"the task {self.name} makes no rows, it reads those of a file")
+        raise ConfigError(f"task {self.name}: makes no rows, it reads those of a file; give one")
 
     def mistake(self, row: Row) -> str:
         """What is wrong with a row that has all fields; empty where nothing is."""
@@ -54,7 +54,7 @@ class Task(abc.ABC):
 
     def records(self, row: Row) -> list[dict[str, str]]:
         """What a solved row teaches: pairs of ``prompt`` and ``completion`` for training."""
-        raise ConfigError(f"the task {self.name} has no form for training")
+        raise ConfigError(f"task {self.name}: has no form for training; choose another")
 
     def lacking(self) -> list[str]:
         """What this machine cannot keep from the programs that verdicts run, a clause each; of others nothing."""

@@ -51,7 +51,8 @@ class Gsm8kTwice(Gsm8k):
 
     def prompt(self, row: Row, shots: Sequence[Row]) -> str:
         if shots:
-            raise ConfigError("gsm8k_twice: is for models trained on its records, which saw no solved examples")
+            raise ConfigError("gsm8k_twice: is for models trained on its records, which saw no solved examples; leave "
+                              "--shots out")
         return f"Question: {row['question'].strip()}\n"
 
     def follow(self, prompt: str, answer: str) -> str:

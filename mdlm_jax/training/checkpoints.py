@@ -148,7 +148,7 @@ class Checkpoints:
         self._newest = None
         final, partial = self.path(step), self._folders.building(step)
         if final.is_dir() and not manifest.verify(final):
-            raise FileExistsError(f"{final} is already a whole checkpoint")
+            raise FileExistsError(f"{final}: is a whole checkpoint already; save another step")
         self._barrier(f"checkpoint {step} checked")  # every process has looked before one of them writes
         if jax.process_index() == 0:
             self._folders.begin(step)
@@ -243,7 +243,7 @@ def find(path: Path | str) -> Path:
     among = f"; it is a folder of runs, give one of them: {', '.join(runs[:8])}{more}" if runs else ""
     raise ConfigError(
         f"checkpoint {path}: holds no checkpoint; looked for a step ({META}, {manifest.NAME}), for steps named like "
-        f"00000500, and for such steps in checkpoints/{among}"
+        f"00000500, and for such steps in checkpoints/{among}; give a run's workdir or one of its steps"
     )
 
 
@@ -280,7 +280,7 @@ def read_file(path: Path | str, name: str) -> bytes:
     """The content of one of the small files of a step directory."""
     file = places.place(path) / name
     if not file.is_file():
-        raise ConfigError(f"checkpoint {path}: has no {name}")
+        raise ConfigError(f"checkpoint {path}: has no {name}; give another step, or put it there")
     return file.read_bytes()
 
 
@@ -310,7 +310,7 @@ def _restore(path: Path, abstract_tree: Any, partial: bool, passed_over: list[tu
     stored, wanted = named_tree.undescribe(record["tree"]), named_tree.named_leaves(abstract_tree)
     problems = named_tree.mismatches(stored, wanted, partial)  # orbax would cast another dtype silently
     if problems:
-        raise ConfigError(f"checkpoint {path} does not fit: {_first_few(problems)}")
+        raise ConfigError(f"checkpoint {path}: must have the leaves of this run: {_first_few(problems)}")
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     request = dict.fromkeys(stored, ocp.PLACEHOLDER)
     for names, leaf in wanted.items():
@@ -350,7 +350,7 @@ class _Background(threading.Thread):
 def _check_names(files: Mapping[str, str | bytes]) -> None:
     for name in files:
         if name != os.path.basename(name) or name in ("", STATE, META, manifest.NAME, manifest.NAME + ".tmp"):
-            raise ValueError(f"{name!r} cannot name a file beside the state")
+            raise ValueError(f"{name!r}: cannot name a file beside the state; choose another name")
 
 
 def _versions() -> dict[str, str]:

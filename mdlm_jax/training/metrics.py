@@ -60,7 +60,7 @@ class MetricsWriter:
         record = {"step": int(step), "time": time.time()}
         for name, value in scalars.items():
             if name == "time":
-                raise TypeError("time: the writer itself gives this field")
+                raise TypeError("time: the writer itself gives this field; leave it out")
             record[name] = _number(name, value)
         self._file.write(_line(record))
         for name, value in record.items():
@@ -136,5 +136,5 @@ def _spell(value):
 def _number(name: str, value: Any) -> int | float | bool:
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
     if not isinstance(value, (bool, int, float)):
-        raise TypeError(f"{name}={value!r}: a metric is one number")
+        raise TypeError(f"{name}={value!r}: must be one number")
     return value

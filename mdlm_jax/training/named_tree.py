@@ -55,9 +55,9 @@ def describe(leaves: Mapping[Names, Any]) -> list[dict]:
     for names, leaf in leaves.items():
         where = "/".join(names)
         if not isinstance(leaf, jax.Array):
-            raise TypeError(f"{where} is of type {type(leaf).__name__}; every leaf of the state must be a jax.Array")
+            raise TypeError(f"{where}: is of type {type(leaf).__name__}; every leaf of the state must be a jax.Array")
         if leaf.size == 0:
-            raise ValueError(f"{where} has shape {leaf.shape}: arrays without elements cannot be saved")
+            raise ValueError(f"{where}: has shape {leaf.shape}; leave arrays without elements out")
         is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         dtype = f"key<{jax.random.key_impl(leaf)}>" if is_key else leaf.dtype.name
         described.append({"path": list(names), "shape": list(leaf.shape), "dtype": dtype})

@@ -263,7 +263,7 @@ class _Window:
                 self._checkpoints.wait()
                 again = "start another --workdir" if self._checkpoints.steps() else "start again"
                 raise NonFiniteLoss(
-                    f"the loss or its gradient is not finite at step {number}, {self._bad} time(s) in a row "
+                    f"loss: it or its gradient is not finite at step {number}, {self._bad} time(s) in a row "
                     f"(train.max_bad_steps); {again} with a lower train.learning_rate or a longer train.warmup_steps; "
                     "what is written stays"
                 )

@@ -87,7 +87,7 @@ def test_codes_come_from_a_file_a_folder_of_files_and_two_arrays(tmp_path):
     ({"tokens": np.full((3, 6), -1), "labels": np.zeros(3, int)}, "tokens hold -1"),
     ({"tokens": np.full((3, 6), 9), "labels": np.zeros(3, int)}, r"data.codes=8: .* the code 9"),
     ({"tokens": np.zeros((3, 6), int)}, "has no array 'labels'"),
-    (None, "neither an .npz file nor a folder"),
+    (None, "must be an .npz file, or a folder"),
     (b"PK nothing", "cannot be read"),
 ], ids=["length", "dtype", "count", "negative", "codes", "array", "nothing", "damaged"])
 def test_unusable_files_are_refused_before_jax(change, message, tmp_path):
@@ -146,5 +146,5 @@ def test_the_tokenizer_of_codes(tmp_path):
     assert again.same_as(made) and not again.same_as(LanguageTokenizer(17))
     assert (again.eos_id, again.pad_id, again.decode([3, 17, 16], show_special=True)) == (None, None, "3 <|mask|> 16")
     assert again.encode("3 16").tolist() == [3, 16]
-    with pytest.raises(ValueError, match="these tokens are 0..16"):
+    with pytest.raises(ValueError, match="must lie in 0..16"):
         again.encode("17")

@@ -138,15 +138,15 @@ def test_the_wrong_ids_shapes_and_masks_are_refused(language, length):
     for bad in (-1, language.vocab_size):
         wrong = rows.copy()
         wrong[1, -1] = bad
-        with pytest.raises(ValueError, match=f"token id {bad} is outside the vocabulary 0..{language.vocab_size - 1}"):
+        with pytest.raises(ValueError, match=f"hold the id {bad}; ids must lie in 0..{language.vocab_size - 1}"):
             language.log_prob(wrong)
-        with pytest.raises(ValueError, match="outside the vocabulary"):
+        with pytest.raises(ValueError, match="ids must lie in"):
             language.conditional_log_probs(wrong, visible)
     with pytest.raises(ValueError, match="must be integers"):
         language.log_prob(rows.astype(float))
     with pytest.raises(ValueError, match="must be integers"):
         language.log_prob(rows[0])
-    with pytest.raises(ValueError, match="visible must be bool"):
+    with pytest.raises(ValueError, match="visible: .* it must be bool"):
         language.conditional_log_probs(rows, visible[:, :-1])
     with pytest.raises(ValueError, match="length=0"):
         language.sample(np.random.default_rng(0), 2, 0)
@@ -162,15 +162,15 @@ def test_conditioning_on_the_impossible_is_refused():
 
 def test_tables_that_are_no_laws_are_refused():
     half = np.full((2, 2), 0.5)
-    with pytest.raises(ValueError, match="transition must hold probabilities"):
+    with pytest.raises(ValueError, match="transition: must hold probabilities"):
         MarkovChain([0.5, 0.5], half * 1.1)
-    with pytest.raises(ValueError, match="initial must hold probabilities"):
+    with pytest.raises(ValueError, match="initial: must hold probabilities"):
         HiddenMarkov([1.5, -0.5], half, half)
-    with pytest.raises(ValueError, match="emission must hold probabilities"):
+    with pytest.raises(ValueError, match="emission: must hold probabilities"):
         HiddenMarkov([0.5, 0.5], half, [[np.nan, 0.5], [0.5, 0.5]])
-    with pytest.raises(ValueError, match=r"transition has shape \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"transition: has shape \[3, 3\]"):
         MarkovChain([0.5, 0.5], np.eye(3))
     with pytest.raises(ValueError, match="each of 0..1 once"):
         Copy(MarkovChain([0.5, 0.5], half), [0, 0], 0.1)
-    with pytest.raises(ValueError, match="need the same"):
+    with pytest.raises(ValueError, match="give them the same"):
         Drift(MarkovChain([0.5, 0.5], half), ZEROS, 0.5)

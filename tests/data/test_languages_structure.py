@@ -160,7 +160,7 @@ def test_squares_obey_their_rules_and_are_all_of_them():
 def test_a_language_of_one_length_has_no_other():
     with pytest.raises(ConfigError, match="length=7: rows of this language have 6 tokens"):
         make("shuffle").sample(np.random.default_rng(0), 2, 7)
-    with pytest.raises(ValueError, match="rows of 7 tokens; this language's have 6"):
+    with pytest.raises(ValueError, match="tokens: are rows of 7; those of this language must have 6"):
         make("shuffle").log_prob(np.zeros((1, 7), np.int64))
     with pytest.raises(ValueError, match="must be distinct"):
         Enumerated([[0, 1], [0, 1]], [0.5, 0.5], 2)
@@ -234,7 +234,7 @@ def test_a_name_means_the_same_law_on_every_machine():
 @pytest.mark.parametrize(
     "name,message",
     [
-        ("greek", "'greek' is unknown; choose one of hmm, copy, drift"),
+        ("greek", "'greek': is unknown; choose one of hmm, copy, drift"),
         ("shuffle:size=9", "size=9: must lie in [2, 8]"),
         ("parity:size=1", "size=1: must lie in [2, 16]"),
         ("pairs:vocab=1", "vocab=1: needs at least 2 symbols"),

@@ -57,7 +57,7 @@ def test_token_text_is_printable():
 @pytest.mark.parametrize("ids", [[-1], [259], [0, 1000]])
 def test_ids_outside_the_vocabulary_are_refused(ids):
     for method in (ByteTokenizer().decode, ByteTokenizer().token_bytes):
-        with pytest.raises(ValueError, match=rf"{ids[-1]} is outside the vocabulary 0\.\.258"):
+        with pytest.raises(ValueError, match=rf"{ids[-1]}: must lie in 0\.\.258"):
             method(ids)
 
 
@@ -77,7 +77,8 @@ def test_language_tokens_are_numbers():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("3 x", "written as numbers"), ("3 5", r"are 0\.\.4"), ("-1", r"are 0\.\.4"), ("9" * 20, r"are 0\.\.4"),
+    ("3 x", "written as numbers"), ("3 5", r"must lie in 0\.\.4"), ("-1", r"must lie in 0\.\.4"),
+    ("9" * 20, r"must lie in 0\.\.4"),
 ])
 def test_language_text_that_names_no_token(text, message):
     with pytest.raises(ValueError, match=message):

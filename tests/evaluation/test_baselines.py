@@ -138,11 +138,11 @@ def test_impossible_inputs_are_refused():
             unigram_bits(train, valid)
         with pytest.raises(ValueError, match="must be a non-empty row of integers"):
             witten_bell_bigram_bits(train, valid)
-    with pytest.raises(ValueError, match="valid is empty"):
+    with pytest.raises(ValueError, match="valid: is empty"):
         xz_bits(b"")
-    with pytest.raises(ValueError, match=r"train holds ids 0..2, outside the vocabulary 0..1"):
+    with pytest.raises(ValueError, match=r"train: holds ids 0..2; they must lie in 0..1"):
         token_bigram_bits(np.array([0, 2]), tokens, 2, 2)
-    with pytest.raises(ValueError, match=r"valid holds ids -1..0, outside the vocabulary 0..1"):
+    with pytest.raises(ValueError, match=r"valid: holds ids -1..0; they must lie in 0..1"):
         token_unigram_bits(tokens, np.array([0, -1]), 2, 2)
     with pytest.raises(ValueError, match="valid_bytes=0"):
         token_bigram_bits(tokens, tokens, 2, 0)

@@ -40,5 +40,5 @@ def test_the_figure_has_the_three_colours(tmp_path):
 
 
 def test_one_frame_is_no_evolution():
-    with pytest.raises(ValueError, match=r"frames have shape \[1, 1, 4\]"):
+    with pytest.raises(ValueError, match=r"frames: have shape \[1, 1, 4\]"):
         ev.evolution(FRAMES[:1], M)

@@ -29,8 +29,8 @@ def test_mean_and_last_of_the_final_states(batch):
 
 @pytest.mark.parametrize(("rows", "pooling", "said"), [
     (ROWS, "first", "pooling='first': choose one of mean, last"),
-    (ROWS[0], "mean", r"rows have shape \(5,\); they must be \[N, L\]"),
-    (ROWS[:0], "mean", r"rows have shape \(0, 5\)"),
+    (ROWS[0], "mean", r"rows: have shape \(5,\); they must be \[N, L\]"),
+    (ROWS[:0], "mean", r"rows: have shape \(0, 5\)"),
 ])
 def test_mistakes_are_named(rows, pooling, said):
     with pytest.raises(ConfigError, match=said):

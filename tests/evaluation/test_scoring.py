@@ -188,10 +188,10 @@ def test_decoders_without_a_path_are_refused(name):
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda d: score(d, 1, TOY.states[:27]), "tokens: row 1 holds the mask, 1; only finished rows"),
+    (lambda d: score(d, 1, TOY.states[:27]), "tokens: row 1 holds the mask, 1; give finished rows"),
     (lambda d: score(d, 1, FINISHED[:3]), r"tokens \[3, 3\]: must have the canvas's shape \[27, 3\]"),
     (lambda d: score(d, 1, start=dataclasses.replace(BLANK, editable=BLANK.editable.at[:, 0].set(False))),
-     "tokens: row 0 differs from the canvas where it is not editable"),
+     "tokens: row 0 must be the canvas's where that is not editable"),
     (lambda d: score(d, 0), "steps=0: must be at least 1"),
     (lambda d: score(d, 4, block_length=1), "steps=4: must be a multiple of the 3 blocks"),
     (lambda d: scoring.distance(np.zeros(2), np.zeros(3)), r"log_p \[2\], log_q \[3\]"),

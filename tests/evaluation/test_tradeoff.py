@@ -38,7 +38,7 @@ def test_other_fields_tell_recipes_apart():
 def test_models_that_differ_in_more_than_their_seed_are_no_group():
     seeds = [record(0.0, 1, 2, seed=seed) for seed in (0, 1)]
     assert len(tradeoff.grouped(seeds, ["process.mixing"])) == 1
-    with pytest.raises(ConfigError, match="the models of the group 0.0 differ in train.steps, 10 and 20"):
+    with pytest.raises(ConfigError, match="group 0.0: its models differ in train.steps, 10 and 20"):
         tradeoff.grouped([record(0.0, 1, 2, steps=10), record(0.0, 1, 2, steps=20)], ["process.mixing"])
 
 

@@ -300,7 +300,7 @@ def test_pairs_do_not_depend_on_their_batch():
     ([PROMPT], [ANSWER, ANSWER], {}, "answers: 2 for 1 prompts"),
     ([PROMPT], [np.zeros(0, int)], {}, r"answers\[0\]: is empty"),
     ([PROMPT], [[MASK]], {}, r"answers\[0\]: holds the mask"),
-    ([PROMPT], [[12]], {}, r"answers\[0\]: the id 12 is outside 0..11"),
+    ([PROMPT], [[12]], {}, r"answers\[0\]: holds the id 12; ids must lie in 0..11"),
     ([PROMPT], ["text"], {}, r"answers\[0\]: is text, and the model's files hold no tokenizer"),
     ([[1] * 62], [ANSWER], {}, r"prompts\[0\]: 62 tokens and an answer of 3 do not fit max_length=64"),
     ([PROMPT], [ANSWER], {"draws": 12}, "draws=12: must be a multiple of 8"),

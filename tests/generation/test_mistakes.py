@@ -19,8 +19,8 @@ def model():
     ([], {}, "prompts: there are none"),
     ([PROMPTS[0]] * 2, {"row_ids": [1]}, "row_ids: must be 2 whole numbers"),
     ("text", {}, "prompt: is text, and the model's files hold no tokenizer.json"),
-    ([[1, 2], [1, 12]], {}, r"prompts\[1\]: the id 12 is outside 0..11"),
-    ([[1, MASK]], {}, r"prompts\[0\]: holds the mask, 11; infill"),
+    ([[1, 2], [1, 12]], {}, r"prompts\[1\]: holds the id 12; ids must lie in 0..11"),
+    ([[1, MASK]], {}, r"prompts\[0\]: holds the mask, 11; call infill"),
     ([[1.5, 2.0]], {}, r"prompts\[0\]=\[1.5, 2.0\]: must be a string, or whole numbers"),
     ([[1] * 64], {"new_tokens": None}, r"prompts\[0\]: 64 tokens and 1 new ones do not fit max_length=64"),
     ([[1] * 60], {"new_tokens": 5}, r"prompts\[0\]: 60 tokens and 5 new ones do not fit max_length=64"),
@@ -85,7 +85,7 @@ def test_networks_that_do_not_fit(attention, family, prompts, options, message):
 
 @pytest.mark.parametrize(("texts", "options", "message"), [
     ([[1, 2]], {}, r"texts\[0\]: has no hole; write <mask> for each token wanted"),
-    ([[1, MASK, 99]], {}, r"texts\[0\]: the id 99"),
+    ([[1, MASK, 99]], {}, r"texts\[0\]: holds the id 99"),
     ([], {}, "texts: there are none"),
     ([1, MASK], {"stop_id": 3}, "stop, stop_id: holes have their length already"),
     ([1, MASK], {"hole": ""}, "hole='': must be a string"),

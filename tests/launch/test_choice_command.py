@@ -51,7 +51,7 @@ def test_settings_are_measured_once_and_one_is_recommended(runs, capsys, monkeyp
     assert not any(label.startswith("adjust") for label in parts)
     out = capsys.readouterr().out
     assert "recommended for at most 9.000" in out and "| ancestral" not in out
-    assert "left out: adjust, tokens 8, temperature 1: tokens=8: needs a joint layer" in out
+    assert "left out: adjust, tokens 8, temperature 1: tokens=8: Adjust needs a joint layer" in out
     assert (runs / "hmm" / "decoders.png").stat().st_size > 10_000
     command[-2] = "--only=threshold,joint_speedy"
     assert evaluate.main([*command[:-1], "--floor=0"]) == 0
@@ -104,8 +104,8 @@ def test_answers_that_equal_their_completions_are_right(runs, tmp_path, monkeypa
 
 @pytest.mark.parametrize(("flags", "said"), [
     ({"task": "gsm8k"}, "--task=gsm8k: choose decoders"),
-    ({"threshold": 0.5}, "--threshold: every decoder is tried with numbers of its own"),
-    ({"steps": "4"}, "--steps: every decoder"),
+    ({"threshold": 0.5}, "--threshold=0.5: every decoder is tried with numbers of its own"),
+    ({"steps": "4"}, "--steps=4: every decoder"),
     ({"only": "margin,nobody"}, "--only: decoder='nobody'"),
     ({"by": "price"}, "--by=price: choose one of work, time"),
     ({"least_entropy": 1.5}, "--least_entropy=1.5: must lie in [0, 1]"),

@@ -87,8 +87,8 @@ def test_help_wins_over_every_mistake():
         ("--config.model.tied=maybe", ["=maybe", "true or false"]),
         ("--num=many", ["--num=many", "a whole number"]),
         ("--", ["no such flag", "--help"]),
-        ("quickstart", ["'quickstart' is not a flag", "--name=value"]),
-        ("-x", ["'-x' is not a flag"]),
+        ("quickstart", ["'quickstart': is not a flag", "--name=value"]),
+        ("-x", ["'-x': is not a flag"]),
         ("--qqqq=1", ["no such flag", "--help lists them all"]),
     ],
 )
@@ -100,7 +100,7 @@ def test_mistakes_name_the_argument_and_the_remedy(argument, fragments):
 
 
 def test_a_value_may_not_look_like_a_flag():
-    with pytest.raises(ConfigError, match="--workdir needs a value"):
+    with pytest.raises(ConfigError, match="--workdir: needs a value"):
         parse("--workdir", "--num=3")
 
 

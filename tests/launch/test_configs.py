@@ -150,7 +150,7 @@ def test_smdm_s_family_and_its_twins(size):
     assert masked.train.warmup_steps == max(100, masked.train.steps // 100)
 
 
-@pytest.mark.parametrize(("choice", "said"), [("171", "SIZE is one of 6, 19"), ("170,mdlm", "FAMILY is masked or"),
+@pytest.mark.parametrize(("choice", "said"), [("171", "SIZE is one of 6, 19"), ("170,mdlm", "FAMILY must be masked or"),
                                               ("170,masked,lots", "could not convert string to float")])
 def test_members_that_smdm_does_not_have(choice, said):
     with pytest.raises(ConfigError, match=said):

@@ -220,7 +220,7 @@ def test_the_published_convention_is_the_mean_integrand_without_the_ends():
     ({"judge": "NO_TOKENS"}, "tokenizer.json is missing"),
     ({"decoder": "joint_speedy", "steps": "4"}, "the decoder joint_speedy takes as many as it needs"),
     ({"output": "nowhere/e.json"}, "--output=nowhere/e.json: give a file in a folder that exists"),
-    ({"decoder": "threshold", "eta": 0.1}, "--eta: the decoder threshold has no such number"),
+    ({"decoder": "threshold", "eta": 0.1}, "--eta=0.1: the decoder threshold has no such number"),
 ])
 def test_mistakes_are_named(copied, flags, said):
     runs = copied

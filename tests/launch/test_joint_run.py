@@ -71,7 +71,7 @@ def test_the_layer_is_loaded_with_its_network_which_stayed(runs):
     assert one[0].forwards == 6 and sorted(one[0].order.tolist()) == list(range(6))
     with pytest.raises(ConfigError, match="tokens=5: the joint layer was trained for at most 4"):
         model.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust", tokens=5)
-    with pytest.raises(ConfigError, match="tokens=2: needs a joint layer"):
+    with pytest.raises(ConfigError, match="tokens=2: Adjust needs a joint layer"):
         base.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust", tokens=2)
 
 

@@ -108,7 +108,7 @@ def test_what_does_not_fit_has_status_1(recipe):
     (("--step=decode", "--cache=all", "--topology=v5e:4x4"), "--topology=v5e:4x4: --cache counts FLOPs"),
     (("--step=decode", "--cache=all", "--prompt=65"), "--prompt=65: must be a multiple of the block, --window=32"),
     (("--step=decode", "--cache=dual", "--new_tokens=0"), "--new_tokens=0: must be at least 1"),
-    (("--step=decode", "--cache=dual", "--per_forward=64"), "--per_forward=64: more than a block"),
+    (("--step=decode", "--cache=dual", "--per_forward=64"), "--per_forward=64: must be at most a block"),
     (("--step=decode", "--cache=dual", "--json=/nowhere/at/all.json"), "its folder does not exist"),
 ))
 def test_refusals_of_caches(recipe, arguments, message):

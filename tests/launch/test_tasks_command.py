@@ -8,6 +8,7 @@ import pytest
 
 from launch import run_tasks, tasks
 from mdlm_jax.config import ConfigError
+from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.loading import save_checkpoint
 from tests.generation.models import bytes_model
 from tests.launch.commands import assert_refused, run
@@ -76,7 +77,7 @@ def test_a_task_that_makes_its_rows(place, capsys):
     assert tasks.main(command(place, task="line_shuffle", data=made, shots=1, shots_from=made, max_length=512)) == 0
     out = capsys.readouterr().out
     assert "line_shuffle: form 0.0000 +- 0.0000 (5 answers)\nline_shuffle: right 0.0000 +- 0.0000 (5 answers)" in out
-    for flags, said in ((["--task=match", f"--make={made}"], "the task match makes no rows"),
+    for flags, said in ((["--task=match", f"--make={made}"], "task match: makes no rows"),
                         (["--task=sudoku", f"--make={made}", "--items=0"], "--items=0: must be at least 1"),
                         (["--task=sudoku", f"--make={place / 'no' / 'x.jsonl'}"], "must be a .jsonl file in a folder"),
                         (["--task=sudoku", f"--make={made}", "--seed=-1"], "--seed=-1: must lie in"),
@@ -90,6 +91,16 @@ def test_a_task_that_makes_its_rows(place, capsys):
                        ([f"--shots_from={made}", "--shots=1"], "--data: row 3, counted from 0, with --shots=1, is ")):
         assert tasks.main([*command(place, task="line_shuffle", data=made), *more]) == 2
         assert said in (err := capsys.readouterr().err) and "shorten it" not in err and "raise --max_length" in err
+
+
+def test_a_refusal_leaves_no_folder_behind_and_reads_well(place, capsys):
+    """One model knows numbers alone."""
+    LanguageTokenizer(256).save(place / "numbers.json")
+    save_checkpoint(place / "numbers", bytes_model({"a": 0.0}), (place / "numbers.json").read_bytes())
+    for flags, said in (({"checkpoint": place / "numbers"}, "--data: row 0, counted from 0: 'row 0:': a language's"),
+                        ({"steps": 0}, "--steps=0: must be")):
+        assert tasks.main(command(place, output=place / "new", **flags)) == 2 and said in capsys.readouterr().err
+        assert not (place / "new").exists()
 
 
 def test_several_samples_a_row_and_fewer_rows(place, capsys):

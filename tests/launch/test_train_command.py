@@ -88,7 +88,7 @@ def test_dry_run_prints_what_would_run(tmp_path):
         (["--config=quickstart", "--workdir=used"], ["holds another run", "model.layers is 99 there"]),
         (["--config=quickstart", "--wrokdir=new"], ["did you mean --workdir?"]),
         (["--config=" + "x" * 300 + ".py", "--workdir=new"], ["File name too long"]),
-        (["train"], ["'train' is not a flag"]),
+        (["train"], ["'train': is not a flag"]),
     ],
 )
 def test_mistakes(arguments, fragments, tmp_path):

@@ -94,7 +94,7 @@ def test_meshes():
 
 def test_unknown_and_colliding_axes_are_refused():
     mesh = make_mesh(MESHES["fsdp, tensor"])
-    with pytest.raises(ValueError, match="logical axis 'colour' is not in WEIGHT_RULES"):
+    with pytest.raises(ValueError, match="logical axis 'colour': is not in WEIGHT_RULES"):
         weight_sharding(mesh, ("colour", "embed"), (8, 32))
     with pytest.raises(ValueError, match="two of them map to one mesh axis"):
         weight_sharding(mesh, ("heads", "mlp"), (8, 32))

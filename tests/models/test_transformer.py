@@ -172,9 +172,9 @@ def test_fresh_time_conditioning_is_the_identity():
 
 
 def test_time_must_be_given_if_and_only_if_the_network_takes_it():
-    with pytest.raises(ValueError, match="is conditioned on time and got none"):
+    with pytest.raises(ValueError, match="time: the network reads it; give one"):
         api.apply(TIMED, parameters(TIMED), TOKENS)
-    with pytest.raises(ValueError, match="takes no time and got one"):
+    with pytest.raises(ValueError, match="time: the network takes none; leave it out"):
         api.apply(PLAIN, parameters(PLAIN), TOKENS, time=TIME)
 
 

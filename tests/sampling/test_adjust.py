@@ -190,7 +190,7 @@ def test_a_shifted_network_of_blocks_writes_the_first_token_before_the_window(to
 def test_mistakes_are_named(fields, options, said):
     with pytest.raises(ValueError, match=said):
         decode(Denoiser(NETWORK), PARAMS, masks(1), rule(**({"tokens": 4} | fields)), **options)
-    with pytest.raises(ValueError, match="tokens=4: needs a joint layer that was trained for this network"):
+    with pytest.raises(ValueError, match="tokens=4: Adjust needs a joint layer that was trained for this network"):
         Adjust(mask_id=MASK, tokens=4)
 
 

@@ -80,7 +80,7 @@ def test_every_token_is_written_by_one_step():
 def test_mistakes_are_named(fields, options, said):
     with pytest.raises(ValueError, match=said):
         decode(Denoiser(NETWORK), PARAMS, masks(1), verified(**fields), **options)
-    with pytest.raises(ValueError, match="joint=None: needs a joint layer"):
+    with pytest.raises(ValueError, match="joint=None: AdjustVerified needs a joint layer"):
         AdjustVerified(mask_id=MASK)
 
 

@@ -270,7 +270,7 @@ def test_refusals(decoder, cache, model, said):
 def test_refusals_of_smoothing():
     with pytest.raises(ValueError, match="guidance=1.0: masks are made softer by one law"):
         run(smoothed(), "none", guidance=1.0)
-    with pytest.raises(ValueError, match="embedding=None: needs the network's table"):
+    with pytest.raises(ValueError, match="embedding=None: Smoothed needs the network's table"):
         Smoothed(MASK)
     for field, value in (("weight", 1.5), ("weight_start", -0.1), ("weight_growth", -1.0), ("threshold_decay", -1.0)):
         with pytest.raises(ValueError, match=f"{field}={value}: must"):

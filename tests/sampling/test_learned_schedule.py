@@ -82,5 +82,5 @@ def test_with_every_power_one_it_is_the_plain_chain_in_law_and_reads_the_schedul
 
 
 def test_mixed_noise_has_no_learned_schedule():
-    with pytest.raises(ValueError, match="mixing=0.3: a learned schedule is for the masked process"):
+    with pytest.raises(ValueError, match="mixing=0.3: a learned schedule needs the masked process"):
         LearnedScheduleAncestral(Process(4, 3, 0.3))

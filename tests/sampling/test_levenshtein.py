@@ -242,7 +242,7 @@ def test_a_model_gives_its_columns():
 
 
 def test_a_model_without_them_is_refused():
-    with pytest.raises(ConfigError, match="delete_id=None: needs a network that says delete and insert; load a run of"):
+    with pytest.raises(ConfigError, match="delete_id=None: Levenshtein needs a network that says delete"):
         model_of().generate([[1]], new_tokens=8, decoder="levenshtein")
     for model in (Denoiser(NETWORK, VOCAB - 2), Denoiser(dataclasses.replace(NETWORK, head_size=VOCAB - 2))):
         with pytest.raises(ValueError, match="delete_id=7, insert_id=8: the network has 7 columns"):

@@ -111,7 +111,7 @@ def test_nothing_is_left_masked_and_the_prompt_stays():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: P2(Process(4, 3, 0.1)), "mixing=0.1: path planning is for the masked process"),
+    (lambda: P2(Process(4, 3, 0.1)), "mixing=0.1: path planning needs the masked process"),
     (lambda: P2(PROCESS, planner="bert"), "planner='bert': choose one of self, uniform, trained"),
     (lambda: P2(PROCESS, kappa="cosine"), "kappa='cosine': choose one of binomial, even"),
     (lambda: P2(PROCESS, eta=-1.0), "eta=-1.0: must not be negative"),

@@ -108,10 +108,10 @@ def test_numbers_are_leaves():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: PRISM(None, ID), "quality=None: needs what train.objective=prism:1 trained"),
-    (lambda: PRISM(Opinion("planner"), ID), "quality=planner: needs what train.objective=prism:1 trained"),
-    (lambda: P2(PROCESS, "trained"), "quality=None: needs what train.objective=planner:1 trained"),
-    (lambda: P2(PROCESS, "trained", quality=Opinion("prism")), "quality=prism: needs what train.objective=planner:1"),
+    (lambda: PRISM(None, ID), "quality=None: PRISM needs what train.objective=prism:1 trained"),
+    (lambda: PRISM(Opinion("planner"), ID), "quality=planner: PRISM needs what train.objective=prism:1 trained"),
+    (lambda: P2(PROCESS, "trained"), "quality=None: P2 needs what train.objective=planner:1"),
+    (lambda: P2(PROCESS, "trained", quality=Opinion("prism")), "quality=prism: P2 needs what train.objective=planner"),
     (lambda: PRISM(Opinion("prism"), ID, remask=-1), "remask=-1: must be a whole number"),
     (lambda: PRISM(Opinion("prism"), ID, remask=0.5), "remask=0.5: must be a whole number"),
     (lambda: PRISM(Opinion("prism"), ID, order="left"), "order='left': choose one of random, confidence"),

@@ -233,7 +233,7 @@ def test_tokens_are_taken_back_and_the_rest_stays(rule):
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: ReMDMCap(Process(4, 3, 0.1)), "mixing=0.1: remasking is for the masked process"),
+    (lambda: ReMDMCap(Process(4, 3, 0.1)), "mixing=0.1: remasking needs the masked process"),
     (lambda: ReMDMCap(MASKED, eta=1.5), r"eta=1.5: must lie in \[0, 1\]; 0 takes nothing back"),
     (lambda: ReMDMRescale(MASKED, eta=-0.1), r"eta=-0.1: must lie in \[0, 1\]"),
     (lambda: ReMDMLoop(MASKED, t_on=0.2, t_off=0.3), "t_off=0.3: must be less than t_on=0.2"),

@@ -137,7 +137,7 @@ def test_a_damaged_step_is_passed_over_named_and_replaced(how, bucket):
     assert_state(restored.tree, 1)
     save(again, 2)
     assert_state(Checkpoints(ROOT).restore(abstract()).tree, 2)
-    with pytest.raises(FileExistsError, match="already a whole checkpoint"):
+    with pytest.raises(FileExistsError, match="is a whole checkpoint already"):
         save(again, 2)
 
 

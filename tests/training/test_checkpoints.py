@@ -251,7 +251,7 @@ def test_keep_policy_counts_only_whole_steps(tmp_path):
 def test_a_damaged_step_is_written_anew_and_a_whole_one_is_not_overwritten(copy):
     before = (copy / "00000020" / "meta.json").read_bytes()
     keeper = Checkpoints(copy)
-    with pytest.raises(FileExistsError, match="already a whole checkpoint"):
+    with pytest.raises(FileExistsError, match="is a whole checkpoint already"):
         keeper.save(20, {"a": jnp.ones(2)}, {}, {})
     assert (copy / "00000020" / "meta.json").read_bytes() == before
     flip_bit(copy / "00000020" / "manifest.json", random.Random(0))
@@ -267,8 +267,8 @@ def test_a_damaged_step_is_written_anew_and_a_whole_one_is_not_overwritten(copy)
 @pytest.mark.parametrize(
     "tree, meta, files, error, message",
     [
-        ({"a": {"b": 3}}, {}, {}, TypeError, "a/b is of type int"),
-        ({"a": np.ones(2)}, {}, {}, TypeError, "a is of type ndarray"),
+        ({"a": {"b": 3}}, {}, {}, TypeError, "a/b: is of type int"),
+        ({"a": np.ones(2)}, {}, {}, TypeError, "a: is of type ndarray"),
         ({"a": jnp.ones((2, 0))}, {}, {}, ValueError, "a has shape"),
         (jnp.ones(2), {}, {}, ValueError, "name of its own"),
         ({"a.b": jnp.ones(2), "a": {"b": jnp.ones(2)}}, {}, {}, ValueError, "'a.b'"),

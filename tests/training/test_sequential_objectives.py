@@ -200,7 +200,7 @@ def test_a_schedule_of_block_lengths_by_step():
 def test_blocks_that_do_not_divide_the_row_are_refused():
     with pytest.raises(ValueError, match="block_length=3: must divide the length 4"):
         terms(BlockObjective(streams(3), PROCESS), batch_of(ROWS))
-    with pytest.raises(ValueError, match="block diffusion takes two streams"):
+    with pytest.raises(ValueError, match="must take two streams"):
         BlockObjective(SHAPE, PROCESS)
 
 

@@ -59,16 +59,16 @@ def check_tokens(
     """`tokens` as int64 [num, length]; ids at hidden positions become 0. ValueError for a bad shape, dtype or id."""
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens must be integers [num, length], not {tokens.dtype} {list(tokens.shape)}")
+        raise ValueError(f"tokens: are {tokens.dtype} {list(tokens.shape)}; they must be integers [num, length]")
     check_shape(*tokens.shape, shortest)
     tokens = tokens.astype(np.int64)
     if visible is not None:
         if visible.shape != tokens.shape or visible.dtype != np.bool_:
-            raise ValueError(f"visible must be bool {list(tokens.shape)}, not {visible.dtype} {list(visible.shape)}")
+            raise ValueError(f"visible: is {visible.dtype} {list(visible.shape)}; it must be bool {list(tokens.shape)}")
         tokens = np.where(visible, tokens, 0)
     outside = (tokens < 0) | (tokens >= vocab_size)
     if outside.any():
-        raise ValueError(f"token id {tokens[outside][0]} is outside the vocabulary 0..{vocab_size - 1}")
+        raise ValueError(f"tokens: hold the id {tokens[outside][0]}; ids must lie in 0..{vocab_size - 1}")
     return tokens
 
 
@@ -76,9 +76,9 @@ def check_law(name: str, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     """A read-only float64 copy of a table whose last axis is a probability distribution. ValueError if it is not."""
     table = np.array(table, np.float64)
     if table.shape != shape:
-        raise ValueError(f"{name} has shape {list(table.shape)}; needs {list(shape)}")
+        raise ValueError(f"{name}: has shape {list(table.shape)}; it must be {list(shape)}")
     if not (np.all(table >= 0) and np.all(np.abs(table.sum(-1) - 1) <= _SUM_TOLERANCE)):
-        raise ValueError(f"{name} must hold probabilities that sum to one along its last axis")
+        raise ValueError(f"{name}: must hold probabilities that sum to one along its last axis")
     table.flags.writeable = False
     return table
 
@@ -100,7 +100,7 @@ def log_normalize(x: np.ndarray) -> np.ndarray:
     """Log-weights as log-probabilities along the last axis. ValueError where no weight is positive."""
     total = log_sum_exp(x)
     if not np.isfinite(total).all():
-        raise ValueError("the visible tokens of a row have probability zero in this language; show possible ones")
+        raise ValueError("visible: its tokens have probability zero in this language; show possible ones")
     return x - total[..., None]
 
 

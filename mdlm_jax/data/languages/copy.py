@@ -26,7 +26,7 @@ class Copy:
     def __post_init__(self):
         permutation = np.array(self.permutation, np.int64)
         if not np.array_equal(np.sort(permutation), np.arange(self.vocab_size)):
-            raise ValueError(f"permutation must hold each of 0..{self.vocab_size - 1} once")
+            raise ValueError(f"permutation: must hold each of 0..{self.vocab_size - 1} once")
         if not 0.0 <= self.noise <= 1.0:
             raise ConfigError(f"noise={self.noise}: must lie in [0, 1]")
         permutation.flags.writeable = False

@@ -27,7 +27,8 @@ class Drift:
 
     def __post_init__(self):
         if self.start.vocab_size != self.end.vocab_size:
-            raise ValueError(f"start has {self.start.vocab_size} symbols and end {self.end.vocab_size}; need the same")
+            raise ValueError(f"start, end: have {self.start.vocab_size} and {self.end.vocab_size} symbols; give them "
+                             "the same")
         if not 0.0 <= self.tau <= 1.0:
             raise ConfigError(f"tau={self.tau}: must lie in [0, 1]")
 
@@ -133,7 +134,7 @@ class DriftStream:
         index = np.asarray(index, np.int64)
         outside = (index < 0) | (index >= num_rows)
         if outside.any():
-            raise ValueError(f"row {index[outside][0]}: the stream has rows 0..{num_rows - 1}")
+            raise ValueError(f"index: holds row {index[outside][0]}; rows must lie in 0..{num_rows - 1}")
         share = index * _GOLDEN % 1.0 if self.mixed else index / num_rows
         return self.first + (self.last - self.first) * share
 

@@ -123,7 +123,7 @@ class Enumerated:
     def _agrees(self, tokens: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """Whether the visible tokens are those of rows[r], bool [num, R]."""
         if tokens.shape[1] != self.length:
-            raise ValueError(f"rows of {tokens.shape[1]} tokens; this language's have {self.length}")
+            raise ValueError(f"tokens: are rows of {tokens.shape[1]}; those of this language must have {self.length}")
         step = max(1, _BLOCK // self.rows.size)
         return np.concatenate([
             ((tokens[i : i + step, None] == self.rows) | ~visible[i : i + step, None]).all(-1)

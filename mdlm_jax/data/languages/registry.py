@@ -39,7 +39,7 @@ def make(name: str) -> Language | DriftStream:
     """
     kind, _, settings = name.partition(":")
     if kind not in LANGUAGES:
-        raise ConfigError(f"language {kind!r} is unknown; choose one of {', '.join(LANGUAGES)}, as in 'hmm:states=8'")
+        raise ConfigError(f"language {kind!r}: is unknown; choose one of {', '.join(LANGUAGES)}, as in 'hmm:states=8'")
     defaults = {key: p.default for key, p in inspect.signature(LANGUAGES[kind]).parameters.items()}
     chosen = {}
     for setting in settings.split(",") if settings else ():

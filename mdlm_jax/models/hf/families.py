@@ -71,7 +71,8 @@ def write_fields(description: Description) -> dict:
     """
     differing = _lost(description)
     if differing:
-        raise ConfigError(f"family {description.family} cannot say this network: {'; '.join(differing)}")
+        raise ConfigError(f"family {description.family}: cannot say this network; change what differs: "
+                          f"{'; '.join(differing)}")
     return FAMILIES[description.family].write(description)
 
 
@@ -85,8 +86,8 @@ def family_of(config: TransformerConfig, ids: dict[str, int | None]) -> Descript
     losses = [_lost(description) for description in descriptions]
     nearest = min(range(len(losses)), key=lambda i: len(losses[i]))
     if losses[nearest]:
-        raise ConfigError("no family of Hugging Face checkpoints can say this network; in the nearest, "
-                          f"{descriptions[nearest].family}, {'; '.join(losses[nearest])}")
+        raise ConfigError("config: no family of Hugging Face checkpoints can say this network; change what differs in "
+                          f"the nearest, {descriptions[nearest].family}, {'; '.join(losses[nearest])}")
     return descriptions[nearest]
 
 

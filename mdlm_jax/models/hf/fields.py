@@ -81,7 +81,8 @@ class Fields:
         fits = any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed)
         if value is not None and not fits:
             raise ConfigError(
-                f"{self.where}: {name}={value!r} is not supported; only {' or '.join(map(repr, allowed)) or 'null'} is"
+                f"{self.where}: {name}={value!r} is not supported; it must be "
+                f"{' or '.join(map(repr, allowed)) or 'null'}"
             )
 
     def one_id(self, name: str) -> int | None:
@@ -159,7 +160,7 @@ def _rope(given: Fields, theta: float, fraction: float, max_length: int) -> Rope
         numbers["attention_factor"] = given.number("attention_factor", 0.0)
     given.take("finetuned", None)
     for name, value in sorted(given.rest().items()):
-        raise ConfigError(f"{given.where}.{name}={value!r} is not supported with rope_type={kind}")
+        raise ConfigError(f"{given.where}.{name}={value!r} is not supported with rope_type={kind}; remove it")
     return RopeConfig(theta=theta, fraction=fraction, scaling=_SCALINGS[kind], **numbers)
 
 

@@ -81,7 +81,8 @@ def _weight_files(directory: Path) -> list[Path]:
             weights = json.loads((directory / INDEX).read_text())["weight_map"]
             names = sorted(set(weights.values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{directory / INDEX}: is not an index of safetensors ({error!r})") from None
+            raise ConfigError(f"{directory / INDEX}: is not an index of safetensors ({error!r}); download it "
+                              "again") from None
     elif (directory / SINGLE).is_file():
         names = [SINGLE]
     else:
@@ -132,7 +133,7 @@ def _stored(path: Path, base: int, entry: dict) -> Stored:
     if not all(type(number) is int and number >= 0 for number in (first, last, *shape)):
         raise ValueError(f"{entry}: its numbers must be whole and not negative")
     if last - first != math.prod(shape) * width:
-        raise ValueError(f"{entry}: its bytes are not its shape's")
+        raise ValueError(f"{entry}: its bytes must be its shape's")
     return Stored(path, entry["dtype"], shape, base + first, last - first)
 
 
@@ -155,7 +156,7 @@ def write_file(path: Path, tensors: Iterable[tuple[str, np.dtype, tuple[int, ...
         for name, dtype, shape in tensors:
             array = produce(name)
             if array.dtype != dtype or array.shape != tuple(shape):
-                raise ValueError(f"{name}: is {array.dtype}{array.shape}, not {dtype}{tuple(shape)}")
+                raise ValueError(f"{name}: is {array.dtype}{array.shape}; it must be {dtype}{tuple(shape)}")
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         file.flush()
         os.fsync(file.fileno())

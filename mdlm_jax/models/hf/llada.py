@@ -47,7 +47,7 @@ def read(raw: dict) -> Description:
     vocab = f.whole("vocab_size")
     rows = f.whole("embedding_size", vocab)
     if rows < vocab:
-        raise ConfigError(f"config.json: embedding_size={rows} is below vocab_size={vocab}")
+        raise ConfigError(f"config.json: embedding_size={rows}: must be at least vocab_size={vocab}")
     heads, length = f.whole("n_heads"), f.whole("max_sequence_length", 0)
     config = TransformerConfig(
         vocab_size=rows,

@@ -89,7 +89,7 @@ def check(directory: Path | str, description: Description) -> tuple[dict[str, St
     ]
     if problems:
         raise ConfigError(f"{directory}: its tensors are not those of family {description.family} with this "
-                          f"config.json; {'; '.join(problems)}")
+                          f"config.json; {'; '.join(problems)}; put in the files that belong together")
     return stored, leaves
 
 

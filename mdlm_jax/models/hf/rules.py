@@ -127,7 +127,7 @@ def bind(config: TransformerConfig, table: list[Rule]) -> dict[str, Leaf]:
             found[path] = _leaf(config, rule, path, wanted.get(path), firsts.get(path.split("/")[0], 0))
     if found.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-        raise ValueError(f"table: has no rule for {missing}, and rules for {extra}, which this network lacks")
+        raise ValueError(f"table: must have rules for {missing}, and none for {extra}, which this network lacks")
     return {path: found[path] for path in wanted}
 
 
@@ -137,7 +137,7 @@ def _leaf(config: TransformerConfig, rule: Rule, path: str, shape, first: int) -
     sections = tuple(sizes[letter] for letter in rule.sections.split())
     layout = Layout(rule.pattern, tuple(sizes.items()), sections, rule.section)
     if shape is not None and shape[stacked:] != layout.leaf_shape:
-        raise ValueError(f"table: {rule.name} gives {path} the shape {layout.leaf_shape}, not {shape[stacked:]}")
+        raise ValueError(f"table: {rule.name} gives {path} the shape {layout.leaf_shape}; it must be {shape[stacked:]}")
     return Leaf(path, shape or (), stacked, layout, rule.name, first)
 
 

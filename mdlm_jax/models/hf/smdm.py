@@ -34,7 +34,7 @@ def read(raw: dict) -> Description:
     heads, columns = f.whole("n_head"), f.whole("padded_vocab_size")
     rows = f.whole("embedding_rows", columns + 1)
     if rows < columns:
-        raise ConfigError(f"config.json: embedding_rows={rows} is below padded_vocab_size={columns}")
+        raise ConfigError(f"config.json: embedding_rows={rows}: must be at least padded_vocab_size={columns}")
     length = f.whole("block_size", 0)
     config = TransformerConfig(
         vocab_size=rows,

@@ -82,7 +82,7 @@ def write(
     """
     directory = Path(directory)
     if os.path.lexists(directory):
-        raise FileExistsError(f"{directory} exists already; choose another name")
+        raise FileExistsError(f"{directory}: exists already; choose another name")
     wanted = numpy_dtype(dtype)
     leaves = leaves_of(description)
     check_tree(params, leaves)
@@ -171,5 +171,5 @@ def check_tree(params: dict, leaves: dict[str, Leaf]) -> None:
     differing = sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
     if differing:
         shown = [f"{path} is {found.get(path)} and must be {wanted.get(path)}" for path in differing[:5]]
-        raise ConfigError(f"params: are not those of this network: {'; '.join(shown)}"
+        raise ConfigError(f"params: must be those of this network: {'; '.join(shown)}"
                           f"{f'; and {len(differing) - 5} more' if len(differing) > 5 else ''}")

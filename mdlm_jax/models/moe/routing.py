@@ -76,7 +76,8 @@ def route(
 
 def _check(moe: MoEConfig, logits: jax.Array, bias: jax.Array | None) -> None:
     if (bias is not None) != moe.selection_bias:
-        raise ValueError(f"bias: moe.selection_bias={moe.selection_bias} and {'no' if bias is None else 'a'} bias came")
+        raise ValueError(f"bias: moe.selection_bias={moe.selection_bias} and {'no' if bias is None else 'a'} bias "
+                         "came; give both or neither")
     if moe.block and moe.groups > 1:
         raise ValueError(f"moe.groups={moe.groups}: a block's pool is not cut into groups; set 1 with moe.block")
     if moe.block and logits.ndim != 3:

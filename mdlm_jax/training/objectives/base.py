@@ -187,4 +187,5 @@ def scored(batch) -> jax.Array:
 
 def require_elbo(objective: Objective) -> None:
     if not objective.weighting.is_bound:
-        raise ValueError(f"weighting={objective.weighting}: {type(objective).__name__} has only its own weight, Elbo()")
+        raise ValueError(f"weighting={objective.weighting}: {type(objective).__name__} has only its own weight; leave "
+                         "it at Elbo()")

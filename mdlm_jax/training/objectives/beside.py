@@ -20,7 +20,8 @@ class BesideObjective(Objective):
     def __post_init__(self):
         super().__post_init__()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask")
+            raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask; "
+                             "set 0")
         if self.network.attention != "bidirectional":
             raise ValueError(f"network.attention={self.network.attention!r}: whole rows are {self.whole}; the network "
                              "must be bidirectional")

@@ -30,9 +30,9 @@ class BlockObjective(CountObjective):
     def __post_init__(self):
         super().__post_init__()
         if self.network.attention != "two_stream" or self.network.time_conditioning:
-            raise ValueError(f"network={self.network}: block diffusion takes two streams, and one level a block")
+            raise ValueError(f"network={self.network}: must take two streams, and one level a block")
         if not self.process.masked_only or self.complementary:
-            raise ValueError("process, complementary: block diffusion is masked, and pairs its rows by ``both`` alone")
+            raise ValueError("process, complementary: must be masked, and rows paired by ``both`` alone")
 
     @property
     def exact(self) -> bool:

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from mdlm_jax.config import ConfigError, TrainConfig, parse_block_schedule
+from mdlm_jax.config import TrainConfig, parse_block_schedule
+from mdlm_jax.config.objectives import check_columns
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.data.trajectories import folder_of, read_meta
 from mdlm_jax.models.config import TransformerConfig
@@ -125,10 +126,7 @@ def _dmax(asked: Asked) -> DMaxObjective:
 
 def _levenshtein(asked: Asked) -> LevenshteinObjective:
     weight, turns = asked.numbers
-    columns, ids = asked.shared["network"].head_size, asked.shared["process"].vocab_size
-    if columns < ids + 2:
-        raise ConfigError(f"model.head_size={columns}: train.objective={asked.train.objective} says delete and insert "
-                          f"with two columns beyond the tokenizer's {ids} ids; set it to {ids + 2}")
+    check_columns(asked.train.objective, asked.shared["process"].vocab_size, asked.shared["network"].head_size)
     return LevenshteinObjective(**asked.shared, sizes=parse_block_schedule(asked.train.block_schedule),
                                 edit_weight=weight, turns=int(turns))
 
