@@ -45,7 +45,7 @@ def _prepared(model, prompts, completions, guidance: float, keywords: dict, name
         raise ConfigError(f"{unknown[0]}: is no option here; there are {', '.join(known)}")
     if model.config.latent:
         raise ConfigError(f"latent={model.config.latent}: the network is a mixture over latents, which is not "
-                          "summed over here; evaluation.mixture has the law of one step")
+                          "summed over here; take evaluation.mixture, which has the law of one step")
     sampler = settings.sampler(model, dataclasses.replace(options, cache="none"), {})
     if not sampler.process.masked_only:
         raise ConfigError(f"process.mixing={sampler.process.mixing}: the bound by counts is for masks alone; "

@@ -32,7 +32,7 @@ sample.guidance=-1 | sample.guidance=1 | log.project=  log.wandb=true | log.proj
 train.mesh=rows:2 | train.mesh=fsdp:0 | train.mesh=fsdp:-1,tensor:-1
 model.heads=3 | model.dtype=float64 | model.moe_per_token=2 | model.attention=causal {JOINT}
 model.conditioning=time {JOINT} | model.attention=causal train.objective=sdtt:2 train.init_from=x
-process.schedule=geometric:0.1,9 train.objective=sdtt:2 train.init_from=x | data.source=trajectories:x
+data.source=trajectories:x
 process.mixing=0.5 {BLOCKS} | train.block_schedule=1:2,4 | model.logit_shift=false train.objective=autoregressive
  model.attention=causal | {TIME} {BLOCKS}
 model.moe_block=2 {MOE} model.moe_block_pool=3 train.objective=any_order model.attention=permutation
