@@ -6,8 +6,8 @@ import pytest
 
 from tests.launch.commands import ROOT, run
 
-COMMANDS = ("train", "sample", "evaluate", "tradeoff", "evolution", "scaling", "distil", "tasks", "trajectories", "local",
-            "plan", "convert", "pods", "prepare")
+COMMANDS = ("train", "sample", "evaluate", "tradeoff", "evolution", "scaling", "distil", "tasks", "trajectories",
+            "local", "plan", "convert", "pods", "prepare")
 
 
 @pytest.mark.slow
