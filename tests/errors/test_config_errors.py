@@ -16,6 +16,8 @@ BLOCKS = "train.objective=block model.attention=block_causal model.block_length=
 JOINT = "train.objective=joint:3 train.init_from=x data.source=trajectories:x"
 PAIRS = "data.source=x.jsonl data.prompt_field=prompt"
 TIME = "model.conditioning=time"
+UNIFORM = "process.mixing=1"
+MARIA = "data.source=digits train.objective=maria train.init_from=x train.twin=x"
 
 FIELDS = f"""
 data.source= | data.length=1 | data.valid_fraction=0 | data.packing=tight | data.length=2 data.packing=wrapped
@@ -76,7 +78,16 @@ model.moe_groups=2 {MOE} model.moe_block=2 model.moe_block_pool=3 | model.moe_bl
 model.layers=0 | model.head_dim=-1 | model.classes=3 | model.kv_heads=3 | model.dropout=1
 model.time_features=3 {TIME} | model.tied=true model.head_size=9 model.vocab_size=5 | model.norm_bias=true
 model.block_length=2 | model.rope_fraction=0.05 | model.moe_leading_dense=99 {MOE}
-model.activation=gelu {MOE}
+model.activation=gelu {MOE} | model.latent=3 | model.latent=-2
+process.mixing=0.5 train.objective=duo:2 train.init_from=x | model.classes=10 {TIME} {MARIA} data.length=64
+data.source=text.txt train.objective=joint:3 train.init_from=x
+train.lora_rank=4 train.objective=di4c:8,4,0.1,1 train.init_from=x model.latent=4
+train.divergence=forward_kl | train.divergence=odd | train.twin=x | train.twin= train.objective=maria train.init_from=x
+train.objective=codd:1 train.init_from=x | train.objective=any_subset:0.5,0.1 model.attention=permutation
+train.objective=duo:1 train.init_from=x {UNIFORM} | train.objective=di4c:8,0,0.1,1 train.init_from=x
+train.objective=di4c:8,4,2,1 train.init_from=x | train.objective=di4c:8,4,0.1,-1 train.init_from=x
+train.objective=dparallel:0,2,0.5 train.init_from=x | train.objective=dparallel:8,-1,0.5 train.init_from=x
+train.objective=dmax:0,0,1 train.init_from=x
 """
 
 PYTHON = {
@@ -123,4 +134,5 @@ def test_every_refusal_of_the_configuration_names_the_field_and_the_remedy():
         else:
             wrong.append(f"{field}: is taken")
     assert not wrong, "\n".join(wrong)
-    assert not [site.key for site in known if site not in met]
+    left = [site.key for site in known if site not in met]
+    assert not left, "\n".join(left)

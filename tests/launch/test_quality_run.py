@@ -60,7 +60,7 @@ def test_it_is_loaded_with_its_network_which_stayed(runs, kind, layers, options)
 def test_one_does_not_do_for_the_other(runs):
     with pytest.raises(ConfigError, match="quality=planner: PRISM needs what train.objective=prism:1"):
         written(mdlm_jax.load(runs / "planner"), decoder="prism", steps=3)
-    with pytest.raises(ConfigError, match="quality=prism: needs what train.objective=planner:1"):
+    with pytest.raises(ConfigError, match="quality=prism: P2 needs what train.objective=planner:1"):
         written(mdlm_jax.load(runs / "prism"), decoder="p2", planner="trained", steps=3)
     written(mdlm_jax.load(runs / "prism"), decoder="p2", steps=3)
 
