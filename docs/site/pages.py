@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT))  # the tables import the package of this checkout
 
 import tables  # noqa: E402
 
-COPIED = ("README.md", "CHANGELOG.md", "LICENSE", "docs/guides/*.md", "docs/*.md", "docs/*.png", "benchmarks/*.md",
-          "mdlm_jax/**/README.md", "notebooks/*.ipynb")
+COPIED = ("README.md", "CHANGELOG.md", "LICENSE", "docs/guides/*.md", "docs/few_steps/*.md", "docs/*.md", "docs/*.png",
+          "benchmarks/*.md", "mdlm_jax/**/README.md", "notebooks/*.ipynb", "notebooks/README.md")
 
 
 def on_config(config):
@@ -24,6 +24,7 @@ def on_config(config):
     config.nav += [
         {"Reference": [{"Python": _tree("mdlm_jax")}, {"Tables": [{title: path} for path, title, _ in tables.PAGES]}]},
         {"How it works": _found("mdlm_jax/**/README.md")},
+        {"Few steps": _found("docs/few_steps/*.md")},
         {"Results": _found("benchmarks/*.md")},
         {"Changes": "CHANGELOG.md"},
     ]
