@@ -9,30 +9,16 @@ circuit has 1,024 over blocks of 32 tokens of LLaDA-8B or Dream-7B, and trains f
 weights of the loss vary as L / n over n masks; train.weighting=clipped:10 steadies rows that are long.
 """
 
-from mdlm_jax.config import ConfigError, default_config
+from mdlm_jax.config import ConfigError, recipe
 
 
 def get_config(states: str = "16"):
     if not states.isdecimal() or int(states) < 2:
         raise ConfigError(f"--config=codd:{states}: the states must be a whole number of at least 2, as in codd:64")
-    config = default_config()
-    config.data.source = "language:hmm"
-    config.data.length = 64
+    config = recipe("_onward")
     config.train.objective = f"codd:{states}"
-    config.train.init_from = "runs/hmm"
-    config.train.steps = 2000
     config.train.batch_size = 64
     config.train.learning_rate = 3e-2  # suits tens of states and ids; lower it for more
-    config.train.warmup_steps = 100
     config.train.lr_schedule = "cosine"
-    config.train.weight_decay = 0.0
-    config.train.ema_decay = 0.995
-    config.train.checkpoint_every = 1000
-    config.train.keep_checkpoints = 1
-    config.eval.every = 500
-    config.eval.rows = 64
-    config.eval.final_rows = 512
-    config.eval.draws = 8
     config.sample.steps = 16
-    config.sample.num = 4
     return config

@@ -10,29 +10,13 @@ share of 0.3 of all times lies below DELTA is not told, and 0.1 is ours. There i
 same quality, and at most 5 % more time a step.
 """
 
-from mdlm_jax.config import default_config
+from mdlm_jax.config import recipe
 
 
 def get_config():
-    config = default_config()
+    config = recipe("_onward")
     config.model.latent = 32
-    config.data.source = "language:hmm"
-    config.data.length = 64
     config.train.objective = "di4c:64,16,0.1,1"
-    config.train.init_from = "runs/hmm"
-    config.train.steps = 2000
-    config.train.batch_size = 32
-    config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 100
-    config.train.lr_schedule = "constant"
     config.train.b2 = 0.98  # the plateau before components part is short only if its small gradients soon count
-    config.train.ema_decay = 0.995
-    config.train.checkpoint_every = 1000
-    config.train.keep_checkpoints = 1
-    config.eval.every = 500
-    config.eval.rows = 64
-    config.eval.final_rows = 512
-    config.eval.draws = 8
     config.sample.steps = 8
-    config.sample.num = 4
     return config

@@ -8,29 +8,20 @@ Three quarters of a row are masked, as in the paper, which trains all weights of
 its own answers. Decode with ``soft_parallel``, block after block; block-causal networks are trained in their blocks.
 """
 
-from mdlm_jax.config import default_config
+from mdlm_jax.config import recipe
 
 
 def get_config():
-    config = default_config()
+    config = recipe("_onward")
     config.data.source = "trajectories:trajectories/hmm"
-    config.data.length = 64
     config.data.valid_fraction = 0.02
     config.train.objective = "dmax:1,1,0"
-    config.train.init_from = "runs/hmm"
     config.train.level_law = "fixed:0.75"
     config.train.weighting = "constant"
     config.train.steps = 1000
-    config.train.batch_size = 32
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 50
+    config.train.lr_schedule = "cosine"
     config.train.ema_decay = 0.99
-    config.train.checkpoint_every = 1000
-    config.train.keep_checkpoints = 1
-    config.eval.every = 500
-    config.eval.rows = 64
-    config.eval.final_rows = 512
-    config.eval.draws = 8
-    config.sample.num = 4
     config.sample.temperature = 0.0  # above it blocks seldom settle
     return config

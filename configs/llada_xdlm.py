@@ -10,30 +10,20 @@ out; times lie in [1e-3, 1], which is what 1 - ((1 - 1e-3) t + 1e-3) says. The s
 measures step 600.
 """
 
-from mdlm_jax.config import default_config
-from mdlm_jax.models import presets
+from mdlm_jax.config import recipe
 
 
 def get_config():
-    config = default_config()
-    config.model.update(presets.fields("llada-8b"))
-    config.model.dtype = "bfloat16"
-    config.model.remat = "full"
-    config.model.backend = "splash"
+    config = recipe("llada_8b")
     config.process.mixing = 0.1
     config.process.eps = 0.0
-    config.data.source = "tfds:c4/en"
-    config.data.tokenizer = "LLaDA-8B-Base/tokenizer.json"
-    config.data.length = 4096
     config.train.time_sampling = "iid"
     config.train.steps = 600
     config.train.batch_size = 512
     config.train.microbatches = 8
     config.train.learning_rate = 2e-5
     config.train.warmup_steps = 100
-    config.train.lr_schedule = "constant"
-    config.train.weight_decay = 0.1
-    config.train.ema_decay = 0.0
+    config.train.b2 = 0.999
     config.train.checkpoint_every = 100
     config.train.keep_every = 200
     config.train.mesh = "replica:4,fsdp:16"

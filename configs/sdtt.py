@@ -10,7 +10,7 @@ network of uniform noise, as --config=xdlm_oracle --config.process.mixing=1 trai
 rounds of 10,000 from dt = 1/512, 6e-5, batch 128, average 0.999.
 """
 
-from mdlm_jax.config import ConfigError, default_config
+from mdlm_jax.config import ConfigError, recipe
 
 OBJECTIVES = {"sdtt": "sdtt:64", "duo": "duo:64"}
 
@@ -18,23 +18,14 @@ OBJECTIVES = {"sdtt": "sdtt:64", "duo": "duo:64"}
 def get_config(kind: str = "sdtt"):
     if kind not in OBJECTIVES:
         raise ConfigError(f"--config=sdtt:{kind}: choose one of {', '.join(OBJECTIVES)}")
-    config = default_config()
+    config = recipe("_onward")
     config.process.mixing = 1.0 if kind == "duo" else 0.0
-    config.data.source = "language:hmm"
-    config.data.length = 64
     config.train.objective = OBJECTIVES[kind]
-    config.train.init_from = "runs/hmm"
     config.train.steps = 500
-    config.train.batch_size = 32
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 50
-    config.train.lr_schedule = "constant"
     config.train.ema_decay = 0.99
     config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 1
-    config.eval.every = 500
-    config.eval.rows = 64
-    config.eval.final_rows = 512
+    config.eval.draws = 4
     config.sample.steps = 16
-    config.sample.num = 4
     return config

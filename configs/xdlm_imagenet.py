@@ -11,42 +11,22 @@ Ours are the share of images held out, the rotation by the index of a code, whic
 row's order and not its second dimension, and guidance 1 for the samples.
 """
 
-from mdlm_jax.config import default_config
-from mdlm_jax.models import presets
+from mdlm_jax.config import recipe
 
 
 def get_config():
-    config = default_config()
-    config.process.mixing = 0.1
-    config.process.schedule = "linear"
-    config.process.eps = 1e-3
-    config.model.update(presets.fields("mdlm-small"))
+    config = recipe("xdlm_owt")
     config.model.vocab_size = config.model.head_size = 16385  # the codes and the mask
     config.model.classes = 1000
-    config.model.dropout = 0.1
-    config.model.dtype = "bfloat16"
-    config.model.backend = "splash"
     config.data.source = "codes:rows/imagenet_codes"
+    config.data.tokenizer = "byte"
     config.data.codes = 16384
     config.data.length = 256
+    config.data.packing = "concat"
     config.data.valid_fraction = 0.01
     config.train.steps = 500_000
-    config.train.batch_size = 512
-    config.train.objective = "continuous"
     config.train.class_dropout = 0.1
-    config.train.time_sampling = "stratified"
-    config.train.learning_rate = 3e-4
-    config.train.warmup_steps = 2500
-    config.train.lr_schedule = "constant"
-    config.train.b1 = 0.9
-    config.train.b2 = 0.999
-    config.train.weight_decay = 0.0
-    config.train.clip_norm = 1.0
-    config.train.ema_decay = 0.9999
-    config.train.seed = 1
-    config.train.checkpoint_every = 10_000
     config.train.mesh = "fsdp:-1"
-    config.eval.every = 10_000
     config.sample.num = 100
     config.sample.steps = 64
     config.sample.guidance = 1.0

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze
 from mdlm_jax.config.names import nearest
+from mdlm_jax.config.recipes import SHIPPED
 from mdlm_jax.config.train import beside, is_taught
 
 _NO_KEY = re.compile(r'Key "([^"]*)" does not exist')
-SHIPPED = Path(__file__).resolve().parent.parent / "configs"
 
 
 def shipped() -> dict[str, str]:

@@ -26,6 +26,7 @@ from mdlm_jax.config.log import LogConfig
 from mdlm_jax.config.mesh import BATCH_AXES, MESH_AXES, parse_mesh
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.config.process import ProcessConfig
+from mdlm_jax.config.recipes import recipe
 from mdlm_jax.config.run import RunConfig, default_config, freeze, to_dict
 from mdlm_jax.config.train import TrainConfig, parse_block_schedule
 from mdlm_jax.errors import ConfigError
@@ -58,5 +59,6 @@ __all__ = [
     "parse_block_schedule",
     "parse_mesh",
     "parse_spec",
+    "recipe",
     "to_dict",
 ]

@@ -1,7 +1,7 @@
 """Every refusal of the configuration: cases name the field at fault first, and together they meet every one."""
 
 from launch import _cli
-from mdlm_jax.config import RunConfig, freeze
+from mdlm_jax.config import RunConfig, freeze, recipe
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.config.objectives import check_columns
 from mdlm_jax.models.config import TransformerConfig
@@ -96,6 +96,7 @@ PYTHON = {
     "train.steps=1.5": lambda: freeze({"train": {"steps": 1.5}}),
     "train.clip_norm=inf": lambda: freeze({"train": {"clip_norm": float("inf")}}),
     "train.step": lambda: freeze({"train": {"step": 1}}),
+    "recipe='odd'": lambda: recipe("odd"),
     "model.head_size=10": lambda: check_columns("levenshtein:1,2", 9, 10),
     "d_model=6": lambda: TransformerConfig(vocab_size=9, head_size=9, layers=1, d_model=6, heads=4, kv_heads=4, d_ff=8),
     "dtype='float64'": lambda: TransformerConfig(9, 9, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8,
