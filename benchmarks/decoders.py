@@ -16,7 +16,6 @@ the first call, compilation included.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import time
 import numpy as np
 
 from benchmarks import decode_worker
-from benchmarks.peer_process import Failed, Worker, interval, measure
+from benchmarks.peer_process import Failed, Worker, add_arguments, finish, interval, measure
 
 LLADA = [f"{rule}_{cache}" for cache in ("none", "prefix", "dual") for rule in ("quota", "threshold")]
 CALLS = ["llada", *LLADA, "chain", "chain_reuse"]
@@ -122,15 +121,7 @@ def main() -> None:
     parser.add_argument("--sharpness", type=float, default=5.0, help="standard deviation of the logits made here")
     parser.add_argument("--llada", default="", help="a checkout of github.com/ML-GSAI/LLaDA")
     parser.add_argument("--fast_dllm", default="", help="a checkout of github.com/NVlabs/Fast-dLLM")
-    parser.add_argument("--md4", default="", help="a checkout of github.com/google-deepmind/md4")
-    parser.add_argument("--python", default="", help="of our contenders; the default: this one")
-    parser.add_argument("--torch_python", default="", help="with torch and transformers 4")
-    parser.add_argument("--md4_python", default="", help="of md4")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two calls")
-    parser.add_argument("--start_seconds", type=float, default=900.0)
-    parser.add_argument("--call_seconds", type=float, default=300.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", default="", help="also write the numbers here")
+    add_arguments(parser, pause=0.1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not options.checkpoint:
@@ -147,12 +138,7 @@ def main() -> None:
         finally:
             for worker in workers.values():
                 worker.stop()
-    for name, error in failed.items():
-        print(f"NOT MEASURED {name}: {error}")
-    if options.json:
-        about = {name: worker.about for name, worker in workers.items()}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(options), "about": about, "failed": failed, "results": results}, file, indent=1)
+    finish(options, workers, failed, results)
 
 
 if __name__ == "__main__":

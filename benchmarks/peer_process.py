@@ -1,5 +1,6 @@
 """The driver's side of `benchmarks.peer_worker`: a contender's process, and rounds that interleave several of them."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -88,3 +89,26 @@ def interval(ratios: np.ndarray, draws: int = 2000) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(ratios, (draws, len(ratios))), axis=1)
     return tuple(np.quantile(medians, (0.025, 0.975)))
+
+
+def add_arguments(parser: argparse.ArgumentParser, pause: float) -> None:
+    """What every comparison of contenders can be told."""
+    parser.add_argument("--md4", default="", help="a checkout of github.com/google-deepmind/md4")
+    parser.add_argument("--python", default="", help="of our contenders; the default: this one")
+    parser.add_argument("--md4_python", default="", help="of md4")
+    parser.add_argument("--torch_python", default="", help="of PyTorch's contenders")
+    parser.add_argument("--pause", type=float, default=pause, help="seconds between two calls")
+    parser.add_argument("--start_seconds", type=float, default=900.0)
+    parser.add_argument("--call_seconds", type=float, default=300.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", default="", help="also write the numbers here")
+
+
+def finish(options, workers: dict[str, Worker], failed: dict[str, str], results: list) -> None:
+    """Says who was not measured, and writes --json."""
+    for name, error in failed.items():
+        print(f"NOT MEASURED {name}: {error}")
+    if options.json:
+        about = {name: worker.about for name, worker in workers.items()}
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"options": vars(options), "about": about, "failed": failed, "results": results}, file, indent=1)

@@ -10,7 +10,6 @@ or stops, is listed with the end of what it said.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ import time
 import numpy as np
 
 from benchmarks import peer_worker
-from benchmarks.peer_process import Failed, Worker, interval, measure
+from benchmarks.peer_process import Failed, Worker, add_arguments, finish, interval, measure
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
 
@@ -100,18 +99,10 @@ def main() -> None:
                         help="who runs; the first is what the others are compared with")
     parser.add_argument("--calls", nargs="+", default=["forward", "step"], choices=["forward", "step"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--md4", default="", help="a checkout of github.com/google-deepmind/md4")
-    parser.add_argument("--python", default="", help="of our contenders; the default: this one")
-    parser.add_argument("--md4_python", default="", help="of md4")
-    parser.add_argument("--torch_python", default="", help="of PyTorch")
     parser.add_argument("--keep_freed_memory", choices=("ours", "all"), default="ours",
                         help="ours: each as it ships; all: glibc keeps freed memory for every contender")
     parser.add_argument("--extra", type=_extra, action="append", default=[], help="NAME:--option=value for one worker")
-    parser.add_argument("--pause", type=float, default=0.3, help="seconds between two calls")
-    parser.add_argument("--start_seconds", type=float, default=900.0)
-    parser.add_argument("--call_seconds", type=float, default=300.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", default="", help="also write the numbers here")
+    add_arguments(parser, pause=0.3)
     options = parser.parse_args()
     extras = options.extra
     options.extra = {name: [option for other, option in extras if other == name] for name in CONTENDERS}
@@ -138,12 +129,7 @@ def main() -> None:
     finally:
         for worker in workers.values():
             worker.stop()
-    for name, error in failed.items():
-        print(f"NOT MEASURED {name}: {error}")
-    if options.json:
-        about = {name: worker.about for name, worker in workers.items()}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(options), "about": about, "failed": failed, "results": results}, file, indent=1)
+    finish(options, workers, failed, results)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,3 +58,23 @@ def assert_refused(outcome: Outcome, *fragments: str) -> None:
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Every file below with its content, every folder with None."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def killed_and_again(words: list[str], first: Path, second: Path, seconds: float) -> str:
+    """What a command of several runs says that goes on after SIGKILL amid the ``second`` run; the ``first``, which is
+    done by then, is not made again."""
+    where = {"cwd": first.parent.parent, "env": environment()}
+    child = subprocess.Popen(words, **where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + seconds
+    while not list(second.glob(f"checkpoints/{'[0-9]' * 8}/manifest.json")):
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    time.sleep(1.0)  # its run dies with it
+    assert (first / "summary.json").exists() and not (second / "summary.json").exists()
+    before = (first / "summary.json").stat().st_mtime_ns
+    done = subprocess.run(words, **where, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert (first / "summary.json").stat().st_mtime_ns == before and "resum" in done.stdout.lower()
+    return done.stdout

@@ -1,11 +1,7 @@
 """``launch.distil``: the rounds it makes, what it refuses, and rounds that are killed and go on."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -15,7 +11,7 @@ import mdlm_jax
 from launch import distil, train
 from mdlm_jax.config import ConfigError
 from mdlm_jax.training.checkpoints import Checkpoints, abstract, restore_path
-from tests.launch.commands import ROOT, assert_refused, run
+from tests.launch.commands import assert_refused, killed_and_again, run
 
 SMALL = {"data.source": "language:shuffle", "data.length": 6, "train.batch_size": 8, "train.warmup_steps": 1,
          "eval.final_rows": 8, "eval.rows": 8, "sample.num": 1, "sample.steps": 2}
@@ -133,23 +129,9 @@ def test_duo_s_rounds_and_a_kill_amid_them(tmp_path):
     command = [sys.executable, "-m", "launch.distil", *asked(
         tmp_path / "teacher", tmp_path / "few", "--config.train.steps=2000", "--config.train.checkpoint_every=50",
         config="sdtt:duo")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first, second = (tmp_path / "few" / f"round_{n}" for n in (1, 2))
-    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 500
-    while not list(second.glob(f"checkpoints/{'[0-9]' * 8}/manifest.json")):
-        assert time.monotonic() < deadline and child.poll() is None
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    time.sleep(1.0)  # its run dies with it
-    assert (first / "summary.json").exists() and not (second / "summary.json").exists()
-    before = (first / "summary.json").stat().st_mtime_ns
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done
-    assert (first / "summary.json").stat().st_mtime_ns == before and "resum" in done.stdout.lower()
-    assert "| 2 | duo:2 |" in done.stdout
+    said = killed_and_again(command, first, second, 500)
+    assert "| 2 | duo:2 |" in said
     model = mdlm_jax.load(second)
     rows = model.generate([np.zeros(0, np.int32)] * 2, new_tokens=6, max_length=6, stop_id=None, steps=2,
                           decoder="ancestral")

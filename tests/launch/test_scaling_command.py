@@ -1,11 +1,7 @@
 """``launch.scaling``: the grid it makes, what it refuses, and a study that is killed and goes on."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +9,7 @@ import pytest
 from launch import _configs, _scaling, scaling
 from mdlm_jax.config import ConfigError, to_dict
 from mdlm_jax.models.shapes import layer_parameter_count
-from tests.launch.commands import ROOT, assert_refused, run
+from tests.launch.commands import assert_refused, killed_and_again, run
 
 TINY = '''
 from mdlm_jax.config import default_config
@@ -130,20 +126,6 @@ def test_a_killed_study_goes_on(tmp_path):
     """SIGKILL amid its second run: the first is not made again, the second goes on from its checkpoint."""
     command = [sys.executable, "-m", "launch.scaling", f"--config={recipe(tmp_path, '3e8')}",
                f"--workdir={tmp_path / 'study'}", "--sizes=8,16,24"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first, second = (tmp_path / "study" / f"masked_{size}_3e+08" for size in (8, 16))
-    child = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(second.glob(f"checkpoints/{'[0-9]' * 8}/manifest.json")):
-        assert time.monotonic() < deadline and child.poll() is None
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    time.sleep(1.0)  # its run dies with it
-    assert (first / "summary.json").exists() and not (second / "summary.json").exists()
-    before = (first / "summary.json").stat().st_mtime_ns
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done
-    assert (first / "summary.json").stat().st_mtime_ns == before and "resum" in done.stdout.lower()
-    assert "6 of 6 runs are done" in done.stdout and "autoregressive" in (tmp_path / "study" / "scaling.md").read_text()
+    said = killed_and_again(command, first, second, 300)
+    assert "6 of 6 runs are done" in said and "autoregressive" in (tmp_path / "study" / "scaling.md").read_text()
