@@ -240,10 +240,11 @@ def find(path: Path | str) -> Path:
         return path
     runs = sorted(folder.parent.name for folder in path.glob("*/checkpoints"))
     more = ", ..." if len(runs) > 8 else ""
-    among = f"; it is a folder of runs, give one of them: {', '.join(runs[:8])}{more}" if runs else ""
+    found = f"it is a folder of runs, give one of them: {', '.join(runs[:8])}{more}"
+    remedy = found if runs else "give a run's workdir or one of its steps"
     raise ConfigError(
         f"checkpoint {path}: holds no checkpoint; looked for a step ({META}, {manifest.NAME}), for steps named like "
-        f"00000500, and for such steps in checkpoints/{among}; give a run's workdir or one of its steps"
+        f"00000500, and for such steps in checkpoints/; {remedy}"
     )
 
 

@@ -269,7 +269,7 @@ def test_a_damaged_step_is_written_anew_and_a_whole_one_is_not_overwritten(copy)
     [
         ({"a": {"b": 3}}, {}, {}, TypeError, "a/b: is of type int"),
         ({"a": np.ones(2)}, {}, {}, TypeError, "a: is of type ndarray"),
-        ({"a": jnp.ones((2, 0))}, {}, {}, ValueError, "a has shape"),
+        ({"a": jnp.ones((2, 0))}, {}, {}, ValueError, "a: has shape"),
         (jnp.ones(2), {}, {}, ValueError, "name of its own"),
         ({"a.b": jnp.ones(2), "a": {"b": jnp.ones(2)}}, {}, {}, ValueError, "'a.b'"),
         ({"a": jnp.ones(2)}, {"loss": float("nan")}, {}, ValueError, "JSON"),
