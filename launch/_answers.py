@@ -30,7 +30,8 @@ class Answers:
     """
 
     def __init__(self, output: Path, job: dict[str, Any], keys: list[Key], number: int = 0, count: int = 1):
-        self.output, self.keys, self.done = output, keys, set()
+        self.output, self.keys = output, keys
+        self.done: set[Key] = set()
         self._job, self._number, self._count = json.loads(json.dumps(job)), number, count  # as a file gives it back
         self._parts = output.with_name(output.name + ".parts")
         self._own = self._parts / f"{number:05d}.jsonl"

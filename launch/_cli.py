@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.names import nearest
@@ -82,9 +83,10 @@ def _prepared(prepare, argv: list[str]):
 
 def field_types() -> dict[str, type]:
     """``section.field`` of every configuration field with its type, in order."""
+    sections: tuple[Any, ...] = dataclasses.fields(RunConfig)
     return {
         f"{section.name}.{field.name}": type(field.default)
-        for section in dataclasses.fields(RunConfig)
+        for section in sections
         for field in dataclasses.fields(section.default)
     }
 

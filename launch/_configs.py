@@ -125,7 +125,7 @@ def _line_of(error: Exception, path: Path) -> int:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno or 1
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return lines[-1] if lines else 1
+    return lines[-1] or 1 if lines else 1
 
 
 def _gist(error: Exception) -> str:

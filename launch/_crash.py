@@ -46,6 +46,7 @@ def _new(workdir: Path) -> TextIO:
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
             return open(workdir / f"crash-{number}.txt", "x", encoding="utf-8")
+    raise AssertionError("there is always a next number")
 
 
 def _memory(device) -> str:

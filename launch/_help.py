@@ -9,6 +9,7 @@ import textwrap
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax import config as config_module
 from mdlm_jax.config import RunConfig
@@ -34,7 +35,7 @@ def field_docs() -> dict[str, str]:
     docs = {}
     for section in dataclasses.fields(RunConfig):
         kind = type(section.default)
-        source = Path(sys.modules[kind.__module__].__file__).read_text(encoding="utf-8")
+        source = Path(inspect.getfile(kind)).read_text(encoding="utf-8")
         comments = {
             token.start[0]: token.string.lstrip("# ")
             for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -44,8 +45,8 @@ def field_docs() -> dict[str, str]:
         node = classes[kind.__name__]
         docs[section.name] = ast.get_docstring(node) or ""
         for item in node.body:
-            if isinstance(item, ast.AnnAssign):
-                docs[f"{section.name}.{item.target.id}"] = comments.get(item.end_lineno, "")
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                docs[f"{section.name}.{item.target.id}"] = comments.get(item.end_lineno or 0, "")
     return docs
 
 
@@ -60,7 +61,8 @@ def config_lines() -> str:
     """Every configuration field with its default and its meaning, by section."""
     docs = field_docs()
     lines = []
-    for section in dataclasses.fields(RunConfig):
+    sections: tuple[Any, ...] = dataclasses.fields(RunConfig)
+    for section in sections:
         lines.append(f"\n {section.name}: {docs[section.name]}")
         for field in dataclasses.fields(section.default):
             default = str(field.default).lower() if isinstance(field.default, bool) else field.default
@@ -91,8 +93,8 @@ def name_lines() -> str:
     lines.append(" oracle languages (--config.data.source=language:NAME or language:NAME:KEY=VALUE,...)")
     for name, maker in LANGUAGES.items():
         settings = ",".join(f"{key}={p.default}" for key, p in inspect.signature(maker).parameters.items())
-        told = sys.modules[maker.__self__.__module__] if maker.__name__ == "random" else maker
-        lines.append(row(f"{name}:{settings}".removesuffix(":"), inspect.getdoc(told).partition("\n")[0]))
+        told = inspect.getmodule(maker) if maker.__name__ == "random" else maker
+        lines.append(row(f"{name}:{settings}".removesuffix(":"), (inspect.getdoc(told) or "").partition("\n")[0]))
     return "\n".join(lines)
 
 

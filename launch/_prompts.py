@@ -13,7 +13,7 @@ ANSWERED = ("index", "sample", "text", "finish", "tokens", "forwards", "token_id
 class Prompt(NamedTuple):
     """One prompt: its place in the file from 0, its text or token ids, and what its answer is written beside."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     prompt: str | list[int]
     fields: dict[str, Any]
 
@@ -32,13 +32,13 @@ def read_prompts(text: str, field: str) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--prompts={text}: cannot be read ({error})") from None
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
-    if not lines:
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise ConfigError(f"--prompts={text}: holds no prompts; write one a line")
     if path.suffix not in _JSON:
-        return [Prompt(index, line, {"prompt": line}) for index, (_, line) in enumerate(lines)]
+        return [Prompt(index, line, {"prompt": line}) for index, (_, line) in enumerate(numbered)]
     return [_object(index, f"--prompts={text}, line {number}", line, field)
-            for index, (number, line) in enumerate(lines)]
+            for index, (number, line) in enumerate(numbered)]
 
 
 def _object(index: int, where: str, line: str, field: str) -> Prompt:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,8 @@ def _figure(bound: Bound) -> tuple[float, float, str]:
 def _draw(config, workdir, built, held_out, network, process, params, references, bound) -> np.ndarray:
     """Samples and pictures; gives the samples' tokens [num, L]. Runs on prompts answer those of held-out rows, those on
     images draw every class in turn."""
-    canvas = first = written = labels = None
+    canvas = written = labels = None
+    first: Any = None  # with a canvas: its prompts
     if config.model.classes:
         labels = np.arange(config.sample.num) % config.model.classes
     if config.data.answers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from mdlm_jax.sampling.assd import ASSD
 from mdlm_jax.sampling.canvas import Canvas, blank
 from mdlm_jax.sampling.canvas import canvas as canvas_of
 from mdlm_jax.sampling.codd import CoDD
+from mdlm_jax.sampling.decoder import Decoder
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.maria import MARIA
 from mdlm_jax.sampling.p2 import P2
@@ -42,9 +44,12 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     """
     weights = jax.device_put(weights, jax.local_devices()[0])  # samples are few; one device draws them
     canvas = blank(process.mask_id, options.num, length, prompt, condition=labels) if canvas is None else canvas
-    chain = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
-    kind, size, steps = objective.partition(":")[0], None, options.steps
-    params, decoder = weights["network"], Ancestral(process, **chain)
+    chain: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
+    kind, params = objective.partition(":")[0], weights["network"]
+    size: int | None = None
+    steps: int | None = options.steps
+    denoise: CausalDenoiser | Denoiser | ScheduledDenoiser
+    decoder: Decoder = Ancestral(process, **chain)
     if kind == "autoregressive":
         denoise = CausalDenoiser(network, process.mask_id, process.vocab_size)
     else:
@@ -63,7 +68,7 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
         decoder = MARIA(mask_id=process.mask_id,
                         **beside.taken(objective, network, weights, twin, process.mask_id), **chain)
     elif kind == "codd":
-        decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // steps), **chain,
+        decoder = CoDD(mask_id=process.mask_id, tokens=-(-length // options.steps), **chain,
                        **beside.taken(objective, network, weights))
         steps = None
     elif kind == "dmax":
@@ -72,7 +77,7 @@ def draw(process, network, weights: dict, options: SampleConfig, length: int, pr
     elif kind in LEFT_TO_RIGHT:
         size = network.block_length if kind in BLOCKS else 1
         blocks = -(-(length - int(canvas.start.min()) // size * size) // size)
-        steps = blocks * (-(-steps // blocks) if kind in BLOCKS else 1)
+        steps = blocks * (-(-options.steps // blocks) if kind in BLOCKS else 1)
     elif "schedule" in weights:
         denoise, params = ScheduledDenoiser(network, process.vocab_size), weights
         decoder = LearnedScheduleAncestral(process, **chain)

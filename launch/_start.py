@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.data import is_images
@@ -102,7 +103,7 @@ def _check_twin(config: RunConfig) -> None:
 def twin_network(config: RunConfig, ids: int) -> TransformerConfig | None:
     """The shape of the network of train.twin, over a tokenizer of ``ids``; None where there is none."""
     there = _model_of(config.train.twin) if config.train.twin else None
-    return there and there.transformer(there.vocab_size or ids)
+    return None if there is None else there.transformer(there.vocab_size or ids)
 
 
 def _check_stays(config: RunConfig, there: ModelConfig) -> None:
@@ -203,13 +204,14 @@ def named_tokenizer(spec: str) -> Tokenizer:
     return make_tokenizer(spec, lambda: ())
 
 
-def _folder(text: str) -> Path | None:
-    """Where config.json and tokenizer.json are: a Hugging Face directory, a workdir, or the newest step."""
+def _folder(text: str) -> Path | Any:
+    """Where config.json and tokenizer.json are: a Hugging Face directory, a workdir, or the newest step; None where
+    there is none, which `check_start` refuses."""
     path = places.place(text)
     return path if (path / "config.json").is_file() else _step(text)
 
 
-def _step(text: str) -> Path | None:
+def _step(text: str) -> Path | Any:
     """The newest step of a run, or the step itself; None where there is none."""
     path = places.place(text)
     if (path / manifest.NAME).is_file():

@@ -43,38 +43,38 @@ def supervise(job: Job) -> int:
             began = time.monotonic()
             status = _attempt(job, asked)
             if status == 0 or status in _FINAL or asked.number is not None:
-                return _STOPPED.get(asked.number, status) if status else 0
+                return status if asked.number is None or not status else _STOPPED[asked.number]
             if attempt < job.max_restarts:
                 at_once = status != 143 and time.monotonic() - began < _AT_ONCE
                 pause = min(2 * pause or 1, _LONGEST_PAUSE) if at_once else 0
                 when = f" in {pause} s" if pause else ""
                 _say(f"starting all {job.processes} again{when} ({attempt + 1} of {job.max_restarts})")
-                if _stopped_in(pause, asked):
-                    return _STOPPED[asked.number]
+                if number := _stopped_in(pause, asked):
+                    return _STOPPED[number]
         if status == 143:
             return status
         _say(f"ended {_described(status)} {job.max_restarts + 1} time(s); giving up (what it said is above)")
         return 1
 
 
-def _stopped_in(seconds: float, asked: "_Signals") -> bool:
-    """Waits; whether it was asked to stop meanwhile."""
+def _stopped_in(seconds: float, asked: "_Signals") -> signal.Signals | None:
+    """Waits; what asked it to stop meanwhile."""
     end = time.monotonic() + seconds
     while asked.number is None and time.monotonic() < end:
         time.sleep(_POLL)
-    return asked.number is not None
+    return asked.number
 
 
 class _Signals:
     """SIGTERM and SIGINT noted, not obeyed, while the job runs."""
 
     def __enter__(self) -> "_Signals":
-        self.number: int | None = None
+        self.number: signal.Signals | None = None
         self._previous = {number: signal.signal(number, self._note) for number in _STOPPED}
         return self
 
     def _note(self, number, frame) -> None:
-        self.number = number
+        self.number = signal.Signals(number)
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
@@ -121,6 +121,7 @@ def _die_with_parent() -> None:
 
 
 def _pass_on(child: _Child, number: int) -> None:
+    assert child.stderr is not None
     mark = f"[process {number}] ".encode() if number else b""
     for line in child.stderr:
         sys.stderr.buffer.write(mark + line)
@@ -139,7 +140,7 @@ def _watch(job: Job, children: list[_Child], asked: _Signals) -> int:
             _say(f"process {failed[0].number} ended {_described(failed[1])}")
         if (asked.number is not None or failed) and deadline is None:
             # After a failure the others are asked too: those that were told to stop may be saving together.
-            saving = asked.number is not None or failed[1] == 143
+            saving = failed is None or asked.number is not None or failed[1] == 143
             deadline = time.monotonic() + (job.grace if saving else 2)
             for child in children:
                 _signal(child, signal.SIGTERM)

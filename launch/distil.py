@@ -93,7 +93,8 @@ def read(flags: dict, overrides: dict) -> Rounds:
             raise ConfigError(f"--config.{name}={overrides[name]}: follows from {origin}; leave it out")
     kind, steps = _first(_configs.load(recipe, overrides | {"train.init_from": start}), recipe, flags.get("steps"))
     _check_halves(kind, steps, number)
-    rounds, given = [], tuple(f"--config.{name}={value}" for name, value in overrides.items())
+    rounds: list[Round] = []
+    given = tuple(f"--config.{name}={value}" for name, value in overrides.items())
     for index in range(number):
         objective = f"{kind}:{steps >> index}"
         config = _configs.load(recipe, overrides | {"train.init_from": start, "train.objective": objective})

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax.config import ConfigError, RunConfig
 
@@ -46,7 +47,7 @@ class EvolutionOptions:
 
 def read_options(flags: dict) -> EvolutionOptions:
     """ConfigError: no runs there, numbers out of range, a figure that cannot be written, networks without a canvas."""
-    models = {}
+    models: dict[str, Any] = {}
     for text in folders(_cli.require(flags, "checkpoints", "'runs/xdlm/*'", "the trained models")):
         folder = find_checkpoint(text)
         config = read_config(folder / "config.json")

@@ -89,7 +89,8 @@ def read_options(flags: dict) -> PrepareOptions:
         out = Path(_cli.require(flags, "out", "rows/book", "the folder for the rows")).expanduser()
         if "://" in str(flags["out"]) or (out.exists() and not out.is_dir()):
             raise ConfigError(f"--out={flags['out']}: is not a folder of this machine; choose another")
-    workers = flags.get("workers", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = flags.get("workers", cores)
     for name, value in (("workers", workers), ("shards", flags.get("shards", 1))):
         if value < 1:
             raise ConfigError(f"--{name}={value}: must be positive")

@@ -161,7 +161,7 @@ class Subject:
         if told.validation:
             return [one.prompt for one in told.validation]
         rows = np.zeros((told.evaluate.samples, 0), np.int32)
-        if given := told.right and getattr(self._language, "given", 0):
+        if given := getattr(self._language, "given", 0) if told.right else 0:
             rng = np.random.default_rng(told.evaluate.seed)
             rows = self._language.sample(rng, told.evaluate.samples, config.data.length)[:, :given]
         return list(rows)

@@ -124,7 +124,8 @@ class _Bar:
     """(bytes done, bytes in all) as a progress bar in megabytes."""
 
     def __init__(self, title: str):
-        self._title, self._progress = title, None
+        self._title = title
+        self._progress: Progress | None = None
 
     def __enter__(self):
         return self

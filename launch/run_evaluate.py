@@ -155,7 +155,8 @@ class Measure:
         kind = parse_spec("train.objective", self.config.train.objective, OBJECTIVES)[0]
         if kind not in _DIFFUSION or bound.network.attention == "two_stream":
             return told
-        make = GiddObjective if isinstance(self.model.process, GiddProcess) else ContinuousObjective
+        gidd = isinstance(self.model.process, GiddProcess)
+        make: type[ContinuousObjective] = GiddObjective if gidd else ContinuousObjective
         integrand = make(bound.network, self.model.process, head_budget=bound.head_budget,
                          data_shards=bound.data_shards)
         mean = self._run(integrand, self.options.draws, None, batch)

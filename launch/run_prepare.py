@@ -72,7 +72,8 @@ class _Bars:
     """A progress bar for each part of the work."""
 
     def __init__(self):
-        self._name, self._bar = None, None
+        self._name: str | None = None
+        self._bar: Progress | None = None
 
     def __enter__(self):
         return self
@@ -80,7 +81,7 @@ class _Bars:
     def __call__(self, name: str, done: int, total: int) -> None:
         if name not in _UNITS:
             print(f"{name} ...", flush=True)
-        elif name == self._name:
+        elif self._bar and name == self._name:
             self._bar.update(done)
         else:
             self.close()

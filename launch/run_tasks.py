@@ -32,6 +32,7 @@ def main(options: TaskOptions, job: Callable[[SampleOptions], Answers]) -> None:
         run_answers.main(answering, answers)
         if turn < options.task.turns - 1:
             _wait(answers, turn)
+    assert answering.output is not None
     if not answering.output.exists():
         print(f"{options.task.name}: whoever answers the last of {answering.output} judges them all", file=sys.stderr)
         return
@@ -65,6 +66,7 @@ def _wait(answers: Answers, turn: int) -> None:
 
 def _lines(answering: SampleOptions) -> list[dict]:
     """The objects of its output. Their texts may hold other ends of lines than the one between them."""
+    assert answering.output is not None
     return [json.loads(line) for line in answering.output.read_text(encoding="utf-8").split("\n") if line]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,7 +75,7 @@ def _settle(options: TrajectoryOptions, model, length: int, shards: int) -> None
 
 def _written(model, options: TrajectoryOptions, length: int, rows: range) -> tuple[np.ndarray, np.ndarray]:
     """tokens and rank of a shard, [R, length] each."""
-    prompts = [np.zeros(0, np.int32)] * len(rows)
+    prompts: list[Any] = [np.zeros(0, np.int32)] * len(rows)
     if options.prompts is not None:
         prompts = [options.prompts[i % len(options.prompts)].prompt for i in rows]
     found = model.generate(

@@ -103,7 +103,7 @@ def read_options(flags: dict) -> SampleOptions:
     prompts = tuple(read_prompts(flags["prompts"], flags.get("prompt_field", "prompt"))) if several else None
     counts = _token_counts(flags, model, prompts)
     new_tokens, length = _lengths(flags, model, counts)
-    if labels is None:
+    if labels is None or model.config is None:
         _check_guidance(sample.guidance, min(counts), model.config)
     else:
         _images.check_guidance(sample.guidance, model.config)
@@ -173,7 +173,7 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
 
 def _sample_config(flags: dict, model: _Model, labels: list[int] | None) -> SampleConfig:
     own = SampleConfig() if model.config is None else model.config.sample
-    if "labels" in flags:
+    if labels is not None:
         own = dataclasses.replace(own, num=len(labels))
     given = {name: flags[name] for name in _RUN_NUMBERS if name in flags}
     try:
@@ -231,12 +231,12 @@ def _check_guidance(guidance: float, prompt_tokens: int, config: RunConfig | Non
 def _generate(flags: dict, model: _Model, sample: SampleConfig, new_tokens: int) -> dict[str, Any]:
     """Keywords of `LanguageModel.generate`."""
     decoder = flags.get("decoder", registry.usual(model.family, model.attention).decoder)
-    numbers, own = _decoders.numbers(flags, decoder), model.config is not None and "decoder" not in flags
+    numbers, own = _decoders.numbers(flags, decoder), None if "decoder" in flags else model.config
     if own:
         numbers = {name: getattr(sample, name) for name in _decoders.EVERYWHERE} | numbers
     found = {name: flags[name] for name in (*_PASSED_ON, "decoder") if name in flags} | numbers
     if own and model.attention in ("bidirectional", "block_causal"):
-        size = model.config.model.block_length if model.attention == "block_causal" else 0
+        size = own.model.block_length if model.attention == "block_causal" else 0
         size = flags.get("block_length") or size
         blocks = -(-new_tokens // size) if size else 1
         exact = "steps" in flags and model.attention == "bidirectional"
@@ -318,6 +318,7 @@ def _sample(options: SampleOptions) -> None:
 
 def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:
     """What the command answers: everything that decides an answer, and nothing else."""
+    assert options.prompts is not None and options.output is not None
     prompts = [(one.prompt, one.fields) for one in options.prompts]
     says = {
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "count": len(prompts),

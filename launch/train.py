@@ -98,6 +98,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
         print(*(f"note     {note}" for note in length_notes(config)), _verdict(config), sep="\n", file=sys.stderr)
         return None
     profile = _steps(flags["profile"], config.train.steps) if "profile" in flags else None
+    assert workdir is not None  # only a dry run goes without
     return lambda: _train(config, workdir, how, profile)
 
 

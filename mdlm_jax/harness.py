@@ -61,18 +61,18 @@ class HarnessModel(LM):
         del device, max_batch_size  # the harness's own flags, which mean nothing here
         if bool(checkpoint) == (model is not None):
             raise ConfigError("checkpoint, model: give one of them")
-        folder = _found(checkpoint) if checkpoint else None
-        self.model = model or loading.without_weights(folder, mask_id=mask_id)
+        self.model = model or loading.without_weights(_found(checkpoint), mask_id=mask_id)
         if self.model.tokenizer is None:
             raise ConfigError(f"checkpoint={checkpoint}: holds no tokenizer.json, and the harness gives text; add it")
-        self._measuring = {"method": method, "draws": draws, "error": error}
-        self._common = {"guidance": guidance, "batch_size": _whole("batch_size", batch_size), "max_length": max_length}
+        self._measuring: dict[str, Any] = {"method": method, "draws": draws, "error": error}
+        self._common: dict[str, Any] = {"guidance": guidance, "batch_size": _whole("batch_size", batch_size),
+                                        "max_length": max_length}
         self._seed, self._decoding, self._checkpoint = seed, decoding, checkpoint
         self._check_measuring()
         self._check_decoding()
         self.max_length = max_length or self.model.description.max_length or 1 << 30
         self._template = _chat_template(Path(checkpoint)) if checkpoint else None
-        self.model = model or _loaded(folder, mesh, dtype, mask_id)
+        self.model = model or _loaded(_found(checkpoint), mesh, dtype, mask_id)
 
     def _check_measuring(self) -> None:
         """Refuses arguments that `LanguageModel.log_likelihood` refuses, by asking it for none at all.

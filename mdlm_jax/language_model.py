@@ -44,7 +44,7 @@ class LanguageModel:
 
     params: dict
     description: Description
-    process: Process | None
+    process: Process | Any
     tokenizer: Any = None
     schedule: jax.Array | None = None
     joint: JointSampler | None = None
@@ -218,8 +218,8 @@ def _filled_up(config: TransformerConfig, mesh: AbstractMesh | None, tokens: np.
         mask = np.ones(tokens.shape, np.int32) if mask is None else mask
         mask = np.pad(mask, ((0, 0), (0, longer)))
     mask = None if mask is None else np.pad(mask, ((0, more), (0, 0)), mode="edge")
-    of_rows = [None if np.ndim(x) == 0 else jnp.pad(jnp.asarray(x), (0, more), mode="edge") for x in of_rows]
-    return np.pad(tokens, ((0, more), (0, longer))), mask, *of_rows
+    padded = (None if np.ndim(x) == 0 else jnp.pad(jnp.asarray(x), (0, more), mode="edge") for x in of_rows)
+    return np.pad(tokens, ((0, more), (0, longer))), mask, *padded
 
 
 def _checked_latent(latent, rows: int) -> np.ndarray:

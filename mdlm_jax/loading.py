@@ -116,6 +116,7 @@ def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
         process = process_of(description, folder)
         _give_ids(tokenizer, description)
     else:
+        assert description.mask_id is not None  # which every run of ours has
         process = build_process(_run_config(folder), tokenizer.vocab_size, description.mask_id)
     return LanguageModel(shapes["network"], description, process, tokenizer, shapes.get("schedule"),
                          **_beside(folder, description, shapes))

@@ -62,7 +62,8 @@ def _recipe(name: str):
 def _recipe_lines() -> str:
     parts = []
     for name, recipe in RECIPES.items():
-        parts.append(f"{name}: {recipe.__doc__.partition(chr(10))[0]}\n{_help.flag_lines((*recipe.FLAGS, _GO))}")
+        about = (recipe.__doc__ or "").partition("\n")[0]
+        parts.append(f"{name}: {about}\n{_help.flag_lines((*recipe.FLAGS, _GO))}")
     return "\n\n".join(parts)
 
 

@@ -28,7 +28,8 @@ class CountDraw(NamedTuple):
     """Which positions are masked and what each is worth."""
 
     masked: jax.Array  # [B, L] bool
-    count: jax.Array  # [B] int32, number of masked positions
+    # [B] int32, number of masked positions
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     eligible: jax.Array  # [B] int32, L_i, number of positions noise may touch
     weight: jax.Array  # [B] float32, of each masked token of the row
 
@@ -76,7 +77,9 @@ def draw_both(
     Args, raises: as `draw_counts`.
     """
     weights.check(weighting, law)
-    return draw_from_scores(random_scores(keys, noise_mask.shape[1]), u, noise_mask, law, weighting, both=True)
+    scores = random_scores(keys, noise_mask.shape[1])
+    first, second = draw_from_scores(scores, u, noise_mask, law, weighting, both=True)
+    return first, second
 
 
 def draw_from_scores(scores, u, noise_mask, law, weighting, both: bool) -> tuple[CountDraw, ...]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core import categorical, truncation
 from mdlm_jax.core.chunks import over_chunks
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction_chunk import suppressed_logits
 
 _ROWS = 256  # of the head at once where only some positions are wanted: enough to keep a matrix product busy
@@ -25,14 +25,14 @@ class Drawn(NamedTuple):
     All are of the untempered, untruncated law, ``law_log_prob`` apart.
     """
 
-    sample: jax.Array | None = None  # int32: one draw (the argmax at temperature 0), or the forced id
-    sample_log_prob: jax.Array | None = None
-    law_log_prob: jax.Array | None = None  # of the sample under the law it is drawn from; 0 at temperature 0
-    current_log_prob: jax.Array | None = None  # of the given current tokens; -inf for the suppressed id
-    argmax: jax.Array | None = None  # int32
-    top_log_prob: jax.Array | None = None  # of the argmax
-    second_log_prob: jax.Array | None = None  # of the runner-up
-    entropy: jax.Array | None = None
+    sample: Asked = None  # int32: one draw (the argmax at temperature 0), or the forced id
+    sample_log_prob: Asked = None
+    law_log_prob: Asked = None  # of the sample under the law it is drawn from; 0 at temperature 0
+    current_log_prob: Asked = None  # of the given current tokens; -inf for the suppressed id
+    argmax: Asked = None  # int32
+    top_log_prob: Asked = None  # of the argmax
+    second_log_prob: Asked = None  # of the runner-up
+    entropy: Asked = None
 
 
 EVERYTHING = ("sample", "sample_log_prob", "argmax", "top_log_prob", "second_log_prob", "entropy")

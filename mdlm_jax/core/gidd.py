@@ -99,7 +99,7 @@ class GiddProcess(Process):
     p_uniform: float = dataclasses.field(default=0.1, kw_only=True)
     gamma: float = dataclasses.field(default=1.0, kw_only=True)
     mixing: float = dataclasses.field(default=0.1, init=False)
-    schedule: Schedule = dataclasses.field(default=GiddSchedule(), init=False)
+    schedule: GiddSchedule = dataclasses.field(default=GiddSchedule(), init=False)
     uniform_hits_mask: bool = dataclasses.field(default=False, init=False)
 
     def __post_init__(self):

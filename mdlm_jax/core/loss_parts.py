@@ -41,7 +41,7 @@ class LossParts:
 
     def per_row(self) -> jax.Array:
         """[B] nats a row, all terms."""
-        return sum(term.sum(-1) for term in self.terms.values())
+        return jnp.asarray(sum(term.sum(-1) for term in self.terms.values()))
 
     def row_counts(self) -> jax.Array:
         """[B] float32, the denominator of each row."""
@@ -71,7 +71,7 @@ class LossParts:
 
     def objective(self) -> jax.Array:
         """The scalar whose gradient trains: the sum of all terms, and the surrogate. Divide by the total count."""
-        total = sum(term.sum() for term in self.terms.values())
+        total = jnp.asarray(sum(term.sum() for term in self.terms.values()))
         return total if self.surrogate is None else total + self.surrogate
 
 

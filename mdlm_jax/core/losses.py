@@ -149,7 +149,7 @@ def prior(process: Process, tokens: jax.Array) -> jax.Array:
     return jnp.where(alive > 0, alive * jnp.log(ratio), 0.0) + xlogy(noise * (1.0 - r), noise)
 
 
-def level_weight(process: Process, t: jax.Array, weighting: weights.Weighting) -> jax.Array:
+def level_weight(process: Process, t: jax.Array, weighting: weights.Multiplier) -> jax.Array:
     """What to multiply `nelbo_rate` by for a ``weighting`` that is a function of the level, [B, 1] or [B, L].
 
     w(1 - alpha) (1 - alpha) / rate: the bound's own weight of a corrupted token, rate / (1 - alpha), is taken out and
@@ -178,7 +178,7 @@ def _softplus_drop(log_prob: jax.Array, c: jax.Array) -> jax.Array:
 def _excess(log_r: jax.Array) -> jax.Array:
     """R - log R - 1 from log R >= 0: exp(d) - 1 - d, by its series where the difference would cancel."""
     small = log_r < 0.5
-    series = 1.0
+    series: float | jax.Array = 1.0
     for n in range(12, 2, -1):
         series = 1.0 + log_r / n * series
     large = jnp.where(small, 1.0, log_r)
@@ -189,7 +189,7 @@ def _excess_of_log_odds(y: jax.Array) -> jax.Array:
     """R - log R - 1 for R = sigmoid(-y): softplus(y) - sigmoid(y) = -log(1 - p) - p with p = sigmoid(y), by series."""
     p = jax.nn.sigmoid(y)
     small = p < 0.2
-    series = 0.0
+    series: float | jax.Array = 0.0
     for n in range(18, 1, -1):
         series = 1.0 / n + p * series
     large = jnp.where(small, 0.0, y)

@@ -5,11 +5,16 @@ Logits over the vocabulary exist only where someone asks for them: losses and de
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.guidance import guide
+
+# The type of what is an array where it was asked for, or where a mode needs it, and None elsewhere. Who reads it knows
+# the mode; a checker of types cannot, and takes it for an array (as it does the result of `re.Match.group`).
+Asked = jax.Array | Any
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +41,8 @@ class Head:
         if self.guidance is None:
             logits = self._product(hidden)
         else:
-            logits = guide(*map(self._product, jnp.split(hidden, 2, axis=-1)), self.guidance)
+            conditional, unconditional = map(self._product, jnp.split(hidden, 2, axis=-1))
+            logits = guide(conditional, unconditional, self.guidance)
         return logits if self.bias is None else logits + self.bias.astype(logits.dtype)
 
     def _product(self, hidden: jax.Array) -> jax.Array:

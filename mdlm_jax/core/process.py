@@ -13,12 +13,13 @@ Times are [B] (one a row) or [B, L] (one a position).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core import categorical
+from mdlm_jax.core.prediction import Asked
 from mdlm_jax.core.schedules import Linear, Schedule
 
 
@@ -60,7 +61,7 @@ class Process:
     """
 
     vocab_size: int
-    mask_id: int | None
+    mask_id: int | Any
     mixing: float = 0.0
     schedule: Schedule = Linear()
     uniform_hits_mask: bool = True
@@ -186,9 +187,10 @@ class Process:
     def _noise_tokens(self, kind_keys, id_keys, rows, shape, uniform, noise, dtype):
         """Noise given that there is some: a uniform id with chance uniform / noise, else the mask. [B, *shape]."""
         if self.masked_only:
+            assert self.mask_id is not None  # or there would be no such process
             return jnp.full((rows, *shape), self.mask_id, dtype)
         ids = jax.vmap(lambda key: jax.random.randint(key, shape, 0, self.uniform_size, dtype))(id_keys)
-        if self.uniform_size < self.vocab_size:
+        if self.mask_id is not None and self.uniform_size < self.vocab_size:
             ids = ids + (ids >= self.mask_id).astype(dtype)
         if self.mixing == 1.0:
             return ids
@@ -197,7 +199,7 @@ class Process:
 
     # Reverse ---------------------------------------------------------------------------------------------------------
 
-    def jump_probability(self, tokens: jax.Array, s: jax.Array, t: jax.Array, current_log_prob: jax.Array) -> jax.Array:
+    def jump_probability(self, tokens: jax.Array, s: jax.Array, t: jax.Array, current_log_prob: Asked) -> jax.Array:
         """P(the token became noise between s and t | its value z now), under the denoiser. [B, L].
 
         pi_{t|s}(z) / f_t(theta, z) with f_t(theta, z) = a p(z) + pi_t(z); the mask has p = 0.
@@ -260,7 +262,7 @@ class Process:
             jump = jump & noise_mask
         return jnp.where(jump, jnp.where(to_noise, noise, sample), tokens)
 
-    def noise_probability(self, tokens: jax.Array, t: jax.Array, current_log_prob: jax.Array | None) -> jax.Array:
+    def noise_probability(self, tokens: jax.Array, t: jax.Array, current_log_prob: Asked) -> jax.Array:
         """P(the current token is noise), rho in arXiv 2602.01362. [B, L]; 1 at the mask, 0 elsewhere if mixing is 0."""
         if self.masked_only:
             return self.is_mask(tokens).astype(jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mdlm_jax.core.columns import ALL_HERE, Columns
 from mdlm_jax.core.linear import outer
-from mdlm_jax.core.prediction import Head
+from mdlm_jax.core.prediction import Asked, Head
 
 _LARGE = 80.0  # softplus(s) = log(1 + e^s); beyond, it is s itself
 
@@ -37,13 +37,13 @@ class Reduced(NamedTuple):
     """Per-position results, [B, L] each, in nats, at least float32; None where not asked for."""
 
     log_normaliser: jax.Array
-    target: jax.Array | None = None
-    current: jax.Array | None = None
-    softplus_sum: jax.Array | None = None
-    entropy: jax.Array | None = None
-    kl: jax.Array | None = None
-    mean_value: jax.Array | None = None
-    top: jax.Array | None = None
+    target: Asked = None
+    current: Asked = None
+    softplus_sum: Asked = None
+    entropy: Asked = None
+    kl: Asked = None
+    mean_value: Asked = None
+    top: Asked = None
 
 
 def suppressed_logits(head: Head, hidden: jax.Array, suppress: int | None, columns: Columns = ALL_HERE) -> jax.Array:
@@ -105,7 +105,7 @@ def chunk_backward(wanted, logits, given: Given, values, log_teacher, reduced: R
     possible = probs > 0
     ids_here = wanted.columns.ids(logits.shape[-1])
     on_probs = cotangent.log_normaliser  # collects the factors of p_e
-    grad = 0.0
+    grad: float | jax.Array = 0.0
     for ids, weight in ((given.target, cotangent.target), (given.current, cotangent.current)):
         if ids is not None:
             impossible = jnp.isneginf(wanted.columns.at(log_probs, ids))  # takes no gradient

@@ -59,8 +59,20 @@ class Schedule:
         """The t with 1 - alpha(t) = complement, clipped to [0, 1]. Accurate where the complement is small."""
         return self._a_complement_inverse(jnp.clip((complement - self.eps_data) / self._span, 0.0, 1.0))
 
+    def _a(self, t):
+        raise NotImplementedError
+
+    def _a_complement(self, t):
+        raise NotImplementedError
+
+    def _a_rate(self, t):
+        raise NotImplementedError
+
     def _a_inverse(self, a):
         return self._a_complement_inverse(1.0 - a)
+
+    def _a_complement_inverse(self, c):
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +198,17 @@ class SigmaSchedule(Schedule):
 
     def inverse_complement(self, complement):
         return self._time_of_sigma(-jnp.log1p(-complement))
+
+    def sigma(self, t):
+        """-log alpha(t)."""
+        raise NotImplementedError
+
+    def sigma_rate(self, t):
+        """d sigma / dt."""
+        raise NotImplementedError
+
+    def _time_of_sigma(self, sigma):
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

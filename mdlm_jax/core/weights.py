@@ -34,7 +34,7 @@ class Elbo:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Multiplier(abc.ABC):
+class Multiplier(abc.ABC):
     """A weighting that is a function of the level alone."""
 
     is_bound = False
@@ -48,7 +48,7 @@ class _Multiplier(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Power(_Multiplier):
+class Power(Multiplier):
     """level^-power. 0: every corrupted token counts alike (MaskGIT, arXiv 2202.04200); 1: LLaDA's 1 / t (2502.09992).
 
     Negative powers favour heavily masked rows, powers above 1 lightly masked ones even more than the bound does.
@@ -65,7 +65,7 @@ class Power(_Multiplier):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clipped(_Multiplier):
+class Clipped(Multiplier):
     """min(1 / level, maximum): lightly masked rows cannot dominate a batch (as GIDD clips its weights, 2503.04482)."""
 
     maximum: float
@@ -86,7 +86,7 @@ class Dynamic:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Custom(_Multiplier):
+class Custom(Multiplier):
     """Any function from levels to weights, of any shape and elementwise; compiled once for each function object.
 
     Raises:
@@ -134,5 +134,6 @@ def check(weighting: Weighting, law: levels.Law) -> None:
 def from_spec(spec: str) -> Weighting:
     """The weighting of ``TrainConfig.weighting``: ``"elbo"``, ``"constant"``, ``"power:0.5"``, ``"clipped:10"``."""
     name, numbers = specs.parse("weighting", spec, {"elbo": 0, "constant": 0, "power": 1, "clipped": 1, "dynamic": 0})
-    makers = {"elbo": Elbo, "constant": lambda: Power(0.0), "power": Power, "clipped": Clipped, "dynamic": Dynamic}
+    makers: dict[str, Callable[..., Weighting]] = {
+        "elbo": Elbo, "constant": lambda: Power(0.0), "power": Power, "clipped": Clipped, "dynamic": Dynamic}
     return makers[name](*numbers)

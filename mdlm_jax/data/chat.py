@@ -71,7 +71,8 @@ def exchanges(messages: Sequence[Mapping[str, Any]], template: str, where: str) 
     Raises:
       ConfigError: naming ``where``: no list of {role, content}, or no answer in it.
     """
-    made, before, found = TEMPLATES[template], [], 0
+    made, found = TEMPLATES[template], 0
+    before: list[Piece] = []
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
         raise ConfigError(f"{where}: must be a list of objects with role and content")
     pieces: list[Piece] = [(made.begin, True)] if made.begin else []

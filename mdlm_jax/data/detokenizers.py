@@ -24,7 +24,8 @@ def _regular(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
 
 def _inside(*signs: str) -> tuple[Rule, ...]:
     """No spaces just inside a pair of brackets or quotes."""
-    return _regular(*((rf"{re.escape(a)}\s*([^{re.escape(b)}]*?)\s*{re.escape(b)}", rf"{a}\1{b}") for a, b in signs))
+    pairs = ((sign[0], sign[1]) for sign in signs)
+    return _regular(*((rf"{re.escape(a)}\s*([^{re.escape(b)}]*?)\s*{re.escape(b)}", rf"{a}\1{b}") for a, b in pairs))
 
 
 def _before(signs: str) -> tuple[Rule, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mdlm_jax.data.parquet_source import ParquetFile
 from mdlm_jax.data.sources import Document, FileTree, JsonLines, Source, TextFile
+from mdlm_jax.data.tfds_source import TfdsSource
 
 SIZE = 8 << 20  # bytes of a piece, about
 _EXAMPLES = 8192  # of a tfds dataset in a piece
@@ -52,6 +53,7 @@ def cut(source: Source, size: int) -> list[Piece]:
             return _cut_lines(source, size)
         case ParquetFile():
             return _cut_groups(source, size)
+    assert isinstance(source, TfdsSource)
     return [Piece(start, min(start + _EXAMPLES, count), 0, part, split)
             for part, (split, count) in source.splits().items() for start in range(0, count, _EXAMPLES)]
 
@@ -70,6 +72,7 @@ def read(source: Source, piece: Piece) -> Iterator[Document]:
             return source.read_lines(io.BytesIO(_bytes(source, piece)), piece.first, _every)
         case ParquetFile():
             return source.read_groups(piece.start, piece.stop, piece.first, _every)
+    assert isinstance(source, TfdsSource)
     return source.read_examples(piece.part, _every, piece.start, piece.stop)
 
 

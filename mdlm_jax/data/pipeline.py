@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -199,8 +200,8 @@ def _build_language(config: DataConfig, batch_size: int, tokenizer: Tokenizer | 
 def make_pipelines(rows: dict, config: DataConfig, batch_size: int, tokenizer: Tokenizer, *, in_order: bool = False,
                    mixed: Mixed | None = None, labels: dict | None = None) -> dict[str, Pipeline]:
     """A pipeline for the rows of each split, with their ``labels``; only those of ``train`` are mixed and cut."""
-    settings = {"batch_size": batch_size, "seed": config.seed, "packing": config.packing, "tokenizer": tokenizer,
-                "in_order": in_order}
+    settings: dict[str, Any] = {"batch_size": batch_size, "seed": config.seed, "packing": config.packing,
+                                "tokenizer": tokenizer, "in_order": in_order}
     cut = Cut(config.length, config.random_length, *parse_warmup(config.length_warmup, config.length), config.seed)
     labels = labels or dict.fromkeys(rows)
     return {"train": Pipeline(rows["train"], **settings, mixed=mixed, cut=cut, labels=labels["train"]),

@@ -22,7 +22,7 @@ class Prefetcher:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self._pipeline, self._rows, self._next_step = pipeline, rows, start_step
         self._executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
-        self._pending = collections.deque()
+        self._pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
         self._closed = False
         self.waited = self.last_wait = 0.0
         self._told = (0.0, start_step)

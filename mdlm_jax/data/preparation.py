@@ -11,6 +11,7 @@ from mdlm_jax.data.files import write_whole
 from mdlm_jax.data.manifest import UNFINISHED
 from mdlm_jax.data.several import Several, open_sources
 from mdlm_jax.data.sources import FileTree, Source
+from mdlm_jax.data.tfds_source import TfdsSource
 
 PLAN = "plan.json"
 
@@ -64,6 +65,7 @@ def _state(name: str, source: Source) -> dict:
     elif hasattr(source, "path"):
         paths = {source.path.name: source.path}
     else:
+        assert isinstance(source, TfdsSource)
         return {"source": name, "examples": {part: count for part, (_, count) in source.splits().items()}}
     states = {file: path.stat() for file, path in paths.items()}
     digest = hashlib.sha256(json.dumps([[f, s.st_size, s.st_mtime_ns] for f, s in states.items()]).encode())

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -167,7 +168,7 @@ def _tokens_of_piece(work: Work, number: int) -> None:
     index, piece = work.cuts[number]
     source = work.sources[index]
     source.skipped.clear()
-    note = {split: {"documents": 0, "bytes": 0, "tokens": 0} for split in SPLITS}
+    note: dict[str, Any] = {split: {"documents": 0, "bytes": 0, "tokens": 0} for split in SPLITS}
     end = np.array([work.tokenizer.eos_id], work.dtype).tobytes()
     with appearing(work.ids(number, "train"), work.folder) as train, \
             appearing(work.ids(number, "valid"), work.folder) as valid, \

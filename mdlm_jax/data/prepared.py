@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,8 @@ class Rows:
         except Exception as error:  # array_record raises whatever its C++ has met
             raise self._unreadable(ArrayRecordDataSource, listed) or error from error
         if len(self._records) != self.shape[0]:
-            raise self._unreadable(ArrayRecordDataSource, listed)
+            raise self._unreadable(ArrayRecordDataSource, listed) or ConfigError(
+                f"{folder}: holds {len(self._records)} rows instead of {self.shape[0]}; prepare them again")
 
     def _unreadable(self, source, listed: list[dict]) -> ConfigError | None:
         for path, shard in zip(self._paths, listed, strict=True):
@@ -107,7 +109,7 @@ def read_manifests(config: DataConfig) -> list[tuple[float, Path, dict]]:
     Raises:
       ConfigError: a folder, shard, length, tokenizer or weight that does not fit.
     """
-    found = []
+    found: list[tuple] = []
     for weight, name in parse_prepared(config.source):
         if "://" in name:
             raise ConfigError(f"data.source={config.source!r}: only folders of this machine can be read; mount or copy "
@@ -162,7 +164,8 @@ def build_prepared(config: DataConfig, batch_size: int, tokenizer: Tokenizer | N
     rows = {split: [Rows(folder, manifest, split) for _, folder, manifest in found] for split in manifests.SPLITS}
     mixed = _mixed(found, batch_size, config.seed) if len(found) > 1 else None
     joined = {split: parts[0] if len(parts) == 1 else Joined(parts) for split, parts in rows.items()}
-    info = {split: _account([manifest["splits"][split] for _, _, manifest in found]) for split in manifests.SPLITS}
+    info: dict[str, Any] = {split: _account([manifest["splits"][split] for _, _, manifest in found])
+                            for split in manifests.SPLITS}
     info["folders"] = [{"folder": str(folder), "weight": weight, "rows": manifest["splits"]["train"]["rows"]}
                        for weight, folder, manifest in found]
     skipped = sum(manifest["skipped_files"] for _, _, manifest in found)

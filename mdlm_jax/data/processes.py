@@ -53,7 +53,9 @@ def _enter(context: bytes) -> None:
 
 def _follow_parent() -> None:
     """A parent that is killed cannot stop its workers; they must not go on without it."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 

@@ -9,6 +9,7 @@ With ``prompt_loss`` the prompt is noised and counted too: the pair is one text,
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def build_prompts(config: DataConfig, batch_size: int, tokenizer: Tokenizer | No
                      for text in (d.prompt, *(piece for piece, _ in d.pieces), d.text))
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, texts)
     note = check_markers(config.chat_template, tokenizer, config.tokenizer) if config.messages_field else ""
-    pipelines, info = {}, {}
+    pipelines: dict[str, Pipeline] = {}
+    info: dict[str, Any] = {}
     for split in ("train", "valid"):
         documents = list(source.documents(split))
         rows = answer_rows(documents, tokenizer, config.length, config.answer_multiple, config.prompt_loss)
@@ -76,16 +78,16 @@ def answer_rows(documents: Iterable[Document], tokenizer: Tokenizer, length: int
 
 def _encoded(document: Document, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Ids of the prompt and of the answer. ConfigError where a text becomes a token that means something else."""
-    special = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
+    special: tuple = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     if document.pieces:
         special = special[::2]  # templates may end a turn with the end of text
         (text, named), *rest = document.pieces
-        prompt = [tokenizer.encode_special(text) if named else tokenizer.encode(text),
-                  *(tokenizer.encode_next(piece, named) for piece, named in rest)]
-        answer = [tokenizer.encode_next(document.text), tokenizer.encode_next(document.end, special=True)]
+        asked = [tokenizer.encode_special(text) if named else tokenizer.encode(text),
+                 *(tokenizer.encode_next(piece, named) for piece, named in rest)]
+        said = [tokenizer.encode_next(document.text), tokenizer.encode_next(document.end, special=True)]
     else:
-        prompt, answer = ([ids] for ids in tokenizer.encode_batch([document.prompt, document.text]))
-    prompt, answer = (np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32) for ids in (prompt, answer))
+        asked, said = ([ids] for ids in tokenizer.encode_batch([document.prompt, document.text]))
+    prompt, answer = (np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32) for ids in (asked, said))
     if np.isin(answer, special).any() or np.isin(prompt, special).any():
         raise ConfigError(f"data.tokenizer: turns text of the document {document.name!r} into one of its special "
                           f"tokens {special}; choose a tokenizer that keeps them apart")

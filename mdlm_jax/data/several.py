@@ -2,7 +2,7 @@
 
 import functools
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
@@ -38,7 +38,7 @@ class Several(Source):
     def _documents_by_number(self, split: str) -> Iterator[Document]:
         for part, held in zip(self.parts, self.held_of_parts, strict=True):
             if part in self.hashed:
-                yield from (d for d in part.read(lambda name, held=held: held(name) == (split == "valid")) if d.text)
+                yield from (d for d in part.read(_side(held, split == "valid")) if d.text)
 
     @functools.cached_property
     def held_of_parts(self) -> tuple[HeldOut, ...]:
@@ -56,6 +56,11 @@ class Several(Source):
 def _has_own_splits(source: Source) -> bool:
     splits = getattr(source, "splits", None)
     return splits is not None and any(split for split, _ in splits().values())
+
+
+def _side(held: HeldOut, valid: bool) -> Callable[[str], bool]:
+    """Asks whether a name is held out, or whether it is not."""
+    return lambda name: held(name) == valid
 
 
 def names_of(spec: str) -> list[str]:

@@ -87,7 +87,7 @@ class Source(abc.ABC):
 
     def last_names(self, count: int) -> frozenset[str]:
         """The names of the last ``count`` documents, or of all; costs a pass that decodes no text."""
-        names = collections.deque(maxlen=count)
+        names: collections.deque[str] = collections.deque(maxlen=count)
 
         def noted(name: str) -> bool:
             names.append(name)
@@ -213,7 +213,8 @@ class JsonLines(Source):
 
     def _documents(self, name: str, number: int, line: bytes) -> Iterator[Document]:
         if not self.messages_field:
-            yield Document(name, *self._texts(number, line))
+            text, *prompt = self._texts(number, line)
+            yield Document(name, text, "".join(prompt))
             return
         (messages,) = self._values(number, line, {"messages_field": self.messages_field})
         where = f"data.source={self.label!r}, line {number}, {self.messages_field}"

@@ -77,6 +77,7 @@ class SubwordTokenizer(Tokenizer):
         before = self._hf.get_vocab(with_added_tokens=True)
         self._hf.add_special_tokens([hf.AddedToken(name, normalized=False, special=True)])
         i = self._hf.token_to_id(name)
+        assert i is not None  # it has just been added
         if name not in before and i in before.values():
             raise ConfigError(f"tokenizer.json: its ids have gaps, so {name} cannot be given the one after the last; "
                               "choose a tokenizer.json without gaps")

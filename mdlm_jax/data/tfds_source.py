@@ -84,7 +84,7 @@ def _find_builder(label: str, data_dir: str):
     name = label.removeprefix("tfds:")
     local = data_dir and "://" not in data_dir
     root = Path(data_dir).expanduser() if local else data_dir
-    if local and not root.is_dir():
+    if isinstance(root, Path) and not root.is_dir():
         raise ConfigError(f"data.data_dir={data_dir!r}: there is no such folder; name the one {label} is prepared in")
     if name.startswith("huggingface:"):
         raise ConfigError(f"data.source={label!r}: needs the network at every start; prepare the text as a dataset "

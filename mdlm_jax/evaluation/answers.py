@@ -275,6 +275,7 @@ def predict(denoise, params, canvas: Canvas, noisy, time, mask_id: int | None, g
     found = _scores(denoise, params, canvas, noisy, time)
     if guidance is None:
         return found
+    assert mask_id is not None  # who guides has masks
     blind = unconditional_tokens(noisy, ~canvas.editable, mask_id)
     return found.guided(_scores(denoise, params, canvas, blind, time).hidden, guidance)
 

@@ -17,7 +17,7 @@ from mdlm_jax.sampling import registry
 
 _GREY = "#666666"
 _EACH = (1, 2, 4, 8)  # tokens a step of decoders with a quota
-_QUOTA = ({},)
+_QUOTA: tuple[dict, ...] = ({},)
 
 # What is tried of each decoder: values of its dial; those that write several tokens a step are in `_BY_STEPS`.
 DIALS: dict[str, tuple[Mapping[str, Any], ...]] = {
@@ -183,7 +183,7 @@ def table(points: Sequence[Point], wanted: Wanted, refused: Mapping[str, str], b
         marks = {"recommended": point is best, "frontier": point in edge, "dull": not wanted.lively(point)}
         cells = [", ".join(mark for mark, holds in marks.items() if holds), point.setting.label,
                  f"{point.forwards:.3f}", f"{point.work:.3f}", _said(point.quality),
-                 *([_said(point.entropy)] if guarded else []), f"{point.speed:,.0f}"]
+                 *([_said(point.entropy)] if guarded and point.entropy else []), f"{point.speed:,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *(f"left out: {label}: {why}" for label, why in refused.items())])
 

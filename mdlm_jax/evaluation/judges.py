@@ -34,7 +34,8 @@ class Scores(NamedTuple):
 class Judge(Protocol):
     """Anything with a name that scores rows of the judged model's ids [N, L]."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def score(self, rows: np.ndarray) -> Scores: ...
 

@@ -145,7 +145,7 @@ def _summary(terms: dict[str, np.ndarray], counts: np.ndarray, text_bytes: int) 
     Neighbouring rows come from the same document and are far from independent, so the error is that of the sums of
     `_BLOCKS` contiguous blocks. It covers both the noise draws and which text was held out.
     """
-    total, tokens = sum(terms.values()), float(counts.sum())
+    total, tokens = np.sum(list(terms.values()), axis=0), float(counts.sum())
     mean = total.sum() / tokens
     blocks = np.array([block.sum() for block in np.array_split(total - mean * counts, min(_BLOCKS, len(counts)))])
     spread = math.sqrt(float((blocks**2).sum()) * len(blocks) / max(1, len(blocks) - 1)) / tokens

@@ -59,10 +59,10 @@ def mauve(p, q, *, clusters: int | None = None, scale: float = 5.0, points: int 
         raise ConfigError(f"mauve: clusters={k}: must lie in [2, {len(p) + len(q)}], the number of texts")
     labels = _clusters(np.concatenate([q, p]), k, seed)
     counts = [np.bincount(part, minlength=k).astype(np.float64) for part in (labels[len(q) :], labels[: len(q)])]
-    shares = [count / count.sum() for count in counts]
-    smooth = [(count + 0.5) / (count + 0.5).sum() for count in counts]
-    return Mauve(area(*shares, scale=scale, points=points), area(*smooth, scale=scale, points=points),
-                 frontier_integral(*shares), k)
+    a, b = (count / count.sum() for count in counts)
+    smooth_a, smooth_b = ((count + 0.5) / (count + 0.5).sum() for count in counts)
+    return Mauve(area(a, b, scale=scale, points=points), area(smooth_a, smooth_b, scale=scale, points=points),
+                 frontier_integral(a, b), k)
 
 
 def ceiling(p, *, pairs: int = 3, seed: int = 0, **how) -> tuple[float, float]:

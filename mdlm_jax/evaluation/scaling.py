@@ -189,6 +189,7 @@ def _figures(families: Sequence[Family]) -> dict[str, float]:
     if len(families) != 2 or not all(family.loss_law and family.size_law for family in families):
         return found
     first, second = masked_first(families)
+    assert first.loss_law and first.size_law and second.loss_law and second.size_law
     for flops in (p.flops for p in second.parabolas):
         found[f"gap at {flops:.2g}"] = float(first.loss_law.inverse(second.loss_law(flops)) / flops)
         found[f"size ratio at {flops:.2g}"] = float(first.size_law(flops) / second.size_law(flops))

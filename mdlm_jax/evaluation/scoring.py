@@ -147,9 +147,9 @@ def to_own_joint(denoise, params, canvas: Canvas, decoder: Decoder, *, steps: in
         if reference is decoder or given:
             _check_single(np.asarray(run.order), reference)
         tokens.append(np.asarray(run.tokens))
-    tokens = np.concatenate(tokens)[: canvas.shape[0]]
+    written = np.concatenate(tokens)[: canvas.shape[0]]
     log_p, log_q = (
-        forced_log_prob(denoise, params, canvas, tokens, each, steps=count, batch=batch, **options)
+        forced_log_prob(denoise, params, canvas, written, each, steps=count, batch=batch, **options)
         for each, count in ((reference, singly), (decoder, steps))
     )
     return distance(log_p, log_q)

@@ -55,7 +55,8 @@ class Group:
         if not values or len(values) < len(self.records):
             return None
         if len(values) == 1:
-            return tuple(values[0])
+            mean, error = values[0]
+            return mean, error
         means = np.array([value[0] for value in values])
         return float(means.mean()), float(means.std(ddof=1) / math.sqrt(len(means)))
 
@@ -161,7 +162,7 @@ def draw(groups: Sequence[Group], title: str, path: str | Path, few: str | None 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    judge, steps = (judges(groups) or [None])[0], step_counts(groups)
+    judge, steps = next(iter(judges(groups)), None), step_counts(groups)
     figure = Figure(figsize=(15, 4.8), dpi=140, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
@@ -202,12 +203,12 @@ def _curves(axes, groups, steps: Sequence[str], colours, judge: str | None = Non
         return group.entropy(name) if judge is None else group.cross_entropy(name, judge)
 
     for group, colour in zip(groups, colours, strict=True):
-        found = [(int(name), *value(group, name)) for name in steps if value(group, name) is not None]
+        found = [(int(name), *each) for name in steps if (each := value(group, name)) is not None]
         if found:
             x, y, error = zip(*found, strict=True)
             axes.errorbar(x, y, error, color=colour, marker="o", markersize=4, linewidth=1.3, capsize=2,
                           label=group.label)
-    natural = {round(found[0], 3) for group in groups if (found := value(group, "held-out")) is not None}
+    natural = {round(each[0], 3) for group in groups if (each := value(group, "held-out")) is not None}
     for number, height in enumerate(sorted(natural)):
         axes.axhline(height, color=_GREY, linestyle=":", linewidth=1.2, label=None if number else "held-out rows")
     if steps:

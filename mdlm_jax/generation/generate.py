@@ -4,6 +4,7 @@ import bisect
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class Job:
       each: steps of a block, by row. ``wanted``: tokens of an answer, by row; None: the whole row is (infill).
     """
 
-    model: object
+    model: Any  # a `LanguageModel`
     sampler: Sampler
     options: Options
     rows: list[Row]
@@ -124,6 +125,7 @@ def answers(job: Job) -> Iterator[tuple[int, Generation]]:
         for now in _progress(job, chosen, canvas, every):
             if job.options.trace:
                 frames.append(np.asarray(now.canvas.tokens[: len(chosen)]))
+        assert now is not None  # there is at least one block
         trace = np.stack(frames) if frames else None
         yield from zip(chosen, _generations(job, chosen, now, True, trace), strict=True)
 
@@ -153,6 +155,7 @@ def _snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
             found = _generations(job, chosen, before, False)
             yield [found[i] for i in back]
         before = now
+    assert before is not None  # there is at least one block
     found = _generations(job, chosen, before, True)
     yield [found[i] for i in back]
 
@@ -260,9 +263,11 @@ def _cut(job: Job, i: int, tokens: np.ndarray) -> tuple[np.ndarray, str | None, 
             ids, finish = ids[: ends[0]], "eos" if ids[ends[0]] in s.stop_ids else "stop"
     text = _text(job, before, ids)
     found = [text.find(stop) for stop in job.options.stop if stop in text] if text else []
-    if found:
-        text, finish = text[: min(found)], "stop"
-        least = bisect.bisect_left(range(len(ids)), True, key=lambda n: _text(job, before, ids[:n]).startswith(text))
+    if text and found:
+        cut = text[: min(found)]
+        least = bisect.bisect_left(range(len(ids)), True,
+                                   key=lambda n: str(_text(job, before, ids[:n])).startswith(cut))
+        text, finish = cut, "stop"
         ids = ids[:least]
     return ids, text, finish
 

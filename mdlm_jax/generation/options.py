@@ -86,8 +86,8 @@ def split(given: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
             raise ConfigError(f"stop={text!r}: must be a string; stop_id takes a token")
     if "" in stop:
         raise ConfigError("stop: holds an empty string, which every text begins with; leave it out")
-    lists = {"stop": stop, "stop_id": several("stop_id", options.stop_id, "ids"),
-             "suppress": several("suppress", options.suppress, "ids")}
+    lists: dict[str, Any] = {"stop": stop, "stop_id": several("stop_id", options.stop_id, "ids"),
+                             "suppress": several("suppress", options.suppress, "ids")}
     if options.row_ids is not None:
         lists["row_ids"] = several("row_ids", options.row_ids, "whole numbers")
     for token, nats in _biases(options.bias):
@@ -186,9 +186,9 @@ def sampler(model, options: Options, numbers: Mapping[str, Any]) -> Sampler:
         denoise, lead = Denoiser(model.config, read, process), process.mask_id
     if options.steps is not None and not decoder.reads_steps:
         raise ConfigError(f"steps={options.steps}: {type(decoder).__name__} takes as many as it needs; leave them out")
-    stop_ids = several("stop_id", options.stop_id, "ids")
-    stop_ids = [_eos(model, columns) if token == "eos" else token for token in stop_ids]
-    stop_ids = tuple(dict.fromkeys(token for token in stop_ids if token is not None))
+    asked = several("stop_id", options.stop_id, "ids")
+    named = [_eos(model, columns) if token == "eos" else token for token in asked]
+    stop_ids = tuple(dict.fromkeys(token for token in named if token is not None))
     ids = {"stop_id": stop_ids, "suppress": options.suppress, "bias": options.bias or {}}
     for name, values in ids.items():
         for value in values:

@@ -31,7 +31,7 @@ def prompt_rows(model, sampler: Sampler, prompts, new_tokens: int | None,
     if new_tokens is not None and (not is_whole(new_tokens) or new_tokens < 1):
         raise ConfigError(f"new_tokens={new_tokens!r}: must be a whole number of at least 1")
     found = _encoded(model, "prompts", prompts, options)
-    whole = sampler.block_length if sampler.denoise.contract == "block_causal" else 1
+    whole = sampler.block_length or 1 if sampler.denoise.contract == "block_causal" else 1
     learned = model.config.learned_positions // whole * whole
     most = min(filter(None, (learned, options.max_length or model.description.max_length)), default=0)
     rows, wanted = [], []

@@ -4,6 +4,8 @@ Parameters are plain nested dicts, float32 when fresh. `abstract`, `logical_axes
 from the same declarations as `init`, without running anything (`models.declared`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -73,6 +75,8 @@ def forward(
         where there are none.
     """
     source = tokens if embeddings is None else embeddings
+    if source is None:
+        raise ValueError("tokens=None: give tokens, or embeddings in their place")
     rows, length = source.shape[0], source.shape[1] - (0 if shadow is None else shadow.shape[1])
     _check(config, (rows, length), time, condition, latent, order)
     _check_cache(config, length, cache, start, raw)
@@ -90,8 +94,8 @@ def forward(
         positions, places = _shadowed(shadow, positions, places, index)
     inputs = Inputs(tokens, positions, places, time, condition, embeddings, latent, cache, offset)
     deterministic = dropout_key is None or config.dropout == 0.0
-    output = Transformer(config, deterministic, keep_layers).apply(
-        {"params": params}, inputs, rngs={} if deterministic else {"dropout": dropout_key}
+    output: Any = Transformer(config, deterministic, keep_layers).apply(
+        {"params": params}, inputs, rngs={} if dropout_key is None or deterministic else {"dropout": dropout_key}
     )
     return output if raw or not config.logit_shift else _aligned(output)
 

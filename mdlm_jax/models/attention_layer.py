@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from mdlm_jax.core.prediction import Asked
 from mdlm_jax.models import cache as caches
 from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.dispatch import attend
@@ -24,7 +25,7 @@ class Surroundings:
 
     tables: rotary.Tables | None
     visibility: Visibility
-    start: jax.Array | None
+    start: Asked
 
 
 class Attention(nn.Module):
@@ -42,8 +43,9 @@ class Attention(nn.Module):
         if around.tables is not None:
             query, key = (rotary.rotate(y, around.tables, c.rope.interleaved) for y in (query, key))
         if cached is not None:
-            written = (caches.write(slots, y, around.start) for slots, y in zip(cached, (key, value), strict=True))
-            cached = key, value = tuple(map(caches.constrain_layer, written))
+            key, value = (caches.constrain_layer(caches.write(slots, y, around.start))
+                          for slots, y in zip(cached, (key, value), strict=True))
+            cached = key, value
             key, value = key.astype(x.dtype), value.astype(x.dtype)
         context = checkpoint_name(attend(c.backend, query, key, value, around.visibility), "context")
         shape, axes = (c.heads, c.head_dim, c.d_model), ("heads", "head_dim", "embed")

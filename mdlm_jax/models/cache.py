@@ -9,6 +9,7 @@ keys).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +53,8 @@ def empty(config: TransformerConfig, rows: int, slots: int) -> Cache:
 
 def shardings(config: TransformerConfig, mesh: Mesh) -> Cache:
     """The cache's layout: rows as those of a batch, heads over tensor where it divides them, slots whole."""
-    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    keys = NamedSharding(mesh, PartitionSpec(None, *_layer(mesh, config.kv_heads)))
+    rows: Any = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    keys: Any = NamedSharding(mesh, PartitionSpec(None, *_layer(mesh, config.kv_heads)))
     return Cache(keys, keys, rows, rows)
 
 
@@ -68,7 +69,8 @@ def constrained(cache: Cache) -> Cache:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return cache
-    keys, rows = PartitionSpec(None, *_layer(mesh, cache.key.shape[3])), PartitionSpec(BATCH_AXES)
+    keys: Any = PartitionSpec(None, *_layer(mesh, cache.key.shape[3]))  # specs in the places of arrays
+    rows: Any = PartitionSpec(BATCH_AXES)
     return jax.tree.map(jax.lax.with_sharding_constraint, cache, Cache(keys, keys, rows, rows))
 
 

@@ -28,11 +28,11 @@ def _choose(field: str, value: Any, allowed: tuple[str, ...]) -> None:
     _require(value in allowed, field, value, f"choose one of {', '.join(allowed)}")
 
 
-def _wide_numbers() -> bool:
+def x64_enabled() -> bool:
     """Whether jax computes in float64. Only who asks for that pays for the import."""
     import jax
 
-    return jax.config.jax_enable_x64
+    return jax.config.jax_enable_x64  # type: ignore[attr-defined]  # an attribute that jax makes as it is imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ class TransformerConfig:
                               ("conditioning", CONDITIONINGS), ("dtype", DTYPES), ("remat", REMATS),
                               ("backend", BACKENDS)):
             _choose(name, getattr(self, name), allowed)
-        _require(self.dtype != "float64" or _wide_numbers(), "dtype", self.dtype,
+        _require(self.dtype != "float64" or x64_enabled(), "dtype", self.dtype,
                  "jax would silently compute in float32; set jax_enable_x64 first, or choose float32")
         _require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"must divide heads={self.heads}")
         _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "must lie in [0, 1)")

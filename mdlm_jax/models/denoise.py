@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mdlm_jax.core.genmd4 import ScheduledPrediction, VectorSchedule
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.models import api
 from mdlm_jax.models import cache as caches
@@ -34,7 +34,7 @@ class Call:
     """
 
     tokens: jax.Array
-    time: jax.Array
+    time: Asked  # [B] or [B, L], where the network reads one
     segment: jax.Array | None = None
     positions: jax.Array | None = None
     embeddings: jax.Array | None = None
@@ -146,12 +146,24 @@ class _OnWholeCanvas:
 
     contract = "bidirectional"
     shifted = False
-    timed = True
     learned = False
-    process = None
-    classes = 0
     latent = False
     padding = False  # whether it can be told of some
+
+    @property
+    def timed(self) -> bool:
+        return True
+
+    @property
+    def process(self) -> Process | None:
+        return None
+
+    @property
+    def classes(self) -> int:
+        return 0
+
+    def __call__(self, params, tokens: jax.Array, time: Asked) -> Prediction:
+        raise NotImplementedError
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         self._check(call)
@@ -212,7 +224,7 @@ class ScheduledDenoiser(_OnWholeCanvas):
     def classes(self) -> int:
         return self.network.classes
 
-    def __call__(self, params: dict, tokens: jax.Array, time: jax.Array) -> ScheduledPrediction:
+    def __call__(self, params: dict, tokens: jax.Array, time: Asked) -> ScheduledPrediction:
         return self.run(params, Call(tokens, time))[0]
 
     def run(self, params, call: Call, cache: None = None) -> tuple[ScheduledPrediction, None]:
@@ -232,7 +244,7 @@ class Foreign(_OnWholeCanvas):
     timed: bool = True
     process: Process | None = None
 
-    def __call__(self, params, tokens: jax.Array, time: jax.Array) -> Prediction:
+    def __call__(self, params, tokens: jax.Array, time: Asked) -> Prediction:
         return self.function(params, tokens, time)
 
 

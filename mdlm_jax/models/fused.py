@@ -55,9 +55,9 @@ def prediction(params: dict, masked: jax.Array, before: jax.Array) -> Prediction
 
 def averaged(config: FusedConfig, network: dict, twin: dict) -> dict:
     """Fresh weights, float32: logits are the mean of those of the networks with these parameters."""
-    (first, second), size = (head_of(config.network, network), head_of(config.twin, twin)), config.network.head_size
+    first, size = head_of(config.network, network), config.network.head_size
     share = jnp.where(jnp.arange(size) < config.twin.head_size, 0.5, 0.0)
-    second = [_columns(x, size) for x in second]
+    second = [_columns(x, size) for x in head_of(config.twin, twin)]
     kernel = jnp.concatenate([first[0] * (1.0 - share), second[0] * share])
     return {"kernel": kernel, "bias": first[1] * (1.0 - share) + second[1] * share}
 

@@ -13,6 +13,7 @@ from the product of marginals.
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -51,7 +52,8 @@ def step(network: TransformerConfig, params: dict, table: jax.Array, tokens: jax
     config = layers_beside(network)
     around = beside.surroundings(config, tokens, attention_mask, positions)
     embedded = beside.embedded(table, tokens, hidden.dtype)
-    return Recurrent(config).apply({"params": params}, embedded, hidden, around)
+    found: Any = Recurrent(config).apply({"params": params}, embedded, hidden, around)
+    return found
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "table"),

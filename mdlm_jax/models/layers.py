@@ -4,6 +4,8 @@ Every weight is declared once, by `weight`, with its logical axes beside its sha
 follow from that declaration (`models.api`).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ from mdlm_jax.models.projection import project
 
 def weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init) -> jax.Array:
     """Declares a parameter, float32 when fresh, with one logical axis name a dimension."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    declared: Any = nn.with_logical_partitioning(init, axes)  # a box around it, which linen takes off again
+    return module.param(name, declared, shape, jnp.float32)
 
 
 def fan_in(fan: int, scale: float = 1.0):

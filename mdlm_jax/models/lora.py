@@ -36,7 +36,7 @@ class Lora:
 
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = ("*/attention/*", "*/mlp/*", "*/moe/shared_*")
+    targets: tuple[str, ...] | str = ("*/attention/*", "*/mlp/*", "*/moe/shared_*")
 
     def __post_init__(self):
         if self.rank < 1:

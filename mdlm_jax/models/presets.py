@@ -7,6 +7,7 @@ them; the tests hold the parameter counts.
 
 import dataclasses
 import difflib
+from typing import Any
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import MoEConfig, RopeConfig, TransformerConfig
@@ -35,7 +36,7 @@ def fields(name: str) -> dict:
 
 def _llama(vocab, layers, d_model, heads, kv_heads, d_ff, **changes) -> TransformerConfig:
     """A causal Llama: RMSNorm, SwiGLU, rotary, no bias; row i scores token i+1."""
-    causal = {"attention": "causal", "logit_shift": True}
+    causal: dict[str, Any] = {"attention": "causal", "logit_shift": True}
     return TransformerConfig(vocab, vocab, layers, d_model, heads, kv_heads, d_ff, **(causal | changes))
 
 

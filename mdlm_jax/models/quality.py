@@ -14,6 +14,7 @@ E is the network's table. The weights w begin at zero: an untrained one says 1/2
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -77,7 +78,8 @@ def logits(config: QualityConfig, params: dict, table: jax.Array, tokens: jax.Ar
     stack, dtype = config.stack, jnp.dtype(config.network.dtype)
     around = beside.surroundings(stack, tokens, attention_mask, positions)
     embedded = beside.embedded(table, tokens, dtype if hidden is None else hidden.dtype)
-    return Quality(stack).apply({"params": params}, embedded, hidden, around)
+    found: Any = Quality(stack).apply({"params": params}, embedded, hidden, around)
+    return found
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "table"), meta_fields=("config",))

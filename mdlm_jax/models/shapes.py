@@ -71,7 +71,8 @@ def _under(name: str, tree: Shapes) -> Shapes:
 
 
 def _norm(c: TransformerConfig) -> Shapes:
-    return {"scale": (c.d_model,)} | ({"bias": (c.d_model,)} if c.norm_bias else {})
+    tree: Shapes = {"scale": (c.d_model,)}
+    return tree | ({"bias": (c.d_model,)} if c.norm_bias else {})
 
 
 def _time(c: TransformerConfig) -> Shapes:
@@ -91,7 +92,7 @@ def _layer(c: TransformerConfig) -> Shapes:
 
 
 def _attention(c: TransformerConfig) -> Shapes:
-    tree = {"query": (c.d_model, c.heads, c.head_dim), "out": (c.heads, c.head_dim, c.d_model)}
+    tree: Shapes = {"query": (c.d_model, c.heads, c.head_dim), "out": (c.heads, c.head_dim, c.d_model)}
     tree |= {name: (c.d_model, c.kv_heads, c.head_dim) for name in ("key", "value")}
     if c.qkv_bias:
         tree |= {"query_bias": (c.heads, c.head_dim)}
@@ -104,7 +105,7 @@ def _attention(c: TransformerConfig) -> Shapes:
 
 
 def _feed_forward(c: TransformerConfig) -> Shapes:
-    tree = {"up": (c.d_model, c.d_ff), "down": (c.d_ff, c.d_model)}
+    tree: Shapes = {"up": (c.d_model, c.d_ff), "down": (c.d_ff, c.d_model)}
     if c.activation == "swiglu":
         tree["gate"] = (c.d_model, c.d_ff)
     if c.mlp_bias:
@@ -114,8 +115,9 @@ def _feed_forward(c: TransformerConfig) -> Shapes:
 
 def _experts(c: TransformerConfig) -> Shapes:
     m = c.moe
-    tree = {"router": (c.d_model, m.experts), "gate": (m.experts, c.d_model, m.d_ff),
-            "up": (m.experts, c.d_model, m.d_ff), "down": (m.experts, m.d_ff, c.d_model)}
+    assert m is not None
+    tree: Shapes = {"router": (c.d_model, m.experts), "gate": (m.experts, c.d_model, m.d_ff),
+                    "up": (m.experts, c.d_model, m.d_ff), "down": (m.experts, m.d_ff, c.d_model)}
     if m.selection_bias or m.bias_in_weight:
         tree["router_bias"] = (m.experts,)
     if m.shared_d_ff:

@@ -82,7 +82,7 @@ def place_rows(rows: Mapping[str, np.ndarray], layout: NamedSharding, total: int
     return {name: put(np.asarray(x)) for name, x in rows.items()}
 
 
-def data_shards(mesh: Mesh) -> int:
+def data_shards(mesh: Mesh | AbstractMesh) -> int:
     """Devices that share the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 

@@ -4,13 +4,14 @@ Use it through `models.api`; the parameter tree is listed in this package's READ
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mdlm_jax.core.prediction import Head, Prediction
+from mdlm_jax.core.prediction import Asked, Head, Prediction
 from mdlm_jax.models import rotary
 from mdlm_jax.models.attention.visibility import Places, Visibility
 from mdlm_jax.models.attention_layer import Attention, KeyValue, Surroundings
@@ -42,15 +43,15 @@ class Inputs:
       cache, start: slots to read and where the window goes.
     """
 
-    tokens: jax.Array | None
+    tokens: Asked
     positions: jax.Array
     places: Places
     time: jax.Array | None = None
     condition: jax.Array | None = None
     embeddings: jax.Array | None = None
-    latent: jax.Array | None = None
+    latent: Asked = None
     cache: Cache | None = None
-    start: jax.Array | None = None
+    start: Asked = None
 
 
 @jax.tree_util.register_dataclass
@@ -66,9 +67,9 @@ class Output:
     """
 
     prediction: Prediction
-    cache: Cache | None = None
+    cache: Cache | Any = None
     layers: jax.Array | None = None
-    router: RouterStats | None = None
+    router: RouterStats | Any = None
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ of positions.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def reduce(prediction: Prediction, *, teacher: Prediction | None = None, values:
            **static) -> Reduced:
     """`core.reduction.reduce` where a mesh is set or not; ``chunk`` counts the positions of the rows on one device."""
     mesh = jax.sharding.get_abstract_mesh()
-    given = {"target": target, "current": current, "offset": offset}
+    given: dict[str, Any] = {"target": target, "current": current, "offset": offset}
     if mesh.empty:
         return reduce_here(prediction, teacher=teacher, values=values, **given, **static)
     tokens = _tokens(mesh, prediction.hidden.shape[1])
@@ -50,7 +51,8 @@ def reduce(prediction: Prediction, *, teacher: Prediction | None = None, values:
         prediction, teacher = (_whole(p, layout) for p, layout in zip((prediction, teacher), layouts, strict=True))
         return reduce_here(prediction, teacher=teacher, values=values, **given, **static, columns=columns)
 
-    specs = tuple(None if layout is None else Prediction(tokens, layout) for layout in layouts)
+    place: Any = tokens  # specs in the places of arrays, here and in `_head_layout`
+    specs = tuple(None if layout is None else Prediction(place, layout) for layout in layouts)
     run = _on_devices(here, (*specs, PartitionSpec(columns.axis), tokens), tokens)
     return run(prediction, teacher, values, given)
 
@@ -92,17 +94,18 @@ def _kernel_layout(mesh: AbstractMesh, kernel: jax.Array) -> PartitionSpec:
 
 
 def _head_layout(mesh: AbstractMesh, head: Head, columns: Columns) -> Head:
-    kernel = None if head.kernel is None else PartitionSpec(_kernel_layout(mesh, head.kernel)[0], columns.axis)
-    bias, guidance = (None if x is None else PartitionSpec(on)
-                      for x, on in ((head.bias, columns.axis), (head.guidance, None)))
+    kernel: Any = None if head.kernel is None else PartitionSpec(_kernel_layout(mesh, head.kernel)[0], columns.axis)
+    bias: Any = None if head.bias is None else PartitionSpec(columns.axis)
+    guidance: Any = None if head.guidance is None else PartitionSpec(None)
     return dataclasses.replace(head, kernel=kernel, bias=bias, guidance=guidance)
 
 
 def _whole(prediction: Prediction | None, layout: Head | None) -> Prediction | None:
     """The head's kernel gathered over fsdp."""
+    spec: Any = None if layout is None else layout.kernel
     if prediction is None or prediction.head.kernel is None:
         return prediction
-    head = dataclasses.replace(prediction.head, kernel=_gathered(prediction.head.kernel, layout.kernel))
+    head = dataclasses.replace(prediction.head, kernel=_gathered(prediction.head.kernel, spec))
     return Prediction(prediction.hidden, head)
 
 

@@ -23,7 +23,7 @@ def bound(topology: Topology, flops: float, model_flops: float, touched: float, 
     peak = chip.flops / chip.devices
     seconds = {"compute": flops / peak, "memory": touched / (chip.hbm_bandwidth / chip.devices),
                "interconnect": interconnect, "data_center": data_center / (chip.dcn / chip.devices)}
-    slowest = max(seconds, key=seconds.get)
+    slowest = max(seconds, key=lambda name: seconds[name])
     return {"seconds": seconds, "slowest": slowest, "step": seconds[slowest],
             "mfu": model_flops / peak / seconds[slowest]}
 

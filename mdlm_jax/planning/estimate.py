@@ -94,7 +94,7 @@ def saved_of_token(network: TransformerConfig, tensor: int = 1) -> float:
     Without remat the compiler decides: the activations it is likely to keep, some in float32; rough.
     """
     c, width = network, width_of(network)
-    kept = width * c.d_model
+    kept: float = width * c.d_model
     if c.remat in ("full", "offload"):
         return kept if c.remat == "full" else 0.0
     heads, keys = c.heads * c.head_dim / tensor, c.kv_heads * c.head_dim / tensor

@@ -184,7 +184,7 @@ def _turns(instruction: Instruction, computations) -> float:
     told = _TRIPS.search(instruction.rest)
     if told:
         return float(told[1])
-    condition = computations.get(_CONDITION.search(instruction.rest)[1], [])
+    condition = computations.get(_found(_CONDITION, instruction.rest)[1], [])
     bounds = {line.operands[0] for line in condition if line.operation == "constant" and line.shape.startswith("s32[]")}
     begin = _first_element(instruction, computations)
     return float(bounds.pop()) - begin if len(bounds) == 1 else math.nan
@@ -207,7 +207,7 @@ def _dot_terms(instruction: Instruction, left, right) -> tuple[int, int]:
 
 def _convolution_terms(instruction: Instruction, left, right) -> tuple[int, int]:
     """Pairs of a tap and an input that exist: matrix products with several axes come as windows over padding."""
-    inputs, kernel, output = _LABELS.search(instruction.rest).groups()
+    inputs, kernel, output = _found(_LABELS, instruction.rest).groups()
     depth = right[kernel.index("i")]
     flops = 2 * depth * instruction.dimensions[output.index("b")] * instruction.dimensions[output.index("f")]
     window = _window(instruction.rest)
@@ -232,3 +232,10 @@ def _pairs(size: int, taps: int, outputs: int, stride=1, pad="0_0", lhs_dilate=1
         return outputs
     places = (o * stride + t * outer - before for o in range(outputs) for t in range(taps))
     return sum(1 for place in places if place >= 0 and place % inner == 0 and place // inner < size)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    found = pattern.search(text)
+    if found is None:
+        raise ValueError(f"{text!r}: XLA no longer writes {pattern.pattern!r} there")
+    return found

@@ -46,7 +46,7 @@ def _splits(network: TransformerConfig, sizes: tuple[tuple[str, int], ...]) -> d
 
 def _used(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str, ...]:
     *folders, name = path.split("/")
-    axes = _EXPERTS.get(name) if "moe" in folders else None
+    axes: tuple[str | None, ...] = _EXPERTS.get(name, ()) if "moe" in folders else ()
     axes = axes or _AXES.get(name, ())
     own = shape[len(shape) - len(axes):]
     return tuple(axis for axis, size in zip(axes, own, strict=True)

@@ -41,7 +41,7 @@ def plan(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> dict:
     found |= outcome
     if compiled is None:
         return found
-    program = hlo.parse(compiled.as_text())
+    program = hlo.parse(compiled.as_text() or "")
     shapes = jax.tree.map(lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
                           api.abstract(objective.network), api.shardings(objective.network, mesh))
     least = minimum.traffic(shapes, config.model.dtype, sizes, config.train.microbatches)
@@ -64,8 +64,8 @@ def decoding_plan(config: RunConfig, topology: Topology, sizes: dict[str, int], 
     found |= outcome
     if compiled is None:
         return found
-    program = hlo.parse(compiled.as_text())
-    whole = formulas.forward_flops(network, rows * window, window, rows * window)
+    program = hlo.parse(compiled.as_text() or "")
+    whole: float = formulas.forward_flops(network, rows * window, window, rows * window)
     whole += formulas.attention_flops(network, rows * window, decoding.slots - window)
     found["flops"] = _flops(network, program, topology.devices, rows * window, decoding.slots, 1, whole)
     found |= _traffic(program, {}, sizes, [])

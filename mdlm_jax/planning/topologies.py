@@ -9,6 +9,7 @@ fsdp takes a node. Nothing is compiled for GPUs.
 import dataclasses
 import math
 import re
+from typing import Any
 
 from mdlm_jax.config import MESH_AXES, parse_mesh
 from mdlm_jax.errors import ConfigError
@@ -113,7 +114,7 @@ def make_mesh(topology: Topology, sizes: dict[str, int]):
 def _devices(topology: Topology) -> list:
     from jax.experimental import topologies
 
-    arguments = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    arguments: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
     if topology.generation == "v4":
         arguments["chip_config_name"] = "megacore"  # one device a chip; libtpu's default is two
     host = tuple(math.gcd(size, bound) for size, bound in zip((*topology.shape, 1), _HOST, strict=False))

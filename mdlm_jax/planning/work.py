@@ -44,6 +44,7 @@ def model_flops(config: RunConfig, network: TransformerConfig, sizes: dict[str, 
     if kind == "joint":
         return flops.joint_train_flops(network, rows, length, int(numbers[0]), train.on_policy > 0)
     if kind == "maria":
+        assert twin is not None
         return flops.maria_train_flops(network, twin, rows, length, _head(config, sizes, 1))
     if kind == "codd":
         return flops.circuit_train_flops(network, rows, length, int(numbers[0]))

@@ -49,7 +49,7 @@ class Adjust(Decoder):
       beyond: allow more tokens a forward than the layer was trained for.
     """
 
-    joint: JointSampler | None = None
+    joint: JointSampler | Any = None
     mask_id: int = static(0)
     tokens: int = static(0)
     max_entropy: float = float("inf")

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core import categorical
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction_chunk import suppressed_logits
 from mdlm_jax.models.denoise import Call
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.copies import side_by_side
-from mdlm_jax.sampling.decoder import Decoder, Look, Move, Plan, decoder, fold
+from mdlm_jax.sampling.decoder import Look, Move, Plan, decoder, fold
 from mdlm_jax.sampling.forward import put_at
 from mdlm_jax.sampling.speculative import log_law, rest
 
@@ -94,10 +94,10 @@ class AdjustVerified(Adjust):
                              "guidance has two; leave it at 0")
         self._check_block(call)
 
-    def one_by_one(self) -> Decoder:
+    def one_by_one(self) -> Adjust:
         return dataclasses.replace(_plain(self), tokens=1)
 
-    def begin(self, look: Look, hidden: jax.Array | None) -> Drafts:
+    def begin(self, look: Look, hidden: Asked) -> Drafts:
         rows, none = look.tokens.shape[0], jnp.zeros((look.tokens.shape[0], self.drafts), jnp.int32)
         return Drafts(none, none, jnp.zeros((rows, self.drafts, hidden.shape[-1]), hidden.dtype),
                       jnp.zeros((rows,), jnp.int32))

@@ -1,6 +1,7 @@
 """Ancestral sampling: the exact reverse chain on a grid of times, for any mixing and for a learned schedule."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ def reverse_tokens(process: Process, look: Look, sample: jax.Array,
                    current_log_prob: jax.Array | None = None) -> jax.Array:
     """[B, W]: the tokens at the look's time s, or clean ones in its last step, where ``sample`` are draws from the
     denoiser; arguments as of `Process.reverse_step`."""
-    move = {"sample": sample, "current_log_prob": current_log_prob, "noise_mask": look.editable}
+    move: dict[str, Any] = {"sample": sample, "current_log_prob": current_log_prob, "noise_mask": look.editable}
     keys = look.stream(1)
     final = process.final_step(keys, look.tokens, look.t, **move)
     ahead = process.reverse_step(keys, look.tokens, look.s, look.t, **move)
@@ -54,7 +55,7 @@ class Ancestral(Decoder):
             raise ValueError(f"reuse: needs a masked process, and mixing={self.process.mixing}; leave it out")
 
     @property
-    def mask_id(self) -> int | None:
+    def mask_id(self) -> int | Any:
         return None if self.process.mixing == 1 else self.process.mask_id
 
     @property

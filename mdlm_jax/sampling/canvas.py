@@ -34,7 +34,8 @@ class Canvas:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.tokens.shape
+        rows, length = self.tokens.shape
+        return rows, length
 
     def place(self) -> jax.Array:
         """[B, L] int32: ``positions``, or the index."""

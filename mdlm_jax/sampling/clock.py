@@ -33,7 +33,8 @@ def shares(model, canvas: Canvas, low: jax.Array, block: int) -> tuple[jax.Array
     index, count = jnp.arange(canvas.shape[1]), jnp.maximum(canvas.editable.sum(1), 1)
     ahead = canvas.editable & (index >= (low + block)[:, None])
     here = canvas.editable & (index >= low[:, None]) & ~ahead
-    return tuple((x.sum(1) / count).astype(jnp.float32) for x in (here, ahead))
+    share_here, share_ahead = ((x.sum(1) / count).astype(jnp.float32) for x in (here, ahead))
+    return share_here, share_ahead
 
 
 def whole_noise(look, noise: jax.Array, schedule: Schedule) -> jax.Array:

@@ -52,7 +52,7 @@ class CoDD(Decoder):
       head_budget: logits alive at once; it changes memory, not results.
     """
 
-    circuit: Circuit | None = None
+    circuit: Circuit | Any = None
     mask_id: int = static(0)
     tokens: int = static(0)
     max_masked: float = 1.0

@@ -34,7 +34,11 @@ class ByConfidence(Decoder):
 
     opens = True
     reads_masks = True
-    wants = ("top_log_prob",)  # beside the sample: what `reveal` reads of `core.draws.Drawn`
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """Beside the sample: what `reveal` reads of `core.draws.Drawn`."""
+        return ("top_log_prob",)
 
     def __post_init__(self):
         self._check_law()

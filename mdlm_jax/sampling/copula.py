@@ -9,6 +9,7 @@ the left, which the twin knows better, is taken out. Nothing is trained.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +48,8 @@ class Copula(Decoder):
     """
 
     process: Process = static()
-    twin: Twin | None = None
-    causal: LeftReading | None = None
+    twin: Twin | Any = None
+    causal: LeftReading | Any = None
     keeps: str = static("random")
     exponent: float = 1.0
     temperature: float = 1.0
@@ -71,7 +72,7 @@ class Copula(Decoder):
         check("exponent", self.exponent, lambda a: 0 <= a < float("inf"), "must be 0 or positive")
 
     @property
-    def mask_id(self) -> int:
+    def mask_id(self) -> int | Any:
         return self.process.mask_id
 
     @property

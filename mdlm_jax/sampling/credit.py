@@ -1,6 +1,7 @@
 """dInfer's credit rule (arXiv 2510.08666): tokens that stayed the likeliest over several steps gain on the others."""
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ class Credit(Threshold):
         check("gamma", self.gamma, lambda x: 0 <= x < float("inf"), "must be 0 or positive")
         check("beta", self.beta, lambda x: 0 <= x <= 1, "must lie in [0, 1]; above, credit would grow by itself")
 
-    def one_by_one(self) -> "Credit":
+    def one_by_one(self) -> Self:
         """Without credit: the network's own law."""
         return dataclasses.replace(super().one_by_one(), alpha=0.0)
 

@@ -9,14 +9,14 @@ marked ``static()`` choose the program. Its state is a pytree of arrays with the
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mdlm_jax.core import categorical, draws
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction import chunk_length
 
 
@@ -25,12 +25,13 @@ def static(default=dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 
+@dataclass_transform(frozen_default=True)
 def decoder(cls):
     """Makes a class a frozen dataclass and a pytree."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
-def check(name: str, value, valid: bool | Any, remedy: str) -> None:
+def check(name: str, value, valid: Callable[[Any], bool], remedy: str) -> None:
     """Refuses a known number that is not ``valid(value)``; traced ones were checked when they were numbers."""
     if isinstance(value, (bool, int, float, np.number)) and not valid(value):
         raise ValueError(f"{name}={value}: {remedy}")
@@ -76,7 +77,7 @@ class Look:
     ahead: jax.Array
     first_masks: jax.Array
     keys: jax.Array
-    forced: jax.Array | None
+    forced: Asked
     stop_id: jax.Array
     canvas: Any
     mask_id: int | None = static(None)
@@ -141,32 +142,71 @@ class Move:
     write: jax.Array
     tokens: jax.Array
     remask: jax.Array | None = None
-    log_prob: jax.Array | None = None
+    log_prob: Asked = None
 
 
 class Decoder:
     """The interface, with what most decoders do."""
 
-    mask_id: int | None  # a field, or a property
+    if TYPE_CHECKING:
+        temperature: float  # fields of those that draw
+        top_p: float
+        top_k: int
+        head_budget: int
 
-    scorable = False  # whether positions depend on the state alone, never on what was drawn
-    reads_grid = False  # whether it goes by the times t and s of a look; else a call's grid is refused
+        @property
+        def mask_id(self) -> int | Any: ...  # a field, or a property
+
     reads_steps = True  # whether it goes by the number of steps; else a call's is refused
     tells_time = False  # whether `inputs` puts in the time, where it goes by times of its own
-    reuses = False  # whether a forward is left out where no token has changed since the last
-    remembers = False  # whether its state holds hidden states
-    copies = 1  # of every row that a forward runs on
     ordered = False  # whether it has an order of its own for networks of the permutation contract
     lasts = False  # whether its state, begun before the first block, goes on from block to block
     reads_masks = False  # whether it reads the prediction at masks alone, and writes there alone
-    foresees = False  # whether `foreseen` tells before the forward where it will write
     opens = False  # whether it writes the block's first token where a look is ``opening``
     steady = False  # whether the network must say the same of the same row whenever it is asked
     besides = 0  # whole rows that other networks run on beside a forward
-    edits = ()  # columns it reads that stand for no token, beyond the ids or among them
-    reach = 1  # blocks it may write in, the newest last; 0: everything up to the end of the block
     ahead = 0  # blocks after them that it may write in already
     keep_crossing = True  # whether the nucleus of top_p keeps the token that crosses it
+
+    @property
+    def scorable(self) -> bool:
+        """Whether positions depend on the state alone, never on what was drawn."""
+        return False
+
+    @property
+    def reads_grid(self) -> bool:
+        """Whether it goes by the times t and s of a look; else a call's grid is refused."""
+        return False
+
+    @property
+    def reuses(self) -> bool:
+        """Whether a forward is left out where no token has changed since the last."""
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its state holds hidden states."""
+        return False
+
+    @property
+    def foresees(self) -> bool:
+        """Whether `foreseen` tells before the forward where it will write."""
+        return False
+
+    @property
+    def copies(self) -> int:
+        """Of every row that a forward runs on."""
+        return 1
+
+    @property
+    def edits(self) -> tuple[int, ...]:
+        """Columns it reads that stand for no token, beyond the ids or among them."""
+        return ()
+
+    @property
+    def reach(self) -> int:
+        """Blocks it may write in, the newest last; 0: everything up to the end of the block."""
+        return 1
 
     def init(self, canvas, keys: jax.Array):
         """The canvas to begin with (a prior other than masks is drawn here)."""
@@ -178,7 +218,7 @@ class Decoder:
         del steps
         return "uniform"
 
-    def begin(self, look: Look, hidden: jax.Array | None) -> Any:
+    def begin(self, look: Look, hidden: Asked) -> Any:
         """The state at the beginning of a block. ``hidden``: zeros like a prediction's, where it ``remembers`` one."""
         del look, hidden
 

@@ -98,6 +98,7 @@ class Dream(ByConfidence):
     def reveal(self, drawn: Drawn, look: Look) -> jax.Array:
         confidence = self._confidence(drawn)
         if self.algorithm == "confidence_threshold":
+            assert self.threshold is not None  # as the constructor has checked
             offered = take_best(confidence, look.masked, jnp.maximum(look.due, 1))
             return offered & ((confidence >= self.threshold) | take_best(confidence, look.masked, jnp.int32([1])))
         return take_best(self.ranks(confidence, look), look.masked, revealed(look))

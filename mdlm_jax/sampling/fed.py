@@ -16,12 +16,12 @@ def fed(program: Program, decoder, now: Progress, look: Look, window: Window | S
     A position of the look that is not run has the column of another.
     """
     if isinstance(window, Scattered):
-        index, columns = _chosen(wanted(decoder, now, look, window), look, window.length)
-        return index, columns, index
+        index, chosen = _chosen(wanted(decoder, now, look, window), look, window.length)
+        return index, chosen, index
     start = jnp.zeros_like(now.low) if window.back is None else jnp.maximum(now.low - window.back, 0)
     back = (program.reach - 1) * program.block if program.reach else None
     same = window == Window(look.tokens.shape[1], back)
-    columns = None if same else jnp.minimum(look.index - start[:, None], window.length - 1)
+    columns: jax.Array | None = None if same else jnp.minimum(look.index - start[:, None], window.length - 1)
     return start[:, None] + jnp.arange(window.length), columns, start
 
 

@@ -1,7 +1,7 @@
 """First hitting (arXiv 2409.02908): the masked process reversed event by event instead of on a grid of times."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class Hits(NamedTuple):
     """
 
     level: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     share: jax.Array
     hidden: jax.Array | None
 
@@ -74,7 +74,7 @@ class FirstHitting(Decoder):
             raise ValueError(f"second={self.second!r}: is for several tokens a call; set parallel=True")
 
     @property
-    def mask_id(self) -> int:
+    def mask_id(self) -> int | Any:
         return self.process.mask_id
 
     @property

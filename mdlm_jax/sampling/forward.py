@@ -183,11 +183,12 @@ def _together(program: Program, now: Progress, index: jax.Array) -> jax.Array | 
 def _doubled(call: Call, canvas: Canvas, mask_id: int | None) -> Call:
     """The rows again without their class; where they have none, with everything masked that is not to be written."""
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), call)
-    if canvas.condition is not None:
+    if call.condition is not None:
         none = jnp.full_like(call.condition, NO_CLASS)
         return dataclasses.replace(twice, condition=jnp.concatenate([call.condition, none]))
     editable = jnp.repeat(canvas.editable, call.tokens.shape[0] // canvas.shape[0], axis=0)  # of copies as of rows
     fixed = ~take_at(editable, index=call.index, real=call.index < canvas.shape[1], fill=True)
+    assert mask_id is not None  # `loop.check` refuses this guidance where there are no masks
     blind = unconditional_tokens(call.tokens, fixed, mask_id)
     return dataclasses.replace(twice, tokens=jnp.concatenate([call.tokens, blind]))
 

@@ -1,6 +1,7 @@
 """dInfer's hierarchical rule (arXiv 2510.08666): what is sure, and the surest of every run of masks."""
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ class Hierarchy(Threshold):
         super().__post_init__()
         fraction("low", self.low)
 
-    def one_by_one(self) -> "Hierarchy":
+    def one_by_one(self) -> Self:
         return dataclasses.replace(super().one_by_one(), low=1.0)
 
     def reveal(self, drawn: Drawn, look: Look) -> jax.Array:

@@ -73,7 +73,8 @@ class Levenshtein(Decoder):
               "edits while there are first masks alone")
 
     @property
-    def edits(self) -> tuple[int, int]:
+    def edits(self) -> tuple[int, ...]:
+        assert self.delete_id is not None and self.insert_id is not None  # as the constructor has checked
         return self.delete_id, self.insert_id
 
     def check(self, call: Plan) -> None:

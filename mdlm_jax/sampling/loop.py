@@ -68,6 +68,7 @@ def decode(denoise, params, canvas: Canvas, decoder: Decoder, *, trace: bool = F
     for now in stream(denoise, params, canvas, decoder, every="step" if trace else "block", **options):
         if trace:
             frames.append(np.asarray(now.canvas.tokens))
+    assert now is not None  # there is at least one block
     rows, length = canvas.shape
     forced = options.get("forced") is not None
     return Decoded(

@@ -4,6 +4,7 @@ All of them are in one forward, a row each: see `sampling.copies`.
 """
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class LoPA(Threshold):
     def check(self, call: Plan) -> None:
         copies.check_whole(self, call)
 
-    def one_by_one(self) -> "LoPA":
+    def one_by_one(self) -> Self:
         return dataclasses.replace(super().one_by_one(), branches=0)
 
     def begin(self, look: Look, hidden) -> Branches:

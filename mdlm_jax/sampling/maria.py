@@ -5,6 +5,7 @@ twin, after a single forward of the masked network.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class MARIA(Decoder):
       temperature, top_p, top_k: of the draw; 1, 1 and 0 are the head's own law.
     """
 
-    fused: FusedHead | None = None
+    fused: FusedHead | Any = None
     mask_id: int = static(0)
     temperature: float = 1.0
     top_p: float = 1.0
@@ -79,7 +80,8 @@ class MARIA(Decoder):
             found = self.fused.prediction(masked, twin.hidden).narrowed(prediction.num_columns)
             if extra is None:
                 return found
-            return dataclasses.replace(found, head=dataclasses.replace(found.head, bias=found.head.bias + extra))
+            bias = extra if found.head.bias is None else found.head.bias + extra
+            return dataclasses.replace(found, head=dataclasses.replace(found.head, bias=bias))
 
         found = left_to_right.write(self.fused.twin, look, where, said, suppress=self.suppressed, law=self.law())
         return Move(where, found.tokens, log_prob=found.log_prob), None

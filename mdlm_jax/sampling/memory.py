@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +105,7 @@ def limit(params) -> int | None:
     None: the parameters are abstract, or nobody knows.
     """
     found = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
-    device = next(iter(found[0].sharding.addressable_devices)) if found else None
+    device: Any = next(iter(found[0].sharding.addressable_devices)) if found else None
     if device is None:
         return None
     stats = device.memory_stats() or {}
@@ -111,7 +113,8 @@ def limit(params) -> int | None:
         return stats["bytes_limit"]
     if device.platform != "cpu" or not hasattr(os, "sysconf"):
         return None
-    sharing = sum(x.platform == "cpu" for x in found[0].sharding.addressable_devices)
+    devices: Iterable[Any] = found[0].sharding.addressable_devices
+    sharing = sum(x.platform == "cpu" for x in devices)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // sharing
 
 

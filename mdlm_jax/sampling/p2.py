@@ -1,5 +1,7 @@
 """Path planning (P2, arXiv 2502.03540): a plan says which positions show a token, drawn ones and present ones alike."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -39,7 +41,7 @@ class P2(Decoder):
     top_p: float = 1.0
     top_k: int = static(0)
     head_budget: int = static(1 << 22)
-    quality: QualityHead | None = None
+    quality: QualityHead | Any = None
 
     def __post_init__(self):
         self._check_law()
@@ -55,7 +57,7 @@ class P2(Decoder):
             check("eta", self.eta, lambda eta: eta == 1, "the uniform planner has none; leave it out")
 
     @property
-    def mask_id(self) -> int:
+    def mask_id(self) -> int | Any:
         return self.process.mask_id
 
     @property
@@ -91,10 +93,10 @@ class P2(Decoder):
             drawn = self.draw(prediction, look, wants, where=look.editable, current=look.tokens)
             return drawn.sample, jnp.where(look.masked, drawn.sample_log_prob, drawn.current_log_prob)
         empty = look.tokens == self.mask_id
-        drawn = self.draw(prediction, look, ("sample",), where=empty).sample
-        full = jnp.where(empty, drawn, look.tokens)
+        sample = self.draw(prediction, look, ("sample",), where=empty).sample
+        full = jnp.where(empty, sample, look.tokens)
         log_odds = self.quality.logits(full, attention_mask=look.segment, positions=look.place)
-        return drawn, jax.nn.log_sigmoid(log_odds)
+        return sample, jax.nn.log_sigmoid(log_odds)
 
     def _more(self, look: Look) -> jax.Array:
         """[B] int32: by how many tokens there will be more."""

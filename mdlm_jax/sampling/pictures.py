@@ -65,7 +65,7 @@ def denoising_png(
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     _text(axes, _MARGIN, _MARGIN, title or "Denoising, step by step", size=1.35 * _SIZE, weight="bold")
-    _draw_legend(axes, _MARGIN, _MARGIN + 1.9 * _SIZE, prompt.any())
+    _draw_legend(axes, _MARGIN, _MARGIN + 1.9 * _SIZE, bool(prompt.any()))
     for number, panel in enumerate(panels):
         left = _MARGIN + (number % across) * (panel_width + _GAP)
         upper = top + (number // across) * (panel_height + _GAP)

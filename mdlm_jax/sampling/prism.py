@@ -1,5 +1,7 @@
 """PRISM (arXiv 2510.01384): a head on the network's hidden states says which tokens are right; the worst are redone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -35,7 +37,7 @@ class PRISM(Decoder):
       head_budget: logits alive at once; it changes memory, not results.
     """
 
-    quality: QualityHead | None = None
+    quality: QualityHead | Any = None
     mask_id: int = static(0)
     remask: int = 1
     order: str = static("random")

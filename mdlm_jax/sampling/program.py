@@ -119,6 +119,7 @@ def _end(program: Program, decoder: Decoder, numbers: Numbers, now: Progress) ->
 
 def taken_back(program: Program, decoder: Decoder, now: Progress) -> Progress:
     """The progress without what unfinished rows have written ahead of the block: masks again."""
+    assert decoder.mask_id is not None  # who writes ahead writes at masks
     canvas = now.canvas
     ahead = jnp.arange(canvas.shape[1]) >= (now.low + program.block)[:, None]
     ahead = ahead & canvas.editable & ~now.finished[:, None]

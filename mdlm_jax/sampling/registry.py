@@ -133,7 +133,8 @@ def check(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: no such decoder, a number it does not have, or one of the wrong type.
     """
-    entry, found = require(name), {}
+    entry = require(name)
+    found: dict[str, Any] = {}
     for key, value in numbers.items():
         if key not in entry.numbers:
             close = difflib.get_close_matches(key, entry.numbers, n=1)
@@ -149,7 +150,7 @@ def check(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
             value = tuple(value)
         if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
             raise ValueError(f"{key}={value!r}: must be of type {kind.__name__}")
-        if kind is tuple and not all(type(x) is int for x in value):
+        if isinstance(value, tuple) and not all(type(x) is int for x in value):
             raise ValueError(f"{key}={value!r}: must hold whole numbers")
         found[key] = value
     return found
@@ -192,7 +193,7 @@ def _read(name: str, module: str, cls: str, preset: dict[str, Any]) -> Entry:
         kind = _KINDS.get(annotation.partition(" | ")[0])
         if field not in GIVEN + _INNER and kind is not None:
             numbers[field] = Number(kind, preset.get(field, default), docs.get(field) or _USUAL.get(field, ""))
-    about = ast.get_docstring(ast.parse(_source(module))).partition("\n\n")[0]
+    about = (ast.get_docstring(ast.parse(_source(module))) or "").partition("\n\n")[0]
     return Entry(name, " ".join(f"{about} {docs['']}".split()), numbers, _reads_steps(module, cls))
 
 
@@ -215,7 +216,8 @@ def _class(module: str, cls: str) -> tuple[dict[str, str], dict[str, tuple[str, 
     """Words by field ("" for the class), and fields as (annotation, default), those of its bases first."""
     tree = ast.parse(_source(module))
     node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
-    docs, fields = {}, {}
+    docs: dict[str, str] = {}
+    fields: dict[str, tuple] = {}
     for base in node.bases:
         if isinstance(base, ast.Name) and (found := _where(tree, module, base.id)):
             base_docs, base_fields = _class(*found)
@@ -234,7 +236,7 @@ def _where(tree: ast.Module, module: str, name: str) -> tuple[str, str] | None:
     if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
         return module, name
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
             return node.module.rpartition(".")[2], name
     return None
 
@@ -242,7 +244,7 @@ def _where(tree: ast.Module, module: str, name: str) -> tuple[str, str] | None:
 def _words(docstring: str) -> dict[str, str]:
     """{"": first paragraph, field: its lines under ``Attributes:``, several before one colon each}."""
     summary, _, rest = docstring.partition("\n\n")
-    found, names = {"": " ".join(summary.split())}, []
+    found, names = {"": " ".join(summary.split())}, list[str]()
     for line in rest.partition("Attributes:\n")[2].splitlines():
         if match := re.match(r"  (\w+(?:, \w+)*): (.*)", line):
             names, text = match[1].split(", "), match[2]

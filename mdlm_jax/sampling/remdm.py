@@ -14,6 +14,7 @@ is. So the distance from the true law falls as 1 / steps if eta does too; at a c
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ class ReMDM(Decoder):
                              "Ancestral takes tokens back by itself")
 
     @property
-    def mask_id(self) -> int:
+    def mask_id(self) -> int | Any:
         return self.process.mask_id
 
     def check(self, call) -> None:

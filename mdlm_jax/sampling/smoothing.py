@@ -1,12 +1,13 @@
 """dInfer's iteration smoothing (arXiv 2510.08666): a mask is fed with what the last forward expected to stand there."""
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.draws import enough, over_wanted
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction import chunk_length
 from mdlm_jax.models.denoise import Call
 from mdlm_jax.models.vocabulary import lookup
@@ -34,7 +35,7 @@ class Smoothed(Threshold):
     """
 
     threshold: float = 0.9
-    embedding: jax.Array | None = None
+    embedding: Asked = None
     weight: float = 0.3
     weight_start: float = 0.15
     weight_growth: float = 0.02
@@ -52,7 +53,7 @@ class Smoothed(Threshold):
         for name in ("weight_growth", "threshold_decay"):
             check(name, getattr(self, name), lambda x: x >= 0, "must be 0 or positive")
 
-    def one_by_one(self) -> "Smoothed":
+    def one_by_one(self) -> Self:
         return dataclasses.replace(super().one_by_one(), weight=0.0, weight_start=0.0)
 
     def check(self, call: Plan) -> None:
@@ -69,7 +70,7 @@ class Smoothed(Threshold):
             raise ValueError(f"cache={call.cache!r}: a window of a shifted network does not score its first token, "
                              "which would be made softer all the same; use cache='none'")
 
-    def begin(self, look: Look, hidden: jax.Array | None) -> jax.Array:
+    def begin(self, look: Look, hidden: Asked) -> jax.Array:
         """[B, L, D]: what is added to each mask of the canvas."""
         return jnp.zeros((*look.canvas.shape, self.embedding.shape[1]), self.embedding.dtype)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mdlm_jax.core.draws import enough, over_wanted
+from mdlm_jax.core.prediction import Asked
 from mdlm_jax.core.reduction import chunk_length
 from mdlm_jax.core.reduction_chunk import suppressed_logits
 from mdlm_jax.models.denoise import Call
@@ -47,7 +48,7 @@ class SoftParallel(Decoder):
     """
 
     mask_id: int = static()
-    embedding: jax.Array | None = None
+    embedding: Asked = None
     threshold: float = 0.5
     confident: float = 0.9
     blend: int = static(1)

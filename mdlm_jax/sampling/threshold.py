@@ -1,6 +1,7 @@
 """Fast-dLLM's rules (arXiv 2505.22618): every step reveals whatever the network is sure enough of."""
 
 import dataclasses
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class Threshold(ByConfidence):
         super().__post_init__()
         fraction("threshold", self.threshold)
 
-    def one_by_one(self) -> "Threshold":
+    def one_by_one(self) -> Self:
         return dataclasses.replace(self, threshold=1.0)
 
     def drawn(self, prediction, look: Look, **how) -> Drawn:

@@ -103,7 +103,7 @@ def denoising_html(
 </head>
 <body>
 <h1>{heading}</h1>
-<p class="legend">{_legend(prompt.any())}</p>
+<p class="legend">{_legend(bool(prompt.any()))}</p>
 <section id="player" hidden>
 <div class="controls"><button id="play" type="button">Play</button>
 <input id="step" type="range" min="0" max="{len(frames) - 1}" value="0" aria-label="step">
@@ -145,7 +145,7 @@ def _canvas(panel: view.Panel, layout: view.Layout, words: view.Words, prompt: n
         places = np.flatnonzero(layout.row == row)
         indent = layout.column[places[0]]
         style = f' style="padding-left:{indent}ch"' if indent else ""
-        cells = html.escape(words.separator).join(_cell(panel, i, layout, words, prompt) for i in places)
+        cells = html.escape(words.separator).join(_cell(panel, int(i), layout, words, prompt) for i in places)
         rows.append(f"<div{style}>{cells}</div>")
     return "".join(rows)
 

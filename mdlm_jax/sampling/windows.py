@@ -91,13 +91,14 @@ class Layout:
 
     def _windows(self, number: int) -> tuple[Window | None, Window | Scattered]:
         whole, told, written = Window(self.length), self.caching, self.reach + self.ahead
-        reached = Window(written * self.block, (self.reach - 1) * self.block)
+        back = (self.reach - 1) * self.block
+        reached = Window(written * self.block, back)
         if told.name == "none":
             return None, whole
         if told.name == "prefix":
-            return whole, Window(self._suffix(number) + reached.back, reached.back)
+            return whole, Window(self._suffix(number) + back, back)
         if told.name in ("dual", "vicinity"):
-            return whole, Window(reached.length + told.back + told.ahead, reached.back + told.back)
+            return whole, Window(reached.length + told.back + told.ahead, back + told.back)
         if told.name == "dkv_decode":
             return whole, Scattered(min(self._suffix(number), self.length))
         if told.name == "dkv_greedy":

@@ -97,6 +97,7 @@ def join(plan: Plan | None, trainable: dict, frozen: dict | None) -> dict:
     """The weights as an `Objective` takes them, differentiable in ``trainable``."""
     if not isinstance(plan, Taught):
         return _joined(plan, trainable, frozen, lora.apply)
+    assert frozen is not None  # the teacher is among what stays
     teacher = frozen["teacher" if plan.adapters is None else "network"]
     return _joined(plan.adapters, trainable, frozen, lora.apply) | {"teacher": teacher}
 

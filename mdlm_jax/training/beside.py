@@ -20,6 +20,7 @@ def declares(objective: str, network: TransformerConfig,
     """The module of `models` that declares the small network of ``objective``, and the configuration it takes."""
     name = beside(objective)
     if name == "fused":
+        assert twin is not None
         return fused, fused.FusedConfig(network, twin)
     if name == "circuit":
         return circuit, circuit_config(objective, network)
@@ -35,6 +36,7 @@ def taken(objective: str, network: TransformerConfig, weights: dict, twin: Trans
     if name not in weights:
         return {}
     if name == "fused":
+        assert twin is not None and start_id is not None
         return {name: fused.FusedHead(weights[name], Twin(weights["twin"], twin, start_id),
                                       weights["network"].get("head_bias"))}
     if name == "circuit":

@@ -1,6 +1,7 @@
 """From a `RunConfig` to process, network and objective."""
 
 import dataclasses
+from typing import Any
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
 from mdlm_jax.config.objectives import check_training, in_blocks
@@ -113,7 +114,7 @@ def build_bound(
     pairs.
     """
     kind, numbers = parse_spec("train.objective", config.train.objective, OBJECTIVES)
-    shared = {
+    shared: dict[str, Any] = {
         "network": dataclasses.replace(_as_trained(network, kind), dropout=0.0),
         "process": process,
         "head_budget": config.train.head_budget,

@@ -333,7 +333,8 @@ class _Background(threading.Thread):
 
     def __init__(self, function: Callable[[], None]):
         super().__init__(name="checkpoint")
-        self._function, self._error = function, None
+        self._function = function
+        self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:

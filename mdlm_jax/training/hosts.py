@@ -25,7 +25,8 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> slice:
 
     Devices of one process need not be neighbours in the mesh: what lies between is made and not used.
     """
-    held = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    held = [index[0].indices(batch_size) for index in indices if index]
     return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
 
 

@@ -24,7 +24,8 @@ def write(directory: Path | str) -> None:
 
     The manifest appears at once and only after everything it lists is on the disk. What is in a bucket is read back.
     """
-    directory, entries, folders = places.place(directory), {}, set()
+    directory, entries = places.place(directory), {}
+    folders: set[Path] = set()
     root = len(directory.parts)
     for path in places.files(directory):
         relative = path.relative_to(directory).as_posix()

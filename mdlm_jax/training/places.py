@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax.config import ConfigError
 
@@ -43,7 +44,8 @@ def in_bucket(path: Path | str) -> bool:
 
 def size(file: Path) -> int:
     """Bytes."""
-    return file.stat().length if in_bucket(file) else file.stat().st_size
+    stat: Any = file.stat()
+    return stat.length if in_bucket(file) else stat.st_size
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -147,7 +149,7 @@ class MarkedSteps(Steps):
         """Writing the marker was it."""
 
     def remove(self, step: int) -> None:
-        folder = self.path(step)
+        folder: Any = self.path(step)  # an epath.Path, which can do this
         (folder / self._marker).unlink(missing_ok=True)
         folder.rmtree(missing_ok=True)
 

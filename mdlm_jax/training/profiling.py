@@ -17,7 +17,7 @@ class Profile:
             self._running = True
 
     def after(self, step: int, results) -> None:
-        if self._running and step >= self._steps[1]:
+        if self._running and self._steps and step >= self._steps[1]:
             jax.block_until_ready(results)
             self._stop()
 

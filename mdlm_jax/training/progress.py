@@ -37,6 +37,7 @@ class Progress:
           shown: whether to show anything, ever.
         """
         file = sys.stderr if file is None else file
+        self._shown: _Nothing | _Bar | _Lines
         if not shown:
             self._shown = _Nothing()
         elif _in_notebook():
@@ -75,11 +76,12 @@ class Growing:
     """
 
     def __init__(self, desc: str, unit: str, shown: bool = True):
-        self._how, self._wanted, self._shown = {"desc": desc, "unit": unit}, shown, None
+        self._desc, self._unit, self._wanted = desc, unit, shown
+        self._shown: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._wanted:
-            self._shown = self._shown or Progress(total, **self._how)
+            self._shown = self._shown or Progress(total, desc=self._desc, unit=self._unit)
             self._shown.grow(total)
             self._shown.update(done)
 
@@ -143,7 +145,8 @@ class _Lines:
         from tqdm import tqdm
 
         step, shown = self._last
-        done, seconds = step - self._first[0], now - self._first[1]
+        begun, since = self._first or (step, now)
+        done, seconds = step - begun, now - since
         parts = [f"{step}/{self._total} {self._unit}s ({100 * step // max(self._total, 1)}%)"]
         parts.append(f"elapsed {tqdm.format_interval(now - self._begun)}")
         if done > 0 and seconds > 0:

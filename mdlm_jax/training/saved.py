@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from mdlm_jax.config import TrainConfig
 from mdlm_jax.models.config import TransformerConfig
-from mdlm_jax.training import adapters, beside, checkpoints
+from mdlm_jax.training import adapters, beside, checkpoints, places
 
 
 def described(folder: Path | str) -> dict:
@@ -35,9 +35,11 @@ def weights(folder: Path | str, train: TrainConfig, network: TransformerConfig |
     if "teacher" in wanted.get("frozen", {}):
         del wanted["frozen"]
     if mesh is not None:
-        network_layout, frozen_layout = adapters.shardings(plan, network, mesh, beside.stored_twin(folder))
+        assert network is not None  # which says how it lies there
+        twin = beside.stored_twin(places.place(folder))
+        network_layout, frozen_layout = adapters.shardings(plan, network, mesh, twin)
         wanted[name] |= _placed(wanted[name], network_layout)
-        if "frozen" in wanted:
+        if "frozen" in wanted and frozen_layout is not None:
             wanted["frozen"] |= _placed(wanted["frozen"], frozen_layout)
     found = checkpoints.restore_path(folder, wanted, partial=True, verified=verified).tree
     return adapters.merged(plan, found[name], found.get("frozen"))

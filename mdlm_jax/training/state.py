@@ -1,6 +1,7 @@
 """The training state: one pytree, its layout on a mesh, its initial value."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def _shapes(objective, optimizer: optax.GradientTransformation, use_ema: bool, p
 
 
 def _layout(shapes: TrainState, objective: Objective, mesh: Mesh, plan: adapters.Plan | None) -> TrainState:
-    whole = replicated(mesh)
+    whole: Any = replicated(mesh)  # shardings in the places of arrays
     network, frozen = adapters.shardings(plan, objective.network, mesh, objective.twin)
     weights = jax.tree.map(lambda _: whole, shapes.trainable) | network
     moments = _like_their_weights(shapes.optimizer, shapes.trainable, weights, whole)

@@ -1,7 +1,6 @@
 """One optimisation step, compiled for a mesh."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ NOISE_STREAM = 1  # the run's seed gives weights (stream 0) and noise (stream 1)
 
 def make_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, train: TrainConfig, mesh: Mesh
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+) -> jax.stages.Wrapped:
     """``step(state, batch) -> (state, metrics)``; the state is donated.
 
     The gradient is that of (sum of per-token losses) / (number of tokens) over the whole batch, whatever the number of

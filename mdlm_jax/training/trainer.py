@@ -176,7 +176,8 @@ class _Window:
         length = trainer.pipeline.length
         rows = trainer.train.batch_size
         self._tokens = rows * length
-        self._rows, self._length, self._objective = rows, length, None
+        self._rows, self._length = rows, length
+        self._objective: Objective | None = None
         shared = jax.default_backend() == "cpu"  # virtual CPU devices are one machine
         self._ceiling = ceiling * (jax.process_count() if shared else jax.device_count())
         self._rate = schedules.learning_rate(trainer.train)
@@ -274,7 +275,7 @@ def _by_level(good: list[dict]) -> dict[str, float]:
     """Nats a token at the four quarters of the noise, where rows have one level."""
     if "by_level" not in good[0]:
         return {}
-    nats, tokens = sum(np.asarray(numbers["by_level"], np.float64) for numbers in good)
+    nats, tokens = np.sum([np.asarray(numbers["by_level"], np.float64) for numbers in good], axis=0)
     return {f"loss_by_level/{n + 1}_of_{len(nats)}": float(nats[n] / tokens[n]) for n in np.flatnonzero(tokens)}
 
 

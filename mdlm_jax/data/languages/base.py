@@ -60,7 +60,8 @@ def check_tokens(
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"tokens: are {tokens.dtype} {list(tokens.shape)}; they must be integers [num, length]")
-    check_shape(*tokens.shape, shortest)
+    num, length = tokens.shape
+    check_shape(num, length, shortest)
     tokens = tokens.astype(np.int64)
     if visible is not None:
         if visible.shape != tokens.shape or visible.dtype != np.bool_:

@@ -7,6 +7,7 @@ backend.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,9 @@ class _Split:
         axes = tuple(axis for axis in BATCH_AXES if axis in self.mesh.shape)
         context, heads = (axis if axis in self.mesh.shape else None for axis in (LENGTH_AXIS, _HEADS_AXIS))
         by_query, by_key = PartitionSpec(axes, context, heads), PartitionSpec(axes, None, heads)
-        segment_specs = None if segments is None else SegmentIds(PartitionSpec(axes, context), PartitionSpec(axes))
+        query_spec: Any = PartitionSpec(axes, context)  # a spec in an array's place
+        key_spec: Any = PartitionSpec(axes)
+        segment_specs = None if segments is None else SegmentIds(query_spec, key_spec)
         if kernel.kwargs["mask_function"] is None:  # a full mask is the same on every device
             kernel_specs = jax.tree.map(lambda _: PartitionSpec(), kernel)
         else:
@@ -130,7 +133,7 @@ def _kernel(visibility: Visibility, heads: int, lengths, padded, tile, shards: i
 def _segments(visibility: Visibility, rows: int, lengths, padded) -> SegmentIds | None:
     """Segments of queries and keys with 0 on the padding; None where there are none and nothing is padded."""
     own, other = visibility.query.segment, visibility.key.segment
-    if other is None:
+    if own is None or other is None:
         if lengths == padded:
             return None
         own, other = (jnp.ones((rows, length), jnp.int32) for length in lengths)

@@ -27,6 +27,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.core.prediction import Asked
+
 _LAST = jnp.iinfo(jnp.int32).max
 
 
@@ -40,8 +42,8 @@ class Places:
     ``index`` [B, L] int32: that index for those who need it whatever the order; None: 0, 1, ...
     """
 
-    segment: jax.Array | None
-    order: jax.Array | None
+    segment: Asked
+    order: Asked
     shadow: jax.Array | None = None
     index: jax.Array | None = None
 
@@ -86,10 +88,10 @@ class Visibility:
             _, first, last = intervals(self.contract, self.block_length, self.key.order, keys)
             when = when[..., :, None]
             seen = (first[..., None, :] <= when) & (when <= last[..., None, :])
-        if self.key.segment is not None:
+        if self.query.segment is not None and self.key.segment is not None:
             own, other = self.query.segment[:, :, None], self.key.segment[:, None, :]
             seen = seen & (own == other) & (other != 0)
-        if self.shadowed:
+        if self.query.shadow is not None and self.key.shadow is not None:
             own, other = self.query.shadow[:, :, None], self.key.shadow[:, None, :]
             seen = seen & (own != jnp.arange(keys)) & ((own >= 0) | (other < 0))
             if self.contract == "permutation":

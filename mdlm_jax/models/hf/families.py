@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
@@ -26,7 +27,7 @@ def describe(directory: Path | str) -> Description:
     if not generation.is_file():
         return description
     more = read_json(generation)
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("mask", "bos", "eos", "pad"):
         value = more.get(f"{name}_token_id")
         value = value[0] if isinstance(value, list) and value else value
@@ -76,7 +77,7 @@ def write_fields(description: Description) -> dict:
     return FAMILIES[description.family].write(description)
 
 
-def family_of(config: TransformerConfig, ids: dict[str, int | None]) -> Description:
+def family_of(config: TransformerConfig, ids: dict[str, Any]) -> Description:
     """The description of a network in the first family that can say it.
 
     Raises:

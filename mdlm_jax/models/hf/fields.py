@@ -30,7 +30,8 @@ class Fields:
     """A ``config.json`` being read. Every field is asked for by name; the ones nobody asked for are warned about."""
 
     def __init__(self, raw: dict[str, Any], where: str = "config.json"):
-        self._raw, self.where, self._seen = raw, where, set()
+        self._raw, self.where = raw, where
+        self._seen: set[str] = set()
 
     def take(self, name: str, default: Any = _MISSING) -> Any:
         """The field; a missing one or null is ``default``, and an error where there is none."""
@@ -40,8 +41,8 @@ class Fields:
             raise ConfigError(f"{self.where}: has no {name}; it is needed to build the network")
         return default if value is None else value
 
-    def whole(self, name: str, default: Any = _MISSING) -> int:
-        """A field that must be an integer."""
+    def whole(self, name: str, default: Any = _MISSING) -> int | Any:
+        """A field that must be an integer, or what it is without one."""
         value = self.take(name, default)
         if value is None or value is default:
             return value

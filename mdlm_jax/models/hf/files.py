@@ -144,7 +144,8 @@ def write_file(path: Path, tensors: Iterable[tuple[str, np.dtype, tuple[int, ...
       tensors: name, dtype and shape of each, known beforehand.
       produce: name -> array; called in order.
     """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, dtype, shape in tensors:
         size = math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _CODES[dtype.name], "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -157,6 +158,6 @@ def write_file(path: Path, tensors: Iterable[tuple[str, np.dtype, tuple[int, ...
             array = produce(name)
             if array.dtype != dtype or array.shape != tuple(shape):
                 raise ValueError(f"{name}: is {array.dtype}{array.shape}; it must be {dtype}{tuple(shape)}")
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

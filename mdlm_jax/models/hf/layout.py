@@ -90,7 +90,7 @@ class Layout:
 
     def _bounds(self, ranges: Ranges) -> dict[str, tuple[int, int]]:
         sizes = self._leaf_sizes
-        bounds = {}
+        bounds: dict[str, tuple[int, int]] = {}
         for axis, (low, high) in zip(self._sides[1], ranges, strict=True):
             inner = math.prod(sizes[letter] for letter in axis[1:])
             bounds |= {letter: (0, sizes[letter]) for letter in axis[1:]}

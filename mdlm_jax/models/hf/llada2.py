@@ -53,6 +53,7 @@ def _common(config: TransformerConfig, layer: str) -> list[Rule]:
             Rule(f"{layer}.attention.query_layernorm.weight", "*/attention/query_norm", "H -> H"),
             Rule(f"{layer}.attention.key_layernorm.weight", "*/attention/key_norm", "H -> H"),
         ]
+    assert config.moe is not None
     if config.moe.selection_bias:
         rules.append(Rule(f"{layer}.mlp.gate.expert_bias", "layers/moe/router_bias", "X -> X"))
     if config.moe.shared_d_ff:
@@ -130,6 +131,7 @@ def _rotated(config: TransformerConfig, width: int | None, fraction_is_said: boo
 
 def write(description: Description) -> dict:
     c, m = description.config, description.config.moe
+    assert m is not None
     raw = {
         "architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "auto_map": _CODE,
         "vocab_size": c.vocab_size, "hidden_size": c.d_model, "intermediate_size": c.d_ff,

@@ -22,6 +22,7 @@ def table(config: TransformerConfig) -> list[Rule]:
         Rule(f"{layer}.mlp.gate.weight", "layers/moe/router", "X D -> D X"),
         *llama.feed_forward(f"{layer}.mlp.experts.{{expert}}", "layers/moe/"),
     ]
+    assert config.moe is not None
     if config.moe.selection_bias:
         rules.append(Rule(f"{layer}.mlp.expert_bias", "layers/moe/router_bias", "X -> X"))
     if config.moe.shared_d_ff:
@@ -83,6 +84,7 @@ def _leading_dense(frequency: list[int], layers: int) -> int:
 
 def write(description: Description) -> dict:
     c, m = description.config, description.config.moe
+    assert m is not None
     return {
         "architectures": ["LLaDAMoEModelLM"], "model_type": "llada", "auto_map": _CODE,
         "vocab_size": c.vocab_size, "hidden_size": c.d_model, "dense_intermediate_size": c.d_ff,

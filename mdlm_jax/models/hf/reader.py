@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import api
+from mdlm_jax.models.config import x64_enabled
 from mdlm_jax.models.hf import files
 from mdlm_jax.models.hf.families import FAMILIES
 from mdlm_jax.models.hf.files import Stored
@@ -55,7 +57,8 @@ def read(
     dtypes = {path: wanted or _common_dtype(leaf, stored) for path, leaf in leaves.items()}
     layouts = _shardings(description, mesh, leaves)
     sizes = {path: math.prod(leaf.shape) * dtypes[path].itemsize for path, leaf in leaves.items()}
-    params, done, total = {}, 0, sum(sizes.values())
+    params: dict[str, Any] = {}
+    done, total = 0, sum(sizes.values())
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, leaf in leaves.items():
             array = _place(leaf, stored, layouts[path], dtypes[path], pool)
@@ -121,11 +124,11 @@ def _shardings(description: Description, mesh: Mesh | None, leaves: dict[str, Le
 
 def _place(leaf: Leaf, stored, sharding: Sharding, dtype: np.dtype, pool) -> jax.Array:
     """One leaf: device by device, so that the host holds one part at a time."""
-    if dtype == np.float64 and not jax.config.jax_enable_x64:
+    if dtype == np.float64 and not x64_enabled():
         raise ConfigError(f"{leaf.path}: float64 needs jax_enable_x64; set it, or give dtype=float32")
     devices: dict[tuple, list] = {}
     for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
-        ranges = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True))
+        ranges = tuple(part.indices(size)[:2] for part, size in zip(index or (), leaf.shape, strict=True))
         devices.setdefault(ranges, []).append(device)
     parts = []
     for ranges, alike in devices.items():
@@ -172,7 +175,7 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
     if theirs == ours:
         target[...] = source
         return
-    others = [range(size) if i not in (theirs, ours) else (slice(None),) for i, size in enumerate(source.shape)]
+    others: list = [range(size) if i not in (theirs, ours) else (slice(None),) for i, size in enumerate(source.shape)]
     others[theirs] = [slice(i, i + _TILE) for i in range(0, source.shape[theirs], _TILE)]
     others[ours] = [slice(i, i + _TILE) for i in range(0, source.shape[ours], _TILE)]
     for tile in itertools.product(*others):

@@ -104,7 +104,7 @@ def write(
 def _write_weights(folder: Path, params: dict, tensors: list[Tensor], shard_bytes: int, progress) -> None:
     shards = _cut(tensors, shard_bytes)
     total, done = sum(tensor.size for tensor in tensors), 0
-    weights = {}
+    weights: dict[str, str] = {}
     for i, shard in enumerate(shards):
         name = files.SINGLE if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         by_name = {tensor.name: tensor for tensor in shard}
@@ -149,8 +149,8 @@ def _slice(leaf, index: tuple[int, ...]) -> np.ndarray:
     """One layer (and expert) of a leaf, on the host; arrays that lie on one CPU device are looked at in place."""
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)[index]
-    devices = leaf.sharding.device_set
-    if len(devices) == 1 and next(iter(devices)).platform == "cpu":
+    devices = {device.platform for device in leaf.devices()}
+    if len(leaf.devices()) == 1 and devices == {"cpu"}:
         return np.asarray(leaf)[index]
     return np.asarray(_pick(leaf, jnp.asarray(index, jnp.int32)) if index else leaf)
 

@@ -13,6 +13,7 @@ an all-to-all of visits would cost about k T D, so it is worth its complexity fo
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -43,7 +44,7 @@ class MixtureOfExperts(nn.Module):
     def __call__(
         self, x: jax.Array, segment: jax.Array | None = None, index: jax.Array | None = None
     ) -> tuple[jax.Array, RouterStats]:
-        c, moe = self.config, self.config.moe
+        c, moe = self.config, self._moe
         logits = router_logits(x, self._router())
         if moe.block and index is None:
             half = x.shape[1] // 2 if c.attention == "two_stream" else x.shape[1]
@@ -54,8 +55,13 @@ class MixtureOfExperts(nn.Module):
         y = visit_experts(x, routing, experts, shared)
         return y, router_stats(logits, routing, None if segment is None else segment != 0)
 
+    @property
+    def _moe(self) -> MoEConfig:
+        assert self.config.moe is not None
+        return self.config.moe
+
     def _router(self) -> jax.Array:
-        shape = (self.config.d_model, self.config.moe.experts)
+        shape = (self.config.d_model, self._moe.experts)
         # Whole on every device, so that no choice depends on the mesh by more than the order of one dot product.
         return gather_weight(weight(self, "router", shape, ("embed", None), fan_in(shape[0])), ("embed", None))
 
@@ -68,7 +74,7 @@ class MixtureOfExperts(nn.Module):
         return tuple(weight(self, prefix + n, leading + shape, ax, init).astype(dtype) for n, shape, ax, init in rows)
 
     def _bias(self) -> jax.Array | None:
-        moe = self.config.moe
+        moe = self._moe
         if not moe.selection_bias:
             return None
         bias = weight(self, "router_bias", (moe.experts,), (None,), nn.initializers.zeros)
@@ -106,7 +112,7 @@ def visit_experts(x: jax.Array, routing: Routing, experts: tuple, shared: tuple 
         tuple(weight_sharding(mesh, axes, w.shape).spec for axes, w in zip(table, group, strict=True)) if group else ()
         for table, group in ((_EXPERTS, experts), (_SHARED, shared))
     ]
-    local = functools.partial(_on_one_device, *layout)
+    local: Callable[..., jax.Array] = functools.partial(_on_one_device, *layout)
     run = jax.shard_map(local, in_specs=(_TOKENS,) * 3 + tuple(layout), out_specs=_TOKENS, check_vma=False)
     return run(x, index, weights, experts, shared)
 
@@ -117,8 +123,8 @@ def _swiglu(x, gate, up, down):
 
 def _visit(x, index, weights, gate, up, down):
     """`grouped_swiglu` over [B, L]."""
-    flat = (z.reshape(-1, z.shape[-1]) for z in (x, index, weights))
-    return grouped_swiglu(*flat, gate, up, down).reshape(x.shape)
+    tokens, experts, shares = (z.reshape(-1, z.shape[-1]) for z in (x, index, weights))
+    return grouped_swiglu(tokens, experts, shares, gate, up, down).reshape(x.shape)
 
 
 def _on_one_device(expert_layout, shared_layout, x, index, weights, experts, shared):

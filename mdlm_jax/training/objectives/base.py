@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from mdlm_jax.core import draws, levels, weights
 from mdlm_jax.core.keys import row_keys
 from mdlm_jax.core.loss_parts import LossParts
-from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.reduction import Reduced, chunk_length
 from mdlm_jax.models import api, flops, vocabulary
@@ -24,10 +25,10 @@ LEVEL, NOISE, TIME, DROPOUT, SECOND, EDIT, DRAFT, TURNS, CLASS, LATENT = range(1
 class Routers(NamedTuple):
     """What the routers of expert layers add to the summed loss, and their sums over tokens; None without experts."""
 
-    loss: jax.Array | None = None
-    stats: RouterStats | None = None
+    loss: Asked = None
+    stats: RouterStats | Any = None
 
-    def __add__(self, other: "Routers") -> "Routers":
+    def __add__(self, other: "Routers") -> "Routers":  # type: ignore[override]  # sums, where tuples would be joined
         return self if self.loss is None else Routers(self.loss + other.loss, self.stats + other.stats)
 
 
@@ -57,13 +58,22 @@ class Objective(abc.ABC):
     data_shards: int = 1
     class_dropout: float = 0.0
 
-    twin = None  # the shape of the autoregressive network beside it, of objectives that have one
     one_level = True  # whether a row has one noise level
-    exact = False  # whether the loss is the same whatever the noise, so that one draw measures it
-    end_terms = None  # what `loss_at` leaves out of a bound: (trainable, batch, key, rows) -> LossParts
+    # What `loss_at` leaves out of a bound: (trainable, batch, key, rows) -> LossParts
+    end_terms: ClassVar[Callable[..., LossParts] | None] = None
 
     def __post_init__(self):
         weights.check(self.weighting, self.law)
+
+    @property
+    def twin(self) -> TransformerConfig | None:
+        """The shape of the autoregressive network beside it, of objectives that have one."""
+        return None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the loss is the same whatever the noise, so that one draw measures it."""
+        return False
 
     def at(self, step: int) -> "Objective":
         """The objective of the step after ``step`` steps are done; steps with equal objectives share a compilation."""

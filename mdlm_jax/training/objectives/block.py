@@ -76,7 +76,7 @@ class BlockObjective(CountObjective):
             keys, levels, noise_mask, self.law, weighting=self.weighting, both=self.both
         )
 
-    def run(self, trainable, batch, noisy, time, key, rows):
+    def run(self, trainable, batch, noisy, time, key, rows, **more):
         length = noisy.shape[1]
         if self.blocks(length) == 1:
             whole = dataclasses.replace(self.network, attention="bidirectional", block_length=1)

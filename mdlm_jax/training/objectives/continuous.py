@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.core import levels, losses
+from mdlm_jax.core import levels, losses, weights
 from mdlm_jax.core.loss_parts import LossParts
 from mdlm_jax.core.schedules import SigmaSchedule
 from mdlm_jax.training.objectives.base import Objective, require_elbo, scored
@@ -34,7 +34,7 @@ class ContinuousObjective(Objective):
 
     def weighed(self, reduced, tokens, noisy, t, weight) -> jax.Array:
         """[B, L]: the integrand times ``weight`` [B, 1], or by another weighting."""
-        if not self.weighting.is_bound:
+        if isinstance(self.weighting, weights.Multiplier):
             weight = losses.level_weight(self.process, t, self.weighting)
         return weight * losses.nelbo_rate(self.process, reduced, tokens, noisy, t)
 
@@ -78,5 +78,6 @@ class DiscreteObjective(Objective):
             prediction, target=tokens, current=noisy, offset=losses.softplus_offset(self.process, s, tokens.shape)
         )
         kl = losses.kl_step(self.process, reduced, tokens, noisy, s, t)
+        assert not isinstance(self.law, levels.Fixed)  # it has no steps
         probability = self.law.bin_probability(step, float(self.num_steps))
         return LossParts.of(scored(batch), *routers, diffusion=kl / probability[:, None])

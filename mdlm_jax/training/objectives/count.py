@@ -69,8 +69,8 @@ class CountObjective(Objective):
         """The masks of the rows: one for each, or with ``both`` two."""
         if self.both:
             return counts.draw_both(keys, u, noise_mask, self.law, weighting=self.weighting)
-        options = {"weighting": self.weighting, "complementary": self.complementary}
-        return (counts.draw_counts(keys, u, noise_mask, self.law, **options),)
+        return (counts.draw_counts(keys, u, noise_mask, self.law, weighting=self.weighting,
+                                   complementary=self.complementary),)
 
     def loss_at(self, trainable, batch, key, rows, u):
         row = self.noised(batch, key, rows, u)

@@ -25,6 +25,7 @@ class GiddObjective(ContinuousObjective):
             raise ValueError(f"weighting={self.weighting}: choose Elbo, Clipped or Dynamic")
 
     def weighed(self, reduced, tokens, noisy, t, weight):
+        assert isinstance(self.process, gidd.GiddProcess)
         match self.weighting:
             case weights.Clipped(maximum=maximum):
                 return gidd.clipped_loss(self.process, reduced, tokens, noisy, t, maximum)

@@ -75,7 +75,8 @@ def _plain(cls: type[Objective], *names: str) -> Callable[[Asked], Objective]:
 
     def made(asked: Asked) -> Objective:
         numbers = zip(names, asked.numbers, strict=True)
-        return cls(**asked.shared, **{name: int(value) if name in whole else value for name, value in numbers})
+        fields: dict[str, Any] = {name: int(value) if name in whole else value for name, value in numbers}
+        return cls(**asked.shared, **fields)
 
     return made
 

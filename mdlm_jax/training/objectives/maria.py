@@ -1,6 +1,7 @@
 """MARIA: a linear head learns to join a masked network and its autoregressive twin (`models.fused`)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -24,7 +25,7 @@ class MariaObjective(CountObjective):
       twin: the shape of the autoregressive network.
     """
 
-    twin: TransformerConfig | None = None
+    twin: TransformerConfig | Any = None
 
     def __post_init__(self):
         super().__post_init__()
