@@ -13,6 +13,7 @@ from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.options import Options, Sampler
 from mdlm_jax.models.denoise import CausalDenoiser
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
+from mdlm_jax.progress import following
 from mdlm_jax.sampling import loop
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.rows import Row, batches
@@ -118,6 +119,22 @@ def rows_a_forward(job: Job) -> float:
 
 def answers(job: Job) -> Iterator[tuple[int, Generation]]:
     """(index of the row, answer), batch after batch: rows of as many steps a block together, shortest first."""
+    for batch in answer_batches(job):
+        yield from batch
+
+
+def gathered(job: Job, progress: bool | Callable[[int, int], None] = False) -> list[Generation]:
+    """All answers in the order of the rows. ``progress``: of `progress.following`."""
+    found: dict[int, Generation] = {}
+    with following(progress, len(job.rows), desc="answers", unit="answer") as show:
+        for batch in answer_batches(job):
+            found |= dict(batch)
+            show(len(found))
+    return [found[i] for i in range(len(job.rows))]
+
+
+def answer_batches(job: Job) -> Iterator[list[tuple[int, Generation]]]:
+    """`answers`, those of a batch together."""
     every = "step" if job.options.trace else "block"
     for chosen, canvas in _batches(job):
         frames, now = [], None
@@ -125,7 +142,7 @@ def answers(job: Job) -> Iterator[tuple[int, Generation]]:
             if job.options.trace:
                 frames.append(np.asarray(now.canvas.tokens[: len(chosen)]))
         trace = np.stack(frames) if frames else None
-        yield from zip(chosen, _generations(job, chosen, now, True, trace), strict=True)
+        yield list(zip(chosen, _generations(job, chosen, now, True, trace), strict=True))
 
 
 def snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
