@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.evaluation.answers import Likelihood
-from mdlm_jax.generation import answering, generate, likelihood
+from mdlm_jax.generation import answering, generate, likelihood, score
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
 from mdlm_jax.models.circuit import Circuit
@@ -167,7 +167,7 @@ class LanguageModel:
 
         Args:
           texts: a string in which every ``hole`` stands for one token to be written, or a row of token ids with the
-            mask's where one is to be written; or several. Networks of any order need decoder="assd".
+            mask's where one is to be written; or several. Networks of any order are asked by assd.
           progress, options: as for `generate`; by default everything is written at once, a row in as many steps as it
             has holes. Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.
@@ -182,6 +182,33 @@ class LanguageModel:
         found = generate.gathered(generate.infill_job(self, texts, hole, **options), progress)
         return found[0] if is_single(texts) else found
 
+    def score(self, texts, rows, *, hole: str = "<mask>", latents: int | None = None, **options) -> np.ndarray | float:
+        """log q(row | text), nats: exactly how probable it is that `infill` with these options writes the row.
+
+        Of decoders that choose positions by the canvas alone (margin, entropy_bound, klass, codd, maria, ...), not of
+        those that choose at random or by what they drew. A network that reads a latent is a mixture: steps=1 alone, by
+        quadrature. ``evaluation.scoring.distance`` makes KL and total variation of two such laws.
+
+        Args:
+          texts: as for `infill`; one may serve several rows.
+          rows: each text with its holes filled: token ids, such as ``row`` of what `infill` returned, or strings.
+          latents: points of the quadrature; None: 1024.
+          options: as for `infill`; temperature, truncation, bias and guidance are part of q.
+        Returns:
+          A float for one row, else float64 [N]; -inf for rows that cannot be written so.
+        Raises:
+          ConfigError: as `infill`; a decoder that cannot be scored; a row that is no filling of its text.
+        Examples:
+          >>> import mdlm_jax, numpy as np
+          >>> model = mdlm_jax.load("runs/first")
+          >>> how = {"decoder": "margin", "temperature": 1.0, "steps": 1}
+          >>> pairs = [[100 + i, 100 + j] for i in range(2) for j in range(2)]
+          >>> one, four = model.score("<mask>d", [100, 100], **how), model.score("<mask><mask>", pairs, **how)
+          >>> one < 0, bool(np.exp(four).sum() < 1)
+          (True, True)
+        """
+        return score.score(self, texts, rows, hole=hole, latents=latents, **options)
+
     def stream(self, prompts, *, new_tokens: int | None = None, every: str = "block", **options) -> Iterator:
         """As `generate`, all rows as they stand: before the first step, after every ``block`` or ``step``, finished.
 
@@ -193,6 +220,9 @@ class LanguageModel:
     def log_likelihood(self, prompts, answers, *, method: str = "bound", draws: int | None = None,
                        error: float | None = None, guidance: float = 0.0, **options) -> Likelihood:
         """log p(answer | prompt) in nats, each encoded apart: exact for causal networks, else by ``method``.
+
+        Of the network: a joint layer or a planner beside it changes how tokens are written, and nothing here. A head or
+        a circuit that makes another law of it (runs of the objectives maria and codd) is refused; `score` has that law.
 
         Args:
           prompts: as for `generate`; one may serve several answers.
@@ -208,7 +238,7 @@ class LanguageModel:
         Returns:
           `evaluation.answers.Likelihood`.
         Raises:
-          ConfigError: what does not fit the model; mixed noise.
+          ConfigError: what does not fit the model; mixed noise; a law that is not the network's own.
         Examples:
           >>> import mdlm_jax
           >>> model = mdlm_jax.load("runs/first")

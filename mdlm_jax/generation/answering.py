@@ -74,7 +74,8 @@ def _says(model, prompts: Sequence[Prompt], options: Options, numbers: dict[str,
     """Everything else that decides an answer."""
     told = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     told = {name: value for name, value in told.items() if name not in _NOT_THE_LAW} | numbers
-    return (told_of(prompts) | {"weights": _weights(model)}
+    written = [one._replace(prompt=one.fields["prompt"]) for one in prompts]
+    return (told_of(written) | {"weights": _weights(model)}
             | ({} if options.twin is None else {"twin": _weights(options.twin)})
             | {name: _written(value) for name, value in sorted(told.items())})
 

@@ -3,11 +3,12 @@
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.evaluation.scoring import forced_log_prob
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.options import Options, Sampler
@@ -84,7 +85,10 @@ def answer_job(model, prompts, new_tokens: int | None, **keywords) -> Job:
 def infill_job(model, texts, hole: str, **keywords) -> Job:
     """The job of ``infill``."""
     contract = model.config.attention
-    options, numbers = settings.split({"block_length": 0, "stop_id": None} | keywords)
+    usual = {"block_length": 0, "stop_id": None}
+    if contract == "permutation" and keywords.get("decoder") is None:
+        keywords = keywords | {"decoder": "assd"}  # which alone shows it what stands right of a hole
+    options, numbers = settings.split(usual | keywords)
     if not settings.sees_both_ways(model, options):
         remedy = "decoder='assd' shows it that first" if contract == "permutation" else "generate from a prompt instead"
         raise ConfigError(f"infill: a {contract} network does not see what stands right of a hole; {remedy}")
@@ -172,6 +176,26 @@ def _snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
         before = now
     found = _generations(job, chosen, before, True)
     yield [found[i] for i in back]
+
+
+def log_probs(job: Job, finished: Sequence[np.ndarray]) -> np.ndarray:
+    """log q of each finished row, nats, float64 [N]: that the job writes it. See `evaluation.scoring`."""
+    s, options = job.sampler, job.options
+    found = np.empty(len(job.rows))
+    with _as_config_error():
+        loop.check_scorable(s.decoder, "decoder")
+        for chosen, canvas in _batches(job):
+            tokens = np.array(canvas.tokens)
+            for place in range(len(tokens)):  # copies of the last row behind it
+                row = finished[chosen[min(place, len(chosen) - 1)]]
+                tokens[place, : len(row)] = row
+            steps = _steps(job, chosen[0], _layout(job, canvas).blocks)
+            found[chosen] = forced_log_prob(
+                s.denoise, s.params, canvas, tokens, s.decoder, steps=steps, batch=len(tokens), cache=s.cache,
+                block_length=s.block_length, grid=options.grid, guidance=options.guidance, bias=s.bias,
+                mesh=job.model.mesh,
+            )[: len(chosen)]
+    return found
 
 
 def _each(options: Options, span: int, size: int | None) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mdlm_jax.generation.answer_file import Answers
 from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from tests.errors.form import faults
-from tests.generation.models import MASK, bytes_model, tokens_model
+from tests.generation.models import bytes_model, tokens_model
 from tests.launch import commands
 
 PROMPTS = [{"id": f"q{i}", "prompt": "xyz"[: 1 + i % 3] * (1 + i % 5)} for i in range(20)]
@@ -146,7 +147,7 @@ def test_other_prompts_fields_and_weights_are_another_job(model, tmp_path):
                                   (model, PROMPTS[:-1], "prompts"), (other, PROMPTS, "weights")):
         with pytest.raises(ConfigError, match=f"holds answers of another job: {thing} is '[0-9a-f]{{16}}' there and"):
             asked.answer(prompts, tmp_path / "out.jsonl", **HOW)
-    same = dataclasses.replace(model, params=model.params | {"head_bias": jnp.array(np.asarray(model.params["head_bias"]))})
+    same = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), model.params))
     assert len(same.answer(PROMPTS, tmp_path / "out.jsonl", **HOW)) == 20
 
 
@@ -191,7 +192,7 @@ def test_a_folder_that_is_not_ours(model, tmp_path, monkeypatch):
         model.answer("x", tmp_path / "out.jsonl")
 
 
-# A program of its own, killed -------------------------------------------------------------------------------------------
+# A program of its own, killed ----------------------------------------------------------------------------------------
 
 PROGRAM = """
 import sys
