@@ -29,8 +29,8 @@ from mdlm_jax.evaluation.frontier import Setting
 from mdlm_jax.evaluation.scoring import distance, forced_log_prob
 from mdlm_jax.generation import generate
 from mdlm_jax.models.denoise import Denoiser
+from mdlm_jax.progress import Progress
 from mdlm_jax.sampling.canvas import canvas
-from mdlm_jax.training.progress import Progress
 
 TASKS = ("line_copy", "line_shuffle", "line_replace", "latin")
 Figures = dict[str, float | None]

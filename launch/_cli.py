@@ -141,7 +141,7 @@ def parse_value(flag: str, text: str, kind: type):
 
 def require(values: dict, name: str, example: str, why: str) -> str:
     """The value of a flag that cannot be left out."""
-    if not values.get(name):
+    if values.get(name) in (None, ""):
         raise ConfigError(f"--{name} is missing: {why}, as in --{name}={example}")
     return values[name]
 

@@ -2,20 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.generation.answer_file import FIELDS, Prompt
 
 _JSON = (".jsonl", ".ndjson", ".json")
-ANSWERED = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # fields of an answer
-
-
-class Prompt(NamedTuple):
-    """One prompt: its place in the file from 0, its text or token ids, and what its answer is written beside."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
-    prompt: str | list[int]
-    fields: dict[str, Any]
 
 
 def read_prompts(text: str, field: str) -> list[Prompt]:
@@ -23,7 +14,7 @@ def read_prompts(text: str, field: str) -> list[Prompt]:
 
     Raises:
       ConfigError: no such file, no prompts, a line that is no object with a string or token ids in ``field``, or one
-        with a field of `ANSWERED`.
+        with a field of an answer.
     """
     path = Path(text).expanduser()
     if not path.is_file():
@@ -48,9 +39,9 @@ def _object(index: int, where: str, line: str, field: str) -> Prompt:
         raise ConfigError(f"{where}: is not JSON ({error}); write one object a line") from None
     if not isinstance(found, dict) or field not in found:
         raise ConfigError(f"{where}: is no object with the field {field!r}; name another with --prompt_field")
-    if taken := [name for name in ANSWERED if name in found]:
+    if taken := [name for name in FIELDS if name in found]:
         raise ConfigError(f"{where}: has the field {taken[0]!r}, which the answer beside it would write over (so would "
-                          f"{', '.join(name for name in ANSWERED if name != taken[0])}); name it otherwise")
+                          f"{', '.join(name for name in FIELDS if name != taken[0])}); name it otherwise")
     prompt = found[field]
     if not isinstance(prompt, str) and not _is_tokens(prompt):
         raise ConfigError(f"{where}: {field!r} must be a string, or a list of token ids")

@@ -4,10 +4,11 @@ Each round is a launch.train of its own in a folder of DIR, whose teacher is the
 imports jax.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, parse_spec
@@ -91,20 +92,32 @@ def read(flags: dict, overrides: dict) -> Rounds:
     for name, origin in _FOLLOWS.items():
         if name in overrides:
             raise ConfigError(f"--config.{name}={overrides[name]}: follows from {origin}; leave it out")
-    kind, steps = _first(_configs.load(recipe, overrides | {"train.init_from": start}), recipe, flags.get("steps"))
+    with _blamed_on_from(start):
+        kind, steps = _first(_configs.load(recipe, overrides | {"train.init_from": start}), recipe, flags.get("steps"))
     _check_halves(kind, steps, number)
     rounds: list[Round] = []
     given = tuple(f"--config.{name}={value}" for name, value in overrides.items())
     for index in range(number):
         objective = f"{kind}:{steps >> index}"
-        config = _configs.load(recipe, overrides | {"train.init_from": start, "train.objective": objective})
-        if not index:
-            check_start(config)
+        with _blamed_on_from(start):
+            config = _configs.load(recipe, overrides | {"train.init_from": start, "train.objective": objective})
+            if not index:
+                check_start(config)
         before = str(rounds[-1].folder) if rounds else start
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=before))
         mine = (f"--config={recipe}", f"--config.train.init_from={before}", f"--config.train.objective={objective}")
         rounds.append(Round(workdir / f"round_{index + 1}", config, (*mine, *given)))
     return Rounds(start, tuple(rounds), dry_run)
+
+
+@contextlib.contextmanager
+def _blamed_on_from(start: str) -> Iterator[None]:
+    """The field that the flag fills is named as the flag."""
+    try:
+        yield
+    except ConfigError as error:
+        said = str(error).replace(f"train.init_from={start!r}", f"--from={start}")
+        raise ConfigError(said.replace("train.init_from", "--from")) from None
 
 
 def _first(config: RunConfig, recipe: str, steps: int | None) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from mdlm_jax.evaluation.frontier import Point, Setting, Wanted
 from mdlm_jax.evaluation.judges import quality
 from mdlm_jax.evaluation.likelihood import held_out_rows
 from mdlm_jax.generation import generate
-from mdlm_jax.training.progress import Progress
+from mdlm_jax.progress import Progress
 
 from . import run_evaluate
 from ._choice import ChoiceOptions

@@ -14,7 +14,7 @@ from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.loading import describe_run, ids_of, restore_network, save_checkpoint, saved_network
 from mdlm_jax.models.hf import families, reader, writer
 from mdlm_jax.models.hf.rules import Description
-from mdlm_jax.training.progress import Progress
+from mdlm_jax.progress import Progress
 
 _LINES = 60
 _COMPUTED = ("float32", "bfloat16")

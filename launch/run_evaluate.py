@@ -20,11 +20,11 @@ from mdlm_jax.evaluation.judges import Judge, OracleJudge, Quality, causal_judge
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_index, held_out_rows, padded_batches
 from mdlm_jax.language_model import LanguageModel
 from mdlm_jax.models.sharding import batch_sharding, data_shards, make_mesh
+from mdlm_jax.progress import Progress
 from mdlm_jax.training import checkpoints, manifest
 from mdlm_jax.training.build import bound_draws, build_bound
 from mdlm_jax.training.objectives.continuous import ContinuousObjective
 from mdlm_jax.training.objectives.gidd import GiddObjective
-from mdlm_jax.training.progress import Progress
 
 from . import _evaluation, evaluate
 from ._evaluation import Record

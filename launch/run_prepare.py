@@ -7,7 +7,7 @@ from mdlm_jax import __version__
 from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import manifest as manifests
 from mdlm_jax.data import prepare as data_prepare
-from mdlm_jax.training.progress import Progress
+from mdlm_jax.progress import Progress
 
 _UNITS = {"tokens": "piece", "shards": "shard"}
 

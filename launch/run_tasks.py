@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from mdlm_jax.data.files import write_text
+from mdlm_jax.generation.answer_file import Answers, read_lines
+from mdlm_jax.progress import Progress
 from mdlm_jax.tasks.base import Mean
-from mdlm_jax.training.progress import Progress
 
 from . import run_answers
-from ._answers import Answers
 from .sample import SampleOptions
 from .tasks import TaskOptions
 
@@ -27,7 +27,7 @@ def main(options: TaskOptions, job: Callable[[SampleOptions], Answers]) -> None:
     answering = options.answering
     for turn in range(options.task.turns):
         if turn:
-            answering = options.following(turn, [_next(options, line) for line in _lines(answering)])
+            answering = options.following(turn, [_next(options, line) for line in read_lines(answering.output)])
         answers = job(answering)
         run_answers.main(answering, answers)
         if turn < options.task.turns - 1:
@@ -64,12 +64,6 @@ def _wait(answers: Answers, turn: int) -> None:
         time.sleep(_PAUSE)
 
 
-def _lines(answering: SampleOptions) -> list[dict]:
-    """The objects of its output. Their texts may hold other ends of lines than the one between them."""
-    assert answering.output is not None
-    return [json.loads(line) for line in answering.output.read_text(encoding="utf-8").split("\n") if line]
-
-
 def _next(options: TaskOptions, answer: dict) -> dict:
     """The line of the next turn's prompts. A row may come several times: each of its samples goes on by itself."""
     return {"prompt": options.task.follow(answer["prompt"], answer["text"]), "row": answer["row"]}
@@ -77,7 +71,7 @@ def _next(options: TaskOptions, answer: dict) -> dict:
 
 def _judged(options: TaskOptions, answering: SampleOptions) -> list[dict]:
     """The answers with their verdicts, as verdicts.jsonl holds them."""
-    answers, found = _lines(answering), []
+    answers, found = read_lines(answering.output), []
     with Progress(len(answers), desc="verdicts", unit="answer") as progress:
         for answer in answers:
             row = options.rows[answer["row"]]

@@ -11,8 +11,8 @@ import mdlm_jax
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data import trajectories
 from mdlm_jax.models.sharding import make_mesh
+from mdlm_jax.progress import Growing
 from mdlm_jax.training.manifest import write_atomically
-from mdlm_jax.training.progress import Growing
 
 from ._start import weights_digest
 from .trajectories import MOST, TrajectoryOptions

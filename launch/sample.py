@@ -5,7 +5,6 @@ launch/run_answers.py do the work.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -17,14 +16,14 @@ from mdlm_jax.config import ConfigError, RunConfig, SampleConfig, parse_mesh
 from mdlm_jax.config.evaluation import NEW_TOKENS
 from mdlm_jax.config.objectives import in_blocks
 from mdlm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from mdlm_jax.generation.answer_file import Answers, Prompt, told_of
 from mdlm_jax.models.hf import families
 from mdlm_jax.sampling import registry
 from mdlm_jax.training import checkpoints, places
 from mdlm_jax.training.checkpoints import find
 
 from . import _cli, _decoders, _distributed, _images, _sample_flags
-from ._answers import Answers
-from ._prompts import Prompt, encoded, read_prompts
+from ._prompts import encoded, read_prompts
 from ._workdir import read_config
 
 FLAGS = (*_sample_flags.FLAGS, *_decoders.flags())
@@ -318,17 +317,15 @@ def _sample(options: SampleOptions) -> None:
 
 def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:
     """What the command answers: everything that decides an answer, and nothing else."""
-    assert options.prompts is not None and options.output is not None
-    prompts = [(one.prompt, one.fields) for one in options.prompts]
-    says = {
-        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(), "count": len(prompts),
+    assert options.prompts is not None
+    says = told_of(options.prompts) | {
         "num": options.sample.num, "checkpoint": str(options.folder), "new_tokens": options.new_tokens,
         "dtype": options.load.get("dtype"), "mask_id": options.load.get("mask_id"),
         **({} if options.twin is None else {"twin": str(options.twin)}),
         **{name: value for name, value in sorted(options.generate.items()) if name != "batch_size"},
     }
     keys = [(one.index, sample) for one in options.prompts for sample in range(options.sample.num)]
-    return Answers(options.output, says, keys, number, count)
+    return Answers(options.output, says, keys, number, count, flag="--output")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from mdlm_jax import loading
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.language_model import LanguageModel
-from mdlm_jax.training.progress import Growing
+from mdlm_jax.progress import Growing
 
 try:
     from lm_eval.api.model import LM

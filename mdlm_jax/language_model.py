@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 
 from mdlm_jax.core.process import Process
 from mdlm_jax.evaluation.answers import Likelihood
-from mdlm_jax.generation import generate, likelihood
+from mdlm_jax.generation import answering, generate, likelihood, score
 from mdlm_jax.generation.prompts import is_single
 from mdlm_jax.models import api
 from mdlm_jax.models.circuit import Circuit
@@ -24,6 +25,8 @@ from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.models.joint import JointSampler
 from mdlm_jax.models.quality import QualityHead
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
+
+Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +101,14 @@ class LanguageModel:
         logits = _logits(self.config, raw, self.mesh, self.params, tokens, mask, *of_rows)
         return logits if logits.shape[:2] == (rows, length) else logits[:rows, :length]
 
-    def generate(self, prompts, *, new_tokens: int | None = None, **options):
+    def generate(self, prompts, *, new_tokens: int | None = None, progress: bool | Progress = False, **options):
         """Answers to prompts.
 
         Args:
           prompts: a string or a row of token ids, or several, of any lengths.
           new_tokens: tokens an answer has at most; None: 128, or as many as there is room for behind its prompt.
+          progress: True: a bar on standard error, which moves on after every batch; or a function of the answers done
+            and to do.
           options: those of `generation.options.Options` (decoder, steps, block_length, stop, seed, ...), and numbers
             of the decoder, such as ``temperature=0.7``. ``sampling.registry`` lists the decoders.
         Returns:
@@ -119,16 +124,52 @@ class LanguageModel:
           >>> [len(answer.text) for answer in model.generate(["import ", "class A:"], new_tokens=8, steps=4)]
           [8, 8]
         """
-        return _answered(generate.answer_job(self, prompts, new_tokens, **options), prompts)
+        found = generate.gathered(generate.answer_job(self, prompts, new_tokens, **options), progress)
+        return found[0] if is_single(prompts) else found
 
-    def infill(self, texts, *, hole: str = "<mask>", **options):
+    def answer(self, prompts, output: Path | str, *, new_tokens: int | None = None, num: int = 1,
+               progress: bool | Progress = True, **options) -> list[dict[str, Any]]:
+        """As `generate`, for many prompts: every answer is in a file as soon as its batch is done.
+
+        The same call goes on after a kill, whenever that came, and answers what is not there yet. Each is answered
+        once, and the file is in the end what it is without a kill. While there are some to come they are in a folder
+        beside it, ``OUTPUT.parts``; what they answer, and how, is in ``OUTPUT.job.json``.
+
+        Args:
+          prompts: as for `generate`; or dicts, whose ``prompt`` is one of these and whose other fields are written
+            beside the answer.
+          output: the file to be made, JSON lines in the order of the prompts: prompt, index, sample (from 0), text,
+            finish, tokens (how many), forwards; without a tokenizer token_ids.
+          new_tokens, options: as for `generate`; the row id of sample s of prompt i is i * num + s.
+          num: samples of each prompt.
+          progress: as for `generate`; what was done earlier counts.
+        Returns:
+          The objects of the file.
+        Raises:
+          ConfigError: as `generate`; a file of another job (prompts, options, weights), or of none; one that another
+            process is writing.
+        Examples:
+          >>> import mdlm_jax
+          >>> model = mdlm_jax.load("runs/first")
+          >>> prompts = [f"def f{i}(" for i in range(5)]
+          >>> found = model.answer(prompts, "answers.jsonl", new_tokens=8, steps=4, progress=False)
+          >>> [len(one["text"]) for one in found], found[4]["prompt"]
+          ([8, 8, 8, 8, 8], 'def f4(')
+          >>> model.answer(prompts, "answers.jsonl", new_tokens=8, steps=2)
+          Traceback (most recent call last):
+          ...
+          mdlm_jax.errors.ConfigError: output=answers.jsonl: holds answers of another job: steps is 4 there and 2 ...
+        """
+        return answering.answer(self, prompts, output, new_tokens=new_tokens, num=num, progress=progress, **options)
+
+    def infill(self, texts, *, hole: str = "<mask>", progress: bool | Progress = False, **options):
         """Texts with their holes filled; what is given stays as it is.
 
         Args:
           texts: a string in which every ``hole`` stands for one token to be written, or a row of token ids with the
-            mask's where one is to be written; or several. Networks of any order need decoder="assd".
-          options: as for `generate`; by default everything is written at once, a row in as many steps as it has holes.
-            Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
+            mask's where one is to be written; or several. Networks of any order are asked by assd.
+          progress, options: as for `generate`; by default everything is written at once, a row in as many steps as it
+            has holes. Rows of other numbers of steps are other batches; ``steps`` puts rows of unequal holes into one.
         Returns, raises: as `generate`, whole texts.
 
         Examples:
@@ -138,7 +179,35 @@ class LanguageModel:
           >>> text.startswith("def add("), text.endswith("):"), len(text)
           (True, True, 13)
         """
-        return _answered(generate.infill_job(self, texts, hole, **options), texts)
+        found = generate.gathered(generate.infill_job(self, texts, hole, **options), progress)
+        return found[0] if is_single(texts) else found
+
+    def score(self, texts, rows, *, hole: str = "<mask>", latents: int | None = None, **options) -> np.ndarray | float:
+        """log q(row | text), nats: exactly how probable it is that `infill` with these options writes the row.
+
+        Of decoders that choose positions by the canvas alone (margin, entropy_bound, klass, codd, maria, ...), not of
+        those that choose at random or by what they drew. A network that reads a latent is a mixture: steps=1 alone, by
+        quadrature. ``evaluation.scoring.distance`` makes KL and total variation of two such laws.
+
+        Args:
+          texts: as for `infill`; one may serve several rows.
+          rows: each text with its holes filled: token ids, such as ``row`` of what `infill` returned, or strings.
+          latents: points of the quadrature; None: 1024.
+          options: as for `infill`; temperature, truncation, bias and guidance are part of q.
+        Returns:
+          A float for one row, else float64 [N]; -inf for rows that cannot be written so.
+        Raises:
+          ConfigError: as `infill`; a decoder that cannot be scored; a row that is no filling of its text.
+        Examples:
+          >>> import mdlm_jax, numpy as np
+          >>> model = mdlm_jax.load("runs/first")
+          >>> how = {"decoder": "margin", "temperature": 1.0, "steps": 1}
+          >>> pairs = [[100 + i, 100 + j] for i in range(2) for j in range(2)]
+          >>> one, four = model.score("<mask>d", [100, 100], **how), model.score("<mask><mask>", pairs, **how)
+          >>> one < 0, bool(np.exp(four).sum() < 1)
+          (True, True)
+        """
+        return score.score(self, texts, rows, hole=hole, latents=latents, **options)
 
     def stream(self, prompts, *, new_tokens: int | None = None, every: str = "block", **options) -> Iterator:
         """As `generate`, all rows as they stand: before the first step, after every ``block`` or ``step``, finished.
@@ -151,6 +220,9 @@ class LanguageModel:
     def log_likelihood(self, prompts, answers, *, method: str = "bound", draws: int | None = None,
                        error: float | None = None, guidance: float = 0.0, **options) -> Likelihood:
         """log p(answer | prompt) in nats, each encoded apart: exact for causal networks, else by ``method``.
+
+        Of the network: a joint layer or a planner beside it changes how tokens are written, and nothing here. A head or
+        a circuit that makes another law of it (runs of the objectives maria and codd) is refused; `score` has that law.
 
         Args:
           prompts: as for `generate`; one may serve several answers.
@@ -166,7 +238,7 @@ class LanguageModel:
         Returns:
           `evaluation.answers.Likelihood`.
         Raises:
-          ConfigError: what does not fit the model; mixed noise.
+          ConfigError: what does not fit the model; mixed noise; a law that is not the network's own.
         Examples:
           >>> import mdlm_jax
           >>> model = mdlm_jax.load("runs/first")
@@ -190,11 +262,6 @@ class LanguageModel:
         """The mesh that the parameters lie on; None: they lie on one device, or on the host."""
         layout = getattr(self.params["embedding"], "sharding", None)
         return layout.mesh.abstract_mesh if isinstance(layout, NamedSharding) else None
-
-
-def _answered(job, prompts):
-    found = dict(generate.answers(job))
-    return found[0] if is_single(prompts) else [found[i] for i in range(len(found))]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -65,7 +65,7 @@ def without_weights(folder: Path, *, mask_id: int | None = None) -> LanguageMode
 def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
     model = _of_hf(path, mask_id)
     from mdlm_jax.models.shapes import parameter_count
-    from mdlm_jax.training.progress import Growing
+    from mdlm_jax.progress import Growing
 
     large = parameter_count(model.description.config) * 2 > _SMALL
     with Growing(f"loading {path.name}", "MB", shown=large) as shown:

@@ -18,15 +18,16 @@ MAY_IMPORT = {
     "models": {"core", "config", "errors"},
     "sampling": {"models", "core", "config"},
     "evaluation": {"sampling", "models", "core", "config"},
-    "training": {"models", "data", "core", "config", "errors"},
+    "training": {"models", "data", "core", "config", "errors", "progress"},
     "planning": {"training", "sampling", "models", "config", "errors"},
     "config": {"errors", "models"},  # models.config alone, which is free of jax
     "errors": set(),
+    "progress": {"errors"},
     "tasks": {"errors"},
-    "generation": {"evaluation", "sampling", "models", "data", "core", "config", "errors"},
+    "generation": {"evaluation", "sampling", "models", "data", "core", "config", "errors", "progress"},
     "language_model": {"generation", "evaluation", "models", "core", "errors"},
-    "harness": {"loading", "language_model", "training", "models", "config", "errors"},
-    "loading": {"language_model", "training", "models", "data", "core", "config", "errors"},
+    "harness": {"loading", "language_model", "training", "models", "config", "errors", "progress"},
+    "loading": {"language_model", "training", "models", "data", "core", "config", "errors", "progress"},
 }
 THIRD_PARTY_OF_CORE = {"jax", "numpy"}
 

@@ -1,11 +1,13 @@
-"""Files that are whole or not there at all, and their digests."""
+"""Files that are whole or not there at all, their digests, and files that one process holds."""
 
 import contextlib
 import hashlib
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 
 def sha256_of(path: Path) -> str:
@@ -55,3 +57,31 @@ def write_whole(path: Path, text: str, scratch: Path | None = None) -> None:
     """Writes a text file that appears at once."""
     with appearing(path, scratch or path.parent) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def take(path: Path) -> TextIO | None:
+    """A file that this process alone holds until it is closed; the lock is the operating system's, and goes with the
+    process, however that ends. None on Windows.
+
+    Raises:
+      BlockingIOError: another holds it; the message says who.
+      OSError: the file system has no locks, as those of buckets and of some network drives.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            raise BlockingIOError(file.read().strip() or "another process") from None
+    except BaseException:
+        file.close()
+        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -3,17 +3,19 @@
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.evaluation.scoring import forced_log_prob
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.options import Options, Sampler
 from mdlm_jax.models.denoise import CausalDenoiser
 from mdlm_jax.models.sharding import LENGTH_AXIS, data_shards
+from mdlm_jax.progress import following
 from mdlm_jax.sampling import loop
 from mdlm_jax.sampling.canvas import Canvas
 from mdlm_jax.sampling.rows import Row, batches
@@ -84,7 +86,10 @@ def answer_job(model, prompts, new_tokens: int | None, **keywords) -> Job:
 def infill_job(model, texts, hole: str, **keywords) -> Job:
     """The job of ``infill``."""
     contract = model.config.attention
-    options, numbers = settings.split({"block_length": 0, "stop_id": None} | keywords)
+    usual = {"block_length": 0, "stop_id": None}
+    if contract == "permutation" and keywords.get("decoder") is None:
+        keywords = keywords | {"decoder": "assd"}  # which alone shows it what stands right of a hole
+    options, numbers = settings.split(usual | keywords)
     if not settings.sees_both_ways(model, options):
         remedy = "decoder='assd' shows it that first" if contract == "permutation" else "generate from a prompt instead"
         raise ConfigError(f"infill: a {contract} network does not see what stands right of a hole; {remedy}")
@@ -119,6 +124,22 @@ def rows_a_forward(job: Job) -> float:
 
 def answers(job: Job) -> Iterator[tuple[int, Generation]]:
     """(index of the row, answer), batch after batch: rows of as many steps a block together, shortest first."""
+    for batch in answer_batches(job):
+        yield from batch
+
+
+def gathered(job: Job, progress: bool | Callable[[int, int], None] = False) -> list[Generation]:
+    """All answers in the order of the rows. ``progress``: of `progress.following`."""
+    found: dict[int, Generation] = {}
+    with following(progress, len(job.rows), desc="answers", unit="answer") as show:
+        for batch in answer_batches(job):
+            found |= dict(batch)
+            show(len(found))
+    return [found[i] for i in range(len(job.rows))]
+
+
+def answer_batches(job: Job) -> Iterator[list[tuple[int, Generation]]]:
+    """`answers`, those of a batch together."""
     every = "step" if job.options.trace else "block"
     for chosen, canvas in _batches(job):
         frames, now = [], None
@@ -127,7 +148,7 @@ def answers(job: Job) -> Iterator[tuple[int, Generation]]:
                 frames.append(np.asarray(now.canvas.tokens[: len(chosen)]))
         assert now is not None  # there is at least one block
         trace = np.stack(frames) if frames else None
-        yield from zip(chosen, _generations(job, chosen, now, True, trace), strict=True)
+        yield list(zip(chosen, _generations(job, chosen, now, True, trace), strict=True))
 
 
 def snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
@@ -158,6 +179,26 @@ def _snapshots(job: Job, every: str) -> Iterator[list[Generation]]:
     assert before is not None  # there is at least one block
     found = _generations(job, chosen, before, True)
     yield [found[i] for i in back]
+
+
+def log_probs(job: Job, finished: Sequence[np.ndarray]) -> np.ndarray:
+    """log q of each finished row, nats, float64 [N]: that the job writes it. See `evaluation.scoring`."""
+    s, options = job.sampler, job.options
+    found = np.empty(len(job.rows))
+    with _as_config_error():
+        loop.check_scorable(s.decoder, "decoder")
+        for chosen, canvas in _batches(job):
+            tokens = np.array(canvas.tokens)
+            for place in range(len(tokens)):  # copies of the last row behind it
+                row = finished[chosen[min(place, len(chosen) - 1)]]
+                tokens[place, : len(row)] = row
+            steps = _steps(job, chosen[0], _layout(job, canvas).blocks)
+            found[chosen] = forced_log_prob(
+                s.denoise, s.params, canvas, tokens, s.decoder, steps=steps, batch=len(tokens), cache=s.cache,
+                block_length=s.block_length, grid=options.grid, guidance=options.guidance, bias=s.bias,
+                mesh=job.model.mesh,
+            )[: len(chosen)]
+    return found
 
 
 def _each(options: Options, span: int, size: int | None) -> int:

@@ -12,6 +12,7 @@ from mdlm_jax.generation.options import Options, Sampler, is_number, is_whole
 from mdlm_jax.sampling.rows import Row
 
 _DRAWS = {"bound": 128, "any_order": 8}  # unless told otherwise
+_OTHER_LAWS = {"fused": "maria", "circuit": "codd"}  # fields of a model, and the objective and decoder of each
 _WITH_ERROR = {"bound": 1024, "any_order": 64}
 
 
@@ -46,6 +47,11 @@ def _prepared(model, prompts, completions, guidance: float, keywords: dict, name
     if model.config.latent:
         raise ConfigError(f"latent={model.config.latent}: the network is a mixture over latents, which is not "
                           "summed over here; take evaluation.mixture, which has the law of one step")
+    for name, kind in _OTHER_LAWS.items():
+        if getattr(model, name) is not None:
+            raise ConfigError(f"{name}: what a run of {kind} learned makes another law, which is not measured here; "
+                              f"take score with decoder={kind!r}, or the network alone, by dataclasses.replace(model, "
+                              f"{name}=None)")
     sampler = settings.sampler(model, dataclasses.replace(options, cache="none"), {})
     if not sampler.process.masked_only:
         raise ConfigError(f"process.mixing={sampler.process.mixing}: the bound by counts is for masks alone; "

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -245,13 +246,14 @@ def _blocks(denoise, decoder: Decoder, options: Options, usual: Usual) -> tuple[
             raise ConfigError(f"block_length={size}: a {denoise.contract} network writes one token after another; "
                               "leave it out")
         full = isinstance(denoise, CausalDenoiser) and denoise.network.learned_positions  # no room for what leads
-        cached = denoise.contract == "causal" and not full
+        cached = denoise.contract == "causal" and not full and decoder.reach
         return 1, options.cache or ("block" if cached else "none")
     if denoise.contract == "block_causal":
         if size == 0:
             raise ConfigError(f"block_length=0: the network attends in blocks of {denoise.network.block_length} and "
                               "cannot write everything at once; leave it out")
-        return size or denoise.network.block_length, options.cache or ("none" if denoise.timed else "block")
+        cached = not denoise.timed and decoder.reach
+        return size or denoise.network.block_length, options.cache or ("block" if cached else "none")
     size = usual.block_length if size is None else size
     return size or None, options.cache or "none"
 
@@ -308,7 +310,8 @@ def _twin(model, process: Process, twin) -> Twin | None:
     if twin is None:
         return None
     if not hasattr(twin, "description"):
-        raise ConfigError(f"twin={twin!r}: must be a language model, as mdlm_jax.load gives one")
+        how = f"mdlm_jax.load({str(twin)!r})" if isinstance(twin, (str, Path)) else "what mdlm_jax.load gives"
+        raise ConfigError(f"twin={twin!r}: must be a language model; give {how}")
     if twin.description.family:
         raise ConfigError(f"twin: is a published {twin.description.family}, of which nothing tells what stands "
                           "before a row; give a run of train.objective=autoregressive")

@@ -71,12 +71,12 @@ class CoDD(Decoder):
               "everything at once")
         check("max_masked", self.max_masked, lambda x: 0 <= x <= 1, "must lie in [0, 1], a share of the masks")
         if self.circuit is None:
-            raise ValueError("circuit=None: needs what train.objective=codd:16 trained for this network; load a run of "
-                             "it")
+            raise ValueError("circuit=None: CoDD needs what train.objective=codd:16 trained for this network; load a "
+                             "run of it")
 
     def check(self, call: Plan) -> None:
         if call.contract != "bidirectional":
-            raise ValueError(f"circuit: is trained beside networks that see whole rows, and this one is "
+            raise ValueError(f"circuit: CoDD's is trained beside networks that see whole rows, and this one is "
                              f"{call.contract}; use adjust, or a bidirectional network")
         if call.columns > self.circuit.config.columns:
             raise ValueError(f"circuit: emits {self.circuit.config.columns} ids and the network {call.columns}; load "

@@ -63,7 +63,7 @@ class Copula(Decoder):
     def __post_init__(self):
         self._check_law()
         if self.twin is None or self.causal is None:
-            raise ValueError("twin=None: needs an autoregressive model of the same tokenizer; load a run of "
+            raise ValueError("twin=None: Copula needs an autoregressive model of the same tokenizer; load a run of "
                              "train.objective=autoregressive and give it")
         if not self.process.masked_only:
             raise ValueError(f"mixing={self.process.mixing}: Copula draws masks alone; use mixing=0")
@@ -85,8 +85,8 @@ class Copula(Decoder):
 
     def check(self, call: Plan) -> None:
         if call.contract != "bidirectional":
-            raise ValueError(f"contract={call.contract!r}: a network that sees both sides is to be joined with the "
-                             "twin; take one of attention bidirectional")
+            raise ValueError(f"contract={call.contract!r}: Copula joins a network that sees both sides with the twin; "
+                             "take one of attention bidirectional")
         if call.guidance:
             raise ValueError(f"guidance={call.guidance}: the network is also read from left to right, and there is no "
                              "guided reading; leave it at 0")

@@ -218,11 +218,11 @@ def check(model, canvas: Canvas, decoder: Decoder, layout: Layout, steps: int | 
     return each
 
 
-def check_scorable(decoder: Decoder) -> None:
-    """ValueError where draws cannot be forced: what is written does not tell the path."""
+def check_scorable(decoder: Decoder, asked: str = "forced") -> None:
+    """ValueError where draws cannot be forced: what is written does not tell the path. ``asked``: by which option."""
     if not decoder.scorable:
-        raise ValueError(f"forced: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
-                         "log-probability is no sum over one path, so take another")
+        raise ValueError(f"{asked}: {type(decoder).__name__} chooses positions at random, or by what it drew; its "
+                         "log-probability is no sum over one path, so take another, such as margin or entropy_bound")
 
 
 def _check_read(decoder: Decoder, steps: int | None, grid, blocks: int) -> None:

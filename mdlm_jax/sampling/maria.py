@@ -46,7 +46,7 @@ class MARIA(Decoder):
     def __post_init__(self):
         self._check_law()
         if self.fused is None:
-            raise ValueError("fused=None: needs a head that was trained on two networks; load a run of "
+            raise ValueError("fused=None: MARIA needs a head that was trained on two networks; load a run of "
                              "train.objective=maria")
 
     @property

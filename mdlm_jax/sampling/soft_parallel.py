@@ -64,7 +64,8 @@ class SoftParallel(Decoder):
     def __post_init__(self):
         self._check_law()
         if self.embedding is None:
-            raise ValueError("embedding=None: needs the network's table of embeddings; give embedding=[V, D]")
+            raise ValueError("embedding=None: SoftParallel needs the network's table of embeddings; give "
+                             "embedding=[V, D]")
         for name in ("threshold", "confident"):
             fraction(name, getattr(self, name))
         check("blend", self.blend, lambda k: k >= 0 and k == int(k), "must be a whole number of ids, 0 or more")

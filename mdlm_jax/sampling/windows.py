@@ -151,8 +151,6 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
     name = told.name
     if name == "none":
         return
-    if block_length is None:
-        raise ValueError(f"cache={cache!r}: works block after block; give block_length")
     if not hasattr(model, "cache"):
         raise ValueError(f"cache={cache!r}: {type(model).__name__} keeps none; use cache='none'")
     wanted = ("block_causal", "causal") if name == "block" else ("bidirectional",)
@@ -161,6 +159,10 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
                    "causal": "block or none"}
         raise ValueError(f"cache={cache!r}: is for {' and '.join(wanted)} networks, and this one is {model.contract}; "
                          f"use {fitting.get(model.contract, 'none')}")
+    if decoder.reach == 0:
+        raise ValueError(f"cache={cache!r}: {type(decoder).__name__} looks beyond the block; use cache='none'")
+    if block_length is None:
+        raise ValueError(f"cache={cache!r}: works block after block; give block_length")
     if model.shifted and (told.scattered or name == "vicinity"):
         raise ValueError(f"cache={cache!r}: is for networks whose row i scores token i, and this one scores a token "
                          "from the row before it; use prefix, dual or none")
@@ -182,8 +184,6 @@ def check_cache(cache: str, model, block_length: int | None, decoder) -> None:
     if cache == "block" and pool and model.network.block_length % pool:
         raise ValueError(f"cache='block': {pool} positions share a pool of experts (moe.block), and later blocks of "
                          f"{model.network.block_length} would choose those of finished ones; use cache='none'")
-    if decoder.reach == 0:
-        raise ValueError(f"cache={cache!r}: {type(decoder).__name__} looks beyond the block; use cache='none'")
 
 
 def _rounded(number: int, unit: int) -> int:

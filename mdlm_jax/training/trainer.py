@@ -21,6 +21,7 @@ from mdlm_jax.data.pipeline import Pipeline
 from mdlm_jax.data.prefetch import prefetch
 from mdlm_jax.errors import Preempted
 from mdlm_jax.models.sharding import batch_sharding
+from mdlm_jax.progress import Progress
 from mdlm_jax.training import adapters, hosts, keeping, optimizers, schedules
 from mdlm_jax.training.ceiling import matmul_ceiling
 from mdlm_jax.training.checkpoints import Checkpoints
@@ -28,7 +29,6 @@ from mdlm_jax.training.metrics import MetricsWriter, Silent
 from mdlm_jax.training.objectives.base import Objective
 from mdlm_jax.training.preemption import Preemption
 from mdlm_jax.training.profiling import Profile
-from mdlm_jax.training.progress import Progress
 from mdlm_jax.training.state import TrainState, abstract_state, sharded_init
 from mdlm_jax.training.step import make_train_step
 from mdlm_jax.training.wandb_run import WandbRun

@@ -14,7 +14,8 @@ MODULES = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Where every road begins: load and what it gives, noise, decoding, scoring, languages, configurations.
 WANTED = {"loading.load", "language_model.LanguageModel.logits", "language_model.LanguageModel.generate",
-          "language_model.LanguageModel.infill", "language_model.LanguageModel.log_likelihood",
+          "language_model.LanguageModel.infill", "language_model.LanguageModel.answer",
+          "language_model.LanguageModel.score", "language_model.LanguageModel.log_likelihood",
           "core.process.Process.corrupt", "core.process.Process.reverse_step", "core.schedules.from_spec",
           "core.prediction.Prediction.from_logits", "sampling.loop.decode", "sampling.registry.make",
           "evaluation.scoring.forced_log_prob", "evaluation.scoring.distance", "data.languages.registry.make",

@@ -55,6 +55,7 @@ def model():
     (PROMPTS, {"stop_id": "end"}, "stop_id='end': must be an id of the head"),
     (PROMPTS, {"row_ids": 5}, "row_ids=5: must be a list of whole numbers"),
     (PROMPTS, {"decoder": 5}, "decoder=5: must be a name, one of ancestral, .* or a decoder"),
+    (PROMPTS, {"decoder": "copula", "twin": "runs/ar"}, r"twin='runs/ar': .*; give mdlm_jax.load\('runs/ar'\)"),
     (PROMPTS, {"guidance": "a"}, "guidance='a': must be a finite number of at least 0"),
     (PROMPTS, {"guidance": float("nan")}, "guidance=nan: must be a finite number of at least 0"),
     (PROMPTS, {"guidance": -1.0}, "guidance=-1.0: must be a finite number of at least 0"),
@@ -72,6 +73,10 @@ def test_mistakes_are_met_before_anything_is_compiled(model, prompts, options, m
     ("causal", "llama", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a causal network reads as"),
     ("permutation", "", PROMPTS, {"cache": "block"}, "and causal networks, and this one is permutation; use none$"),
     ("permutation", "", PROMPTS, {"guidance": 0.5}, "guidance=0.5: masks the prompt, which a permutation network"),
+    ("permutation", "", PROMPTS, {"decoder": "assd", "cache": "dual"}, "cache='dual': is for bidirectional "
+     "networks, and this one is permutation; use none$"),
+    ("causal", "", PROMPTS, {"decoder": "copula", "twin": tokens_model("causal")},
+     "contract='causal': Copula joins a network that sees both sides with the twin"),
     ("permutation", "", PROMPTS, {"block_length": 0}, "block_length=0: a permutation network writes one token"),
     ("block_causal", "", PROMPTS, {"block_length": 0}, "block_length=0: the network attends in blocks of 4"),
     ("block_causal", "", PROMPTS, {"block_length": 6}, "blocks of 6 must be whole blocks of the network, 4"),
@@ -97,9 +102,9 @@ def test_texts_with_holes_are_checked(model, texts, options, message):
 
 
 def test_holes_need_a_network_that_looks_both_ways():
-    for attention in ("causal", "permutation", "block_causal"):
+    for attention, how in (("causal", {}), ("permutation", {"decoder": "margin"}), ("block_causal", {})):
         with pytest.raises(ValueError, match=f"infill: a {attention} network does not see what stands right of a hole"):
-            tokens_model(attention).infill([1, MASK, 2])
+            tokens_model(attention).infill([1, MASK, 2], **how)
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from launch import sample
-from launch._answers import Answers
 from mdlm_jax.config import ConfigError
+from mdlm_jax.generation.answer_file import Answers
 from mdlm_jax.loading import save_checkpoint
 from tests.generation.models import bytes_model, tokens_model
 from tests.launch import commands
@@ -65,7 +65,7 @@ def test_files_of_another_command_are_left_alone(tmp_path):
     one = Answers(output, JOB, KEYS)
     one.open()
     one.add([line(KEYS[0])])
-    with pytest.raises(ConfigError, match="holds answers of another command: seed is 1 there and 2 here"):
+    with pytest.raises(ConfigError, match="holds answers of another job: seed is 1 there and 2 here"):
         Answers(output, JOB | {"seed": 2}, KEYS).check()
     foreign = tmp_path / "mine.jsonl"
     foreign.write_text("{}\n")
@@ -104,7 +104,7 @@ def test_another_field_of_the_same_file_is_another_command(tmp_path):
     first, other = (sample.job(sample.read_options(flags | {"prompt_field": name})) for name in ("prompt", "question"))
     first.open()
     first.add([line((0, 0))])
-    with pytest.raises(ConfigError, match="holds answers of another command: prompts is"):
+    with pytest.raises(ConfigError, match="holds answers of another job: prompts is"):
         other.check()
 
 

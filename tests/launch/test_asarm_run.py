@@ -22,7 +22,7 @@ def test_a_run_is_loaded_and_fills_holes(objective, tmp_path, capsys):
     model = mdlm_jax.load(tmp_path)
     mask = model.process.mask_id
     found = model.generate([[1, 2], np.zeros(0, np.int32)], new_tokens=6, max_length=12, decoder="assd", stop_id=None)
-    filled = model.infill([[mask, 1, mask, 2, mask]], decoder="assd", drafts=2)
+    filled = model.infill([[mask, 1, mask, 2, mask]], drafts=2)
     for one, holes in zip(found + filled, (6, 6, 3), strict=True):
         assert mask not in one.row and one.forwards <= holes
     assert filled[0].row[[1, 3]].tolist() == [1, 2]

@@ -41,7 +41,7 @@ def test_it_is_loaded_with_its_network_which_stayed(runs):
     assert np.any(np.asarray(model.circuit.params["end"]))
     assert written(model) == [1, 1] and written(model, tokens=2) == [3, 3]
     assert written(model, tokens=4, block_length=3, max_masked=0.7, temperature=0.5) == [2, 2]
-    with pytest.raises(ConfigError, match="circuit=None: needs what train.objective=codd:16 trained"):
+    with pytest.raises(ConfigError, match="circuit=None: CoDD needs what train.objective=codd:16 trained"):
         written(base)
 
 

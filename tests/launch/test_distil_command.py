@@ -86,18 +86,18 @@ def test_a_dry_run_lists_the_rounds(teacher, capsys, tmp_path):
 
 @pytest.mark.parametrize(("more", "said"), [
     (["--rounds=3"], "4 steps cannot be halved so often; give fewer rounds, or a multiple of 8 as --steps"),
-    (["--rounds=0"], "--rounds"),
+    (["--rounds=0"], "--rounds=0: must be at least 1"),
     (["--config.train.objective=sdtt:8"], "follows from --steps and the round"),
     (["--config.train.init_from=x"], "follows from --from and the round before"),
     (["--config=oracle"], "has no rounds; choose a recipe with sdtt:STEPS or duo:STEPS"),
     (["--config=sdtt:dmd"], "--config=sdtt:dmd: choose one of sdtt, duo"),
-    (["--config=sdtt:duo"], "process.mixing=1.0: the network of train.init_from was trained with 0.0; take one that "
+    (["--config=sdtt:duo"], "process.mixing=1.0: the network of --from was trained with 0.0; take one that "
      "was trained so"),
     (["--config.process.mixing=0.1"], "knows no noise but the mask"),
     (["--config.train.weighting=constant"], "does not read it"),
     (["--config.train.divergence=js"], "train.divergence='js'"),
     (["--config.model.attention=causal"], "model.attention"),
-    (["--from=nowhere"], "train.init_from='nowhere': there is no such directory"),
+    (["--from=nowhere"], "--from=nowhere: there is no such directory"),
 ])
 def test_mistakes_are_named(teacher, tmp_path, capsys, more, said):
     assert distil.main([*asked(teacher, tmp_path / "new"), *more]) == 2

@@ -75,7 +75,7 @@ def test_a_checkpoint_holds_both_networks_and_their_head(runs):
     assert (filled != mask).all()
     assert narrow.fused.twin.network.dtype == "bfloat16"
     written(narrow, decoder="maria", temperature=0.0)
-    with pytest.raises(ConfigError, match="fused=None: needs a head that was trained on two networks"):
+    with pytest.raises(ConfigError, match="fused=None: MARIA needs a head that was trained on two networks"):
         written(base, decoder="maria")
 
 
@@ -96,7 +96,7 @@ def test_the_copula_takes_an_autoregressive_model(runs, capsys):
     command = [f"--checkpoint={runs / 'base'}", "--decoder=copula", "--steps=2", "--num=2", "--length=6"]
     assert sample.main([*command, f"--twin={runs / 'twin'}"]) == 0
     assert capsys.readouterr().out.count("--- sample") == 2
-    for flags, said in ((command, "twin=None: needs an autoregressive model"),
+    for flags, said in ((command, "twin=None: Copula needs an autoregressive model"),
                         ([*command, f"--twin={runs}"], "--twin: must be a run of train.objective=autoregressive"),
                         ([*command, f"--twin={runs / 'base'}"], "twin: attention='bidirectional', logit_shift=False"),
                         ([*command[:1], f"--twin={runs / 'twin'}"], "goes with --decoder=copula")):

@@ -46,7 +46,7 @@ def test_every_row_is_asked_and_judged(place, capsys):
     answers = (place / "out" / "answers.jsonl").stat().st_mtime_ns
     assert tasks.main(asked) == 0 and (place / "out" / "answers.jsonl").stat().st_mtime_ns == answers
     assert tasks.main([*asked, "--seed=1"]) == 2
-    assert "holds answers of another command: seed" in capsys.readouterr().err
+    assert "holds answers of another job: seed" in capsys.readouterr().err
 
 
 def test_a_task_of_two_turns(place, capsys):

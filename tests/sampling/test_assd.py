@@ -221,9 +221,15 @@ def test_mistakes_are_named(make, options, said):
         decode(Denoiser(network), PARAMS, rows_of(1), make(), **options)
 
 
+def test_infill_asks_networks_of_any_order_by_assd():
+    model = tokens_model("permutation")
+    found, asked = (model.infill([1, MODEL_MASK, 2, MODEL_MASK], seed=3, **how) for how in ({}, {"decoder": "assd"}))
+    assert found.row.tolist() == asked.row.tolist() and found.row[[0, 2]].tolist() == [1, 2] and found.forwards <= 2
+
+
 def test_holes_of_networks_that_read_to_the_right_say_what_would_help():
     with pytest.raises(ValueError, match="a permutation network does not see what stands right.*decoder='assd'"):
-        tokens_model("permutation").infill([1, MODEL_MASK])
+        tokens_model("permutation").infill([1, MODEL_MASK], decoder="margin")
     with pytest.raises(ValueError, match="a causal network does not see.*generate from a prompt instead"):
         tokens_model("causal").infill([1, MODEL_MASK], decoder="assd")
     with pytest.raises(ValueError, match="ASSD asks a network .* this one is bidirectional"):

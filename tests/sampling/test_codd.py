@@ -199,7 +199,7 @@ def test_the_circuit_is_asked_from_a_share_of_masks_on(share):
     (lambda: rule(-1), {}, "tokens=-1: must be at least 1 token a forward, or 0"),
     (lambda: rule(max_masked=1.5), {}, r"max_masked=1.5: must lie in \[0, 1\]"),
     (lambda: rule(temperature=-1.0), {}, "temperature=-1.0: must be 0"),
-    (lambda: CoDD(mask_id=MASK), {}, "circuit=None: needs what train.objective=codd:16 trained"),
+    (lambda: CoDD(mask_id=MASK), {}, "circuit=None: CoDD needs what train.objective=codd:16 trained"),
     (lambda: CoDD(loud(2, V - 1), MASK), {}, "circuit: emits 2 ids and the network 3"),
     (rule, {"steps": 5}, "steps=5: CoDD takes as many as it needs"),
     (rule, {"block_length": 2, "cache": "prefix"}, "cache='prefix': CoDD looks beyond the block"),

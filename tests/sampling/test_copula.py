@@ -125,7 +125,7 @@ def test_numbers_are_leaves_and_blocks_may_be_given():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: Copula(PROCESS), "twin=None: needs an autoregressive model"),
+    (lambda: Copula(PROCESS), "twin=None: Copula needs an autoregressive model"),
     (lambda: Copula(Process(4, 3, 0.2), TWIN, CAUSAL), "mixing=0.2: Copula draws masks alone"),
     (lambda: Copula(PROCESS, TWIN, CAUSAL, keeps="all"), "keeps='all': choose one of random, prefix"),
     (lambda: Copula(PROCESS, TWIN, CAUSAL, exponent=-1.0), "exponent=-1.0: must be 0 or positive"),
@@ -145,7 +145,7 @@ def test_calls_that_do_not_fit_are_named():
         (RANDOM, MODEL, {"guidance": 1.0}, "guidance=1.0: "),
         (RANDOM, MODEL, {"block_length": 2, "cache": "dual"}, "cache='dual': Copula looks beyond the block"),
         (RANDOM, MODEL, {"forced": jnp.zeros((2, LENGTH), jnp.int32)}, "forced: Copula chooses positions at random"),
-        (RANDOM, causal, {}, "contract='causal': a network that sees both sides"),
+        (RANDOM, causal, {}, "contract='causal': Copula joins a network that sees both"),
         (replace(RANDOM, twin=short), MODEL, {}, f"twin: learned 2 positions, and the row has {LENGTH}"),
         (PREFIX, MODEL, {"grid": "cosine"}, "grid='cosine': Copula does not go by times"),
     ):

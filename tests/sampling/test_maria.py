@@ -102,7 +102,7 @@ def test_numbers_are_leaves():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="fused=None: needs a head that was trained on two networks"):
+    with pytest.raises(ValueError, match="fused=None: MARIA needs a head that was trained on two networks"):
         MARIA(mask_id=MASK)
     short = Twin({}, replace(joined.TWIN_NETWORK, learned_positions=2), MASK)
     for rule, options, message in (

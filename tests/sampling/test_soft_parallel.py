@@ -177,7 +177,7 @@ def test_on_a_transformer_by_windows(attention):
 
 
 @pytest.mark.parametrize(("make", "said"), [
-    (lambda: SoftParallel(MASK), "embedding=None: needs the network's table"),
+    (lambda: SoftParallel(MASK), "embedding=None: SoftParallel needs the network's table"),
     (lambda: rule(threshold=1.5), r"threshold=1.5: must lie in \[0, 1\]"),
     (lambda: rule(confident=-0.1), "confident=-0.1"),
     (lambda: rule(blend=-1), "blend=-1: must be a whole number"),

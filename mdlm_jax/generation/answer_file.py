@@ -10,56 +10,82 @@ without its line end is dropped.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
-from mdlm_jax.config import ConfigError
-from mdlm_jax.data.files import flush_names, write_text
+from mdlm_jax.data.files import flush_names, take, write_text
+from mdlm_jax.errors import ConfigError
 
+FIELDS = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # of an answer
 Key = tuple[int, int]  # place of the prompt, and number of the sample of it
 
 
+class Prompt(NamedTuple):
+    """One prompt: its place from 0, its text or token ids, and what its answer is written beside."""
+
+    index: int
+    prompt: str | list[int]
+    fields: dict[str, Any]
+
+
 class Answers:
-    """The answers of one command.
+    """The answers of one job; a context manager, which lets go of what `open` took.
 
     Attributes:
       keys: all that are wanted, in order. ``done``: those found answered when `open` looked.
     """
 
-    def __init__(self, output: Path, job: dict[str, Any], keys: list[Key], number: int = 0, count: int = 1):
+    def __init__(self, output: Path, job: dict[str, Any], keys: list[Key], number: int = 0, count: int = 1,
+                 flag: str = "output"):
+        """``flag``: what messages call the output."""
         self.output, self.keys = output, keys
         self.done: set[Key] = set()
         self._job, self._number, self._count = json.loads(json.dumps(job)), number, count  # as a file gives it back
         self._parts = output.with_name(output.name + ".parts")
-        self._own = self._parts / f"{number:05d}.jsonl"
+        self._own, self._name = self._parts / f"{number:05d}.jsonl", f"{flag}={output}"
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> "Answers":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def check(self) -> None:
         """Writes nothing.
 
         Raises:
-          ConfigError: the files there are those of another command, or of none.
+          ConfigError: the files there are those of another job, or of none.
         """
         path = _job_file(self.output)
         if not path.exists():
             if self.output.exists() or self._parts.exists():
-                raise ConfigError(f"--output={self.output}: is there already, and no {path.name} says what it answers; "
-                                  "choose another file")
+                raise ConfigError(f"{self._name}: is there already, and no {path.name} says what it answers; choose "
+                                  "another file")
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); choose another --output") from None
+            raise ConfigError(f"{self._name}: {path.name} cannot be read ({error}); choose another file") from None
         differing = [name for name in self._job | found if self._job.get(name) != found.get(name)]
         if differing and (self.output.exists() or self._found()):
             shown = [f"{name} is {found.get(name)!r} there and {self._job.get(name)!r} here" for name in differing[:3]]
-            raise ConfigError(f"--output={self.output}: holds answers of another command: {', '.join(shown)}; choose "
-                              "another file")
+            raise ConfigError(f"{self._name}: holds answers of another job: {', '.join(shown)}; give the same again, "
+                              "or choose another file")
 
     def open(self) -> list[Key]:
-        """Makes the folder, cuts what a kill left half written, and returns what this process has to answer."""
+        """Makes the folder, cuts what a kill left half written, and returns what this process has to answer.
+
+        Raises:
+          ConfigError: as `check`; another process has it open.
+        """
         self.check()
         if self._joined():
             return []
@@ -67,12 +93,24 @@ class Answers:
         if not _job_file(self.output).exists() or _job_file(self.output).read_text(encoding="utf-8") != job:
             write_text(_job_file(self.output), job)
         self._parts.mkdir(parents=True, exist_ok=True)
+        self._take()
         with contextlib.suppress(FileNotFoundError):
             os.truncate(self._own, self._own.read_bytes().rfind(b"\n") + 1)
         self.done = set(self._found())
         if self._joined():  # by another process meanwhile, which has removed the parts before they were read, or after
             return []
         return [key for key in self.share() if key not in self.done]
+
+    def _take(self) -> None:
+        """Holds the part; without effect where the file system has no locks."""
+        if self._lock is None:
+            try:
+                self._lock = take(self._own.with_suffix(".lock"))
+            except BlockingIOError as error:
+                raise ConfigError(f"{self._name}: is being written by {error}; wait for it, or choose another "
+                                  "file") from None
+            except OSError:
+                pass
 
     @property
     def speaks(self) -> bool:
@@ -126,6 +164,17 @@ class Answers:
                 except (ValueError, TypeError, KeyError):  # what a power cut left: it is answered again
                     continue
         return found
+
+
+def read_lines(output: Path) -> list[dict[str, Any]]:
+    """The objects of a finished output. Their texts may hold other ends of lines than the one between them."""
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
+
+
+def told_of(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What a job says of its prompts, and of what their answers are written beside."""
+    text = json.dumps([(one.prompt, one.fields) for one in prompts])
+    return {"prompts": hashlib.sha256(text.encode()).hexdigest()[:16], "count": len(prompts)}
 
 
 def _json(line: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdlm_jax.training.progress import Progress
+from mdlm_jax.progress import Progress
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_close_prints_where_the_work_stopped_once(clock):
 
 
 PROGRAM = """
-from mdlm_jax.training.progress import Progress
+from mdlm_jax.progress import Progress
 with Progress(50, start=20, desc="train", interval=0.0) as progress:
     for step in range(21, 51):
         progress.update(step, loss=1.5)

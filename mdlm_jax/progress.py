@@ -1,10 +1,13 @@
 """Live progress with the time left: a bar on a terminal or in a notebook, plain lines where there is neither."""
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
+
+from mdlm_jax.errors import ConfigError
 
 
 class Progress:
@@ -91,6 +94,25 @@ class Growing:
     def __exit__(self, *exception) -> None:
         if self._shown:
             self._shown.close()
+
+
+@contextlib.contextmanager
+def following(progress: bool | Callable[[int, int], None], total: int, start: int = 0, *, desc: str,
+              unit: str) -> Iterator[Callable[[int], None]]:
+    """What a caller of the library asked for with ``progress``: True: a bar; False: nothing; or its own function of
+    what is done and to do. Yields a function of what is done."""
+    check(progress)
+    if callable(progress):
+        yield lambda done: progress(done, total)
+        return
+    with Progress(total, start, desc, unit, shown=progress) as shown:
+        yield shown.update
+
+
+def check(progress) -> None:
+    """Refuses what `following` cannot follow."""
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise ConfigError(f"progress={progress!r}: must be True, False, or a function of what is done and to do")
 
 
 class _Nothing:
