@@ -18,7 +18,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 LINES, COLUMNS, COLOURS = 32, 160, 64  # of a text that is kept; of a figure
 _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_per_s|^\s*from \.autonotebook|"
-                       r"An NVIDIA GPU may be present|^\s*self\._shown = |persistent compilation cache")
+                       r"An NVIDIA GPU may be present|^\s*self\._shown = |very slow compile|^\*{20,}$|"
+                       r"Compiling module|constant folding", re.IGNORECASE)
 
 
 def digest(notebook: dict) -> str:
@@ -49,7 +50,8 @@ def clean(notebook: dict, folder: Path) -> None:
     """Outputs made small and of no machine, in place; the digest of what was executed is kept beside them."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            cell["outputs"] = [kept for output in _joined(cell["outputs"]) if (kept := _kept(output, folder))]
+            kept = [_kept(output, folder) for output in _joined(cell["outputs"])]
+            cell["outputs"] = _joined([output for output in kept if output])
             cell["metadata"] = {name: cell["metadata"][name] for name in ("tags",) if name in cell["metadata"]}
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
