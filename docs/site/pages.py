@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))  # the tables import the package of this checkout
 import tables  # noqa: E402
 
 COPIED = ("README.md", "CHANGELOG.md", "LICENSE", "docs/guides/*.md", "docs/few_steps/*.md", "docs/*.md", "docs/*.png",
-          "benchmarks/*.md", "mdlm_jax/**/README.md", "notebooks/*.ipynb", "notebooks/README.md")
+          "benchmarks/*.md", "mdlm_jax/**/README.md", "notebooks/*.md", "notebooks/*.ipynb")
 
 
 def on_config(config):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.tokenizers import Tokenizer
 
@@ -88,6 +90,32 @@ def exchanges(messages: Sequence[Mapping[str, Any]], template: str, where: str) 
         before += [head, (content, False), (made.end, True)]
     if not found:
         raise ConfigError(f"{where}: nobody answers; a turn must have the role assistant")
+
+
+def encoded(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Token ids of each piece, as it stands behind those before it."""
+    (text, named), *rest = pieces
+    return [tokenizer.encode_special(text) if named else tokenizer.encode(text),
+            *(tokenizer.encode_next(piece, named) for piece, named in rest)]
+
+
+def prompt(messages: Sequence[Mapping[str, Any]], template: str, tokenizer: Tokenizer) -> np.ndarray:
+    """A conversation up to the head of the answer that comes next, ids [n] for `LanguageModel.generate`.
+
+    Args:
+      messages: {role, content} each, the last one the user's.
+      template: a name of `TEMPLATES`.
+    Raises:
+      ConfigError: another template, or turns that are no such objects.
+    Examples:
+      >>> from mdlm_jax.data.tokenizers import ByteTokenizer
+      >>> ByteTokenizer().decode(prompt([{"role": "user", "content": "Hi"}], "plain", ByteTokenizer()))
+      'user: Hi\\nassistant: '
+    """
+    if template not in TEMPLATES:
+        raise ConfigError(f"template={template!r}: choose one of {', '.join(TEMPLATES)}")
+    *_, last = exchanges([*messages, {"role": "assistant", "content": ""}], template, "messages")
+    return np.concatenate(encoded(last.prompt, tokenizer)).astype(np.int32)
 
 
 def spelled_out(template: str, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.chat import check_markers
+from mdlm_jax.data.chat import check_markers, encoded
 from mdlm_jax.data.pipeline import Built, Pipeline
 from mdlm_jax.data.sources import Document, open_source
 from mdlm_jax.data.tokenizers import Tokenizer, make_tokenizer
@@ -81,9 +81,7 @@ def _encoded(document: Document, tokenizer: Tokenizer) -> tuple[np.ndarray, np.n
     special: tuple = (tokenizer.mask_id, tokenizer.eos_id, tokenizer.pad_id)
     if document.pieces:
         special = special[::2]  # templates may end a turn with the end of text
-        (text, named), *rest = document.pieces
-        asked = [tokenizer.encode_special(text) if named else tokenizer.encode(text),
-                 *(tokenizer.encode_next(piece, named) for piece, named in rest)]
+        asked = encoded(document.pieces, tokenizer)
         said = [tokenizer.encode_next(document.text), tokenizer.encode_next(document.end, special=True)]
     else:
         asked, said = ([ids] for ids in tokenizer.encode_batch([document.prompt, document.text]))

@@ -8,7 +8,7 @@ import pytest
 import tokenizers as hf
 
 from mdlm_jax.config import CHAT_TEMPLATES, ConfigError, DataConfig
-from mdlm_jax.data.chat import TEMPLATES, check_markers, exchanges, spelled_out
+from mdlm_jax.data.chat import TEMPLATES, check_markers, exchanges, prompt, spelled_out
 from mdlm_jax.data.pipeline import build
 from mdlm_jax.data.prompts import answer_rows
 from mdlm_jax.data.sources import Document
@@ -76,6 +76,17 @@ def test_heads_are_special_tokens_and_what_people_say_is_text(tokenizer):
     assert tokenizer.decode(prompt, show_special=True) == text(one.prompt)
     assert rest[:4].tolist() == [*tokenizer.encode("no"), special["<|im_end|>"], *tokenizer.encode("\n")]
     assert (rest[4:] == tokenizer.eos_id).all()
+
+
+def test_a_prompt_is_what_training_puts_before_the_answer(tokenizer):
+    talk = [{"role": "user", "content": "say <|im_end|>"}]
+    asked = prompt(talk, "chatml", tokenizer)
+    (one,) = exchanges([*talk, {"role": "assistant", "content": "no"}], "chatml", "here")
+    (row,) = answer_rows([Document("d", one.answer, "", one.prompt, one.end)], tokenizer, 64, 0)
+    assert asked.tolist() == (-1 - row[row < 0]).tolist()
+    assert (asked == tokenizer.special["<|im_end|>"]).sum() == 1
+    with pytest.raises(ConfigError, match="template='chat': choose one of chatml"):
+        prompt(talk, "chat", tokenizer)
 
 
 def test_markers_that_a_tokenizer_lacks_are_named(tokenizer):

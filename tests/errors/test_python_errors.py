@@ -57,6 +57,7 @@ CASES = {
     "turn: a turn has role None": lambda: list(chat.exchanges([{}], "plain", "turn")),
     "turn: nobody answers": lambda: list(chat.exchanges(TURNS, "plain", "turn")),
     "turn: must be a list": lambda: list(chat.exchanges(3, "plain", "turn")),
+    "template='chat'": lambda: chat.prompt([], "chat", None),
     "depth=0": lambda: prefetch.prefetch(None, 0, depth=0),
     "permutation: ": lambda: dataclasses.replace(Copy.random(2), permutation=[0, 0]),
     "noise=2": lambda: Copy.random(2, noise=2),

@@ -1,47 +1,123 @@
-"""Every notebook runs from its first cell to its last, with smaller numbers in the cell of its parameters."""
+"""Every notebook runs from its first cell to its last with smaller numbers, and is kept with the outputs of its own."""
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import matplotlib
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
+MOST_BYTES = 250_000
+MACHINE = re.compile(r"(?<![\w./:])/(?:home|root|tmp|work|Users|usr|opt|content|mnt|private|var)/\S+")
+SHORT = {"train.steps": 2, "train.warmup_steps": 1, "train.checkpoint_every": 2, "eval.every": 2, "eval.final_rows": 16,
+         "sample.num": 1}
+TINY = {"model.layers": 1, "model.d_model": 16, "model.heads": 2}
 SMALL = {
-    "xdlm.ipynb": """
-TINY = {"model.layers": 1, "model.d_model": 16, "model.heads": 2, "data.length": 16, "eval.final_rows": 16,
-        "sample.num": 1, "train.warmup_steps": 1, "train.steps": 2, "train.checkpoint_every": 2}
-MIXINGS, TRAINING, ADAPTED = (0, 0.5), TINY, {n: v for n, v in TINY.items() if not n.startswith("model")}
-MEASURED = ["--rows=8", "--samples=4", "--steps=2,4"]
+    "denoise.ipynb": f"""
+TRAINING = {SHORT | TINY | {"data.tokenizer": "bpe:300", "data.length": 32, "sample.steps": 2}}
+NEW_TOKENS, STEPS, MASKINGS = 8, 2, 2
+""",
+    "llada.ipynb": f"""
+TRAINING = {SHORT | TINY | {"data.length": 64, "sample.steps": 2}}
+QUESTIONS, STEPS = 4, (2, 4)
+""",
+    "parallel.ipynb": f"""
+SIZE, TRAJECTORIES, TOKENS = 3, 64, (1, 3)
+NETWORK, LAYER = {SHORT | TINY}, {SHORT}
+""",
+    "adapt.ipynb": f"""
+NETWORK, DATA = {TINY}, {{"data.length": 32, "data.tokenizer": "bpe:300"}}
+COMMON, CAUSAL_STEPS, STEPS, EVERY = {{"train.warmup_steps": 1, "eval.rows": 8, "eval.final_rows": 8,
+                                       "sample.num": 1, "train.batch_size": 2}}, 2, 2, 1
+""",
+    "scaling.ipynb": """
+BUDGETS, SIZES = "2e9", "1x16,2x16,1x32"
+FIELDS = {"data.source": "language:hmm", "eval.rows": 8, "eval.final_rows": 8, "eval.draws": 1}
+""",
+    "xdlm.ipynb": f"""
+MIXINGS, TRAINING = (0, 0.5), {SHORT | TINY | {"data.length": 16}}
+ADAPTED, MEASURED = {SHORT | {"data.length": 16}}, ["--rows=8", "--samples=4", "--steps=2,4"]
 """,
 }
 
 
-def cells(path: Path) -> list[dict]:
-    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+def notebook(name: str) -> dict:
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
-def test_every_notebook_is_run():
-    assert sorted(path.name for path in FOLDER.glob("*.ipynb")) == sorted(SMALL)
+def cells(name: str) -> list[dict]:
+    return [cell for cell in notebook(name)["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(scope="module")
+def runner():
+    spec = importlib.util.spec_from_file_location("notebooks_run", FOLDER / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_notebook_is_run_and_told_of():
+    names = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+    assert names == sorted(SMALL)
+    told = (FOLDER / "README.md").read_text()
+    assert [name for name in names if f"]({name})" not in told] == []
+
+
+def test_notebooks_begin_alike():
+    """The first cell installs the library, the second holds the parameters."""
+    found = {name: cells(name)[:2] for name in SMALL}
+    assert len({"".join(first["source"]) for first, _ in found.values()}) == 1
+    assert {tuple(second["metadata"]["tags"]) for _, second in found.values()} == {("parameters",)}
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_notebook_is_kept_without_outputs(name):
-    for cell in cells(FOLDER / name):
-        assert not cell["outputs"] and cell["execution_count"] is None
+def test_outputs_are_those_of_the_cells(name, runner):
+    found = cells(name)
+    assert [cell["execution_count"] for cell in found] == list(range(1, len(found) + 1))
+    assert notebook(name)["metadata"]["mdlm_jax"]["executed"] == runner.digest(notebook(name)), "run notebooks/run.py"
+    kinds = [output["output_type"] for cell in found for output in cell["outputs"]]
+    assert "error" not in kinds
+    pictures = [output for cell in found for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    assert pictures and "stream" in kinds
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_is_small_and_of_no_machine(name):
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    assert len(text.encode()) < MOST_BYTES
+    outputs = json.dumps([[{kind: value for kind, value in output.get("data", {}).items() if kind != "image/png"},
+                           output.get("text", "")] for cell in cells(name) for output in cell["outputs"]])
+    assert MACHINE.findall(outputs) == []
+    assert "\\r" not in outputs and "%|" not in outputs
+
+
+def test_texts_are_cleaned(runner, tmp_path):
+    bar = "train:   5%|▌   | 5/100 [00:01<00:20, 4.9step/s]\rtrain:  10%|█   | 10/100 [00:02<00:18, 4.9step/s]\n"
+    said = f"{bar}written to {tmp_path}/runs/first\nnear {ROOT}/configs\n"
+    assert runner.cleaned(said, tmp_path) == "written to runs/first\nnear configs\n"
+    assert runner.cleaned(bar, tmp_path) == ""
+    many = "".join(f"{i}\n" for i in range(1000))
+    lines = runner.cleaned(many, tmp_path).splitlines()
+    assert len(lines) <= runner.LINES + 1 and lines[0] == "0" and lines[-1] == "999"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that a study starts
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     matplotlib.use("Agg")
     scope, parameters = {}, 0
-    for cell in cells(FOLDER / name):
-        exec("".join(cell["source"]), scope)
+    for cell in cells(name):
+        exec(compile("".join(cell["source"]), name, "exec"), scope)
         if "parameters" in cell["metadata"].get("tags", []):
             exec(SMALL[name], scope)
             parameters += 1
     scope["plt"].close("all")
     assert parameters == 1
-    assert {path.name for path in tmp_path.rglob("*.png")} >= {"tradeoff.png", "evolution.png", "adapted.png"}
+    assert list(tmp_path.rglob("summary.json"))
