@@ -27,7 +27,7 @@ def main(options: TaskOptions, job: Callable[[SampleOptions], Answers]) -> None:
     answering = options.answering
     for turn in range(options.task.turns):
         if turn:
-            answering = options.following(turn, [_next(options, line) for line in read_lines(answering.output)])
+            answering = options.following(turn, [_next(options, line) for line in _lines(answering)])
         answers = job(answering)
         run_answers.main(answering, answers)
         if turn < options.task.turns - 1:
@@ -64,6 +64,12 @@ def _wait(answers: Answers, turn: int) -> None:
         time.sleep(_PAUSE)
 
 
+def _lines(answering: SampleOptions) -> list[dict]:
+    """The objects of its output."""
+    assert answering.output is not None
+    return read_lines(answering.output)
+
+
 def _next(options: TaskOptions, answer: dict) -> dict:
     """The line of the next turn's prompts. A row may come several times: each of its samples goes on by itself."""
     return {"prompt": options.task.follow(answer["prompt"], answer["text"]), "row": answer["row"]}
@@ -71,7 +77,7 @@ def _next(options: TaskOptions, answer: dict) -> dict:
 
 def _judged(options: TaskOptions, answering: SampleOptions) -> list[dict]:
     """The answers with their verdicts, as verdicts.jsonl holds them."""
-    answers, found = read_lines(answering.output), []
+    answers, found = _lines(answering), []
     with Progress(len(answers), desc="verdicts", unit="answer") as progress:
         for answer in answers:
             row = options.rows[answer["row"]]

@@ -317,7 +317,7 @@ def _sample(options: SampleOptions) -> None:
 
 def job(options: SampleOptions, number: int = 0, count: int = 1) -> Answers:
     """What the command answers: everything that decides an answer, and nothing else."""
-    assert options.prompts is not None
+    assert options.prompts is not None and options.output is not None
     says = told_of(options.prompts) | {
         "num": options.sample.num, "checkpoint": str(options.folder), "new_tokens": options.new_tokens,
         "dtype": options.load.get("dtype"), "mask_id": options.load.get("mask_id"),

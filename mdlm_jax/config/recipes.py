@@ -1,6 +1,7 @@
 """A recipe that changes another: the config files that come with the package, to start from."""
 
 from pathlib import Path
+from typing import Any
 
 from mdlm_jax.errors import require
 
@@ -25,6 +26,6 @@ def recipe(name: str, *argument: str):
     path = SHIPPED / f"{name}.py"
     known = sorted(one.stem for one in SHIPPED.glob("[!_]*.py"))
     require(path.is_file(), "recipe", name, f"there is no such recipe; choose one of {', '.join(known)}")
-    namespace = {"__name__": f"config_{name}", "__file__": str(path)}
+    namespace: dict[str, Any] = {"__name__": f"config_{name}", "__file__": str(path)}
     exec(compile(path.read_bytes(), str(path), "exec"), namespace)
     return namespace["get_config"](*argument)

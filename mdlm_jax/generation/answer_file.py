@@ -28,7 +28,7 @@ Key = tuple[int, int]  # place of the prompt, and number of the sample of it
 class Prompt(NamedTuple):
     """One prompt: its place from 0, its text or token ids, and what its answer is written beside."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     prompt: str | list[int]
     fields: dict[str, Any]
 
