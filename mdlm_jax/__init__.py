@@ -7,6 +7,11 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdlm_jax.language_model import LanguageModel as LanguageModel
+    from mdlm_jax.loading import load as load
 
 __version__ = "0.1.0"
 _LAZY = {"LanguageModel": "language_model", "load": "loading"}  # of modules that import jax

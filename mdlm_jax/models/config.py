@@ -32,7 +32,8 @@ def x64_enabled() -> bool:
     """Whether jax computes in float64. Only who asks for that pays for the import."""
     import jax
 
-    return jax.config.jax_enable_x64  # type: ignore[attr-defined]  # an attribute that jax makes as it is imported
+    config: Any = jax.config  # whose attributes jax makes as it is imported
+    return config.jax_enable_x64
 
 
 @dataclasses.dataclass(frozen=True)

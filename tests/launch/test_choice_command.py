@@ -1,11 +1,12 @@
 """``launch.evaluate --task=decoders`` on tiny runs: judged samples, rows that can be said, and pairs."""
 
+import dataclasses
 import json
 
 import pytest
 
-from launch import evaluate, run_choice
-from mdlm_jax.config import ConfigError
+from launch import _choice, evaluate, run_choice
+from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.evaluation.frontier import Setting
 from tests.launch.commands import assert_refused, run
 from tests.launch.test_evaluate_command import trained
@@ -132,3 +133,8 @@ def test_mistakes_are_named(runs, tmp_path, flags, said):
 
 def test_flags_of_the_choice_alone_are_refused_before_jax(runs):
     assert_refused(run("launch.evaluate", f"--checkpoint={runs / 'hmm'}", "--floor=2"), "--floor", "--task=decoders")
+
+
+def test_a_language_that_moves_with_time_has_no_right_answers():
+    config = RunConfig()
+    assert not _choice.choosy(dataclasses.replace(config, data=dataclasses.replace(config.data, source="language:drift")))

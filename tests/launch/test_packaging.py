@@ -48,6 +48,20 @@ def test_ci_script_is_sound():
     subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_ci_checks_style_and_types_before_the_tests():
+    """Each on a line of its own: what fails before an ``&&`` does not end a script."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-4:-1] == ['pip install -e ".[lint]"', "ruff check .", "mypy"]
+
+
+def test_every_ignored_error_of_a_type_has_a_code_and_a_reason():
+    for folder in ("mdlm_jax", "configs", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in path.read_text().splitlines():
+                if "type: " + "ignore" in line:
+                    assert re.search(r"# type: ignore\[[a-z-]+\]  # \S", line), f"{path}: {line.strip()}"
+
+
 def test_ci_refuses_an_old_python(tmp_path):
     old = tmp_path / "python"
     old.write_text("#!/bin/sh\nexit 1\n")
@@ -83,6 +97,7 @@ def test_wheel_holds_the_package_its_configs_and_commands(wheel):
             assert inside.as_posix() in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mdlm_jax"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "mdlm_jax/py.typed" in names
 
 
 @pytest.mark.slow
