@@ -32,12 +32,12 @@ def one_step_log_prob(denoise: Denoiser, params, canvas: Canvas, tokens, *, mask
     """
     tokens = np.asarray(tokens, np.int32)
     if not getattr(denoise, "latent", False):
-        raise ValueError("denoise: reads no latent; evaluation.scoring has the laws of other models")
+        raise ValueError("denoise: reads no latent; take evaluation.scoring, which has the laws of other models")
     if canvas.shape[0] != 1 or tokens.ndim != 2 or tokens.shape[1] != canvas.shape[1]:
         raise ValueError(f"canvas {list(canvas.shape)}, tokens {list(tokens.shape)}: must be [1, L] and [N, L]")
     editable = np.asarray(canvas.editable)[0]
     if (tokens != np.asarray(canvas.tokens))[:, ~editable].any():
-        raise ValueError("tokens: differ from the canvas where it is not editable")
+        raise ValueError("tokens: differ from the canvas where it is not editable; give fillings of it")
     if latents < 1 or batch < 1:
         raise ValueError(f"latents={latents}, batch={batch}: must be at least 1")
     points, found = (np.arange(latents) + 0.5) / latents, []

@@ -287,7 +287,7 @@ def _check_mixture(decoder: Decoder, forced) -> None:
     """Refuses what takes the draw of a latent for the law, or for the same in the next step."""
     if forced is not None:
         raise ValueError("forced: the network reads a latent that each step draws, and its law is a mixture over them; "
-                         "evaluation.mixture has that of one step")
+                         "take evaluation.mixture, which has that of one step")
     if decoder.reuses or decoder.steady:
         does = "leaves forwards out where no token changed" if decoder.reuses else "asks twice about the same row"
         raise ValueError(f"{type(decoder).__name__}: {does}, and the network reads a latent that each step draws; take "

@@ -60,7 +60,8 @@ class Di4CObjective(TaughtObjective):
         if self.power < 0:
             raise ValueError(f"power={self.power}: must not be negative")
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask")
+            raise ValueError(f"mixing={self.process.mixing}: {type(self).__name__} knows no noise but the mask; set it "
+                             "to 0")
         if not self.network.latent:
             raise ValueError("network.latent=0: a mixture needs a network that reads a latent")
 

@@ -30,7 +30,7 @@ class DuoObjective(TaughtObjective):
     def __post_init__(self):
         super().__post_init__()
         if self.process.mixing != 1.0:
-            raise ValueError(f"mixing={self.process.mixing}: DuoObjective knows no noise but the uniform, mixing=1")
+            raise ValueError(f"mixing={self.process.mixing}: DuoObjective knows no noise but the uniform; set it to 1")
 
     def times(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B] each: t and s."""

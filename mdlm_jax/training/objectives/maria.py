@@ -29,7 +29,7 @@ class MariaObjective(CountObjective):
     def __post_init__(self):
         super().__post_init__()
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: MariaObjective knows no noise but the mask")
+            raise ValueError(f"mixing={self.process.mixing}: MariaObjective knows no noise but the mask; set it to 0")
         if self.network.attention != "bidirectional" or self.network.classes:
             raise ValueError(f"network={self.network}: must be bidirectional, without classes")
         if self.twin is None:

@@ -32,7 +32,7 @@ class SDTTObjective(TaughtObjective):
         if self.steps % 2:
             raise ValueError(f"steps={self.steps}: must be even, since each two become one")
         if not self.process.masked_only:
-            raise ValueError(f"mixing={self.process.mixing}: SDTTObjective knows no noise but the mask")
+            raise ValueError(f"mixing={self.process.mixing}: SDTTObjective knows no noise but the mask; set it to 0")
 
     def times(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B] each: t, and the end t - dt of the teacher's first step."""
