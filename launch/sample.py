@@ -144,7 +144,7 @@ def _twin(flags: dict) -> Path | None:
     if "twin" not in flags:
         return None
     if flags.get("decoder") != "copula":
-        raise ConfigError(f"--twin={flags['twin']}: goes with --decoder=copula; add it, or leave --twin out")
+        raise ConfigError(f"--twin={flags['twin']}: goes with --decoder=copula; give both, or neither")
     try:
         return find(flags["twin"])
     except ConfigError as error:

@@ -6,7 +6,7 @@
 
 A process answers the prompts whose place, modulo the number of processes, is its own, and leaves out those that any
 part holds already. Whoever finds them all answered joins the parts. A line is whole or cut off by a kill: a tail
-without its line end is dropped.
+without its line end is dropped. A part is held by the process that writes it.
 """
 
 import contextlib

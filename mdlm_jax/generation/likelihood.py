@@ -46,7 +46,7 @@ def _prepared(model, prompts, completions, guidance: float, keywords: dict, name
         raise ConfigError(f"{unknown[0]}: is no option here; there are {', '.join(known)}")
     if model.config.latent:
         raise ConfigError(f"latent={model.config.latent}: the network is a mixture over latents, which is not "
-                          "summed over here; take evaluation.mixture, which has the law of one step")
+                          "summed over here; take score with steps=1, the law of one step")
     for name, kind in _OTHER_LAWS.items():
         if getattr(model, name) is not None:
             raise ConfigError(f"{name}: what a run of {kind} learned makes another law, which is not measured here; "

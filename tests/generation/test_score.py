@@ -44,8 +44,7 @@ def test_it_is_what_is_found_by_hand(model):
     bias = np.where(np.arange(12) == 0, -np.inf, 0.0).astype(np.float32)
     rule = Margin(MASK, temperature=1.0)
     for row, text, one in zip(rows, texts, found, strict=True):
-        given = [token for token in text if token != MASK]
-        canvas = blank(MASK, 1, len(text), given if given else None)
+        canvas = blank(MASK, 1, len(text), text[:1])  # of masks alone all are alike, and rounding chooses among them
         by_hand = forced_log_prob(Denoiser(model.config, 12), model.params, canvas, [row], rule,
                                   steps=text.count(MASK), bias=bias)
         np.testing.assert_allclose(one, by_hand[0], atol=1e-5)
