@@ -1,12 +1,11 @@
 """``launch.evaluate --task=decoders`` on tiny runs: judged samples, rows that can be said, and pairs."""
 
-import dataclasses
 import json
 
 import pytest
 
 from launch import _choice, evaluate, run_choice
-from mdlm_jax.config import ConfigError, RunConfig
+from mdlm_jax.config import ConfigError, freeze
 from mdlm_jax.evaluation.frontier import Setting
 from tests.launch.commands import assert_refused, run
 from tests.launch.test_evaluate_command import trained
@@ -136,5 +135,4 @@ def test_flags_of_the_choice_alone_are_refused_before_jax(runs):
 
 
 def test_a_language_that_moves_with_time_has_no_right_answers():
-    config = RunConfig()
-    assert not _choice.choosy(dataclasses.replace(config, data=dataclasses.replace(config.data, source="language:drift")))
+    assert not _choice.choosy(freeze({"data": {"source": "language:drift"}}))
