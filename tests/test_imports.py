@@ -37,9 +37,9 @@ def files_of(part: str) -> list[Path]:
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
 
 
-def imported_names(path: Path) -> set[str]:
-    """Dotted names of every import in a file, those inside functions too."""
-    tree = ast.parse(path.read_bytes())
+def imported_names(path: Path, tree: ast.AST | None = None) -> set[str]:
+    """Dotted names of every import in a file, those inside functions too, or of those in ``tree``, a part of it."""
+    tree = ast.parse(path.read_bytes()) if tree is None else tree
     package = ".".join(path.relative_to(ROOT).parent.parts)
     names = set()
     for node in ast.walk(tree):

@@ -107,11 +107,6 @@ def shardings(lora: Lora, network: TransformerConfig, mesh: Mesh) -> dict:
     return layout
 
 
-def trainable_count(adapters: dict) -> int:
-    """Numbers that train."""
-    return sum(leaf.size for leaf in jax.tree.leaves(adapters))
-
-
 def _axes(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Stacked, contracted and made axes of a leaf."""
     folder, _, name = path.rpartition("/")

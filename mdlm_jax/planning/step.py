@@ -44,7 +44,3 @@ def lower(config: RunConfig, objective: Objective, mesh):
     if objective.network.classes:
         batch["label"] = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=layout)
     return make_train_step(objective, optimizer, config.train, mesh).lower(state, batch)
-
-
-def state_bytes(state) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
