@@ -17,7 +17,7 @@ from mdlm_jax.data.pipeline import Built, make_built, make_pipelines
 from mdlm_jax.data.shuffle import permute
 from mdlm_jax.data.tokenizers import CodeTokenizer, Tokenizer
 
-DIGITS_SIDE, GREYS = 8, 17
+GREYS = 17
 _SPLIT = 0x1D16175  # the order of which the first images are held out
 _PARTS = ("tokens", "labels")
 

@@ -6,6 +6,7 @@ A step is no faster than the slowest of them; overlap, latency and efficiency ar
 from mdlm_jax.planning.chips import ALL, GPUS
 from mdlm_jax.planning.topologies import Topology
 
+
 def bound(topology: Topology, flops: float, model_flops: float, touched: float, interconnect: float,
           data_center: float) -> dict:
     """The ``bound`` of a plan.

@@ -1,6 +1,5 @@
 """The train step of a run, lowered for a mesh without weights, data or devices."""
 
-import math
 
 import jax
 import jax.numpy as jnp

@@ -136,5 +136,5 @@ def test_flags_of_the_choice_alone_are_refused_before_jax(runs):
 
 
 def test_a_language_that_moves_with_time_has_no_right_answers():
-    config = RunConfig()
-    assert not _choice.choosy(dataclasses.replace(config, data=dataclasses.replace(config.data, source="language:drift")))
+    data = dataclasses.replace(RunConfig().data, source="language:drift")
+    assert not _choice.choosy(dataclasses.replace(RunConfig(), data=data))
