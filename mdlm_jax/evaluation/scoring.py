@@ -124,7 +124,8 @@ def sampled_tv(rows: np.ndarray, support: np.ndarray, p: np.ndarray) -> tuple[fl
     if abs(p.sum() - 1) > 1e-6:
         raise ValueError(f"p: adds up to {p.sum():.6f}; give all rows of the law")
     _, index = np.unique(np.concatenate([support, rows]), axis=0, return_inverse=True)
-    counts = np.bincount(index.reshape(-1)[len(support):], minlength=int(np.max(index)) + 1)[index.reshape(-1)[: len(support)]]
+    index = index.reshape(-1)
+    counts = np.bincount(index[len(support):], minlength=int(np.max(index)) + 1)[index[: len(support)]]
     return float(np.maximum(p - counts / len(rows), 0.0).sum()), float(_mean_shortfall(len(rows), p).sum())
 
 
