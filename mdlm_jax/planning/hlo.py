@@ -236,6 +236,5 @@ def _pairs(size: int, taps: int, outputs: int, stride=1, pad="0_0", lhs_dilate=1
 
 def _found(pattern: re.Pattern[str], text: str) -> re.Match[str]:
     found = pattern.search(text)
-    if found is None:
-        raise ValueError(f"{text!r}: XLA no longer writes {pattern.pattern!r} there")
+    assert found is not None, f"XLA writes no {pattern.pattern!r} in {text!r}"
     return found
