@@ -42,8 +42,9 @@ class Rows:
         except Exception as error:  # array_record raises whatever its C++ has met
             raise self._unreadable(ArrayRecordDataSource, listed) or error from error
         if len(self._records) != self.shape[0]:
-            raise self._unreadable(ArrayRecordDataSource, listed) or ConfigError(
-                f"{folder}: holds {len(self._records)} rows instead of {self.shape[0]}; prepare them again")
+            damaged = self._unreadable(ArrayRecordDataSource, listed)
+            assert damaged is not None  # one of the shards has another number of rows
+            raise damaged
 
     def _unreadable(self, source, listed: list[dict]) -> ConfigError | None:
         for path, shard in zip(self._paths, listed, strict=True):

@@ -69,10 +69,10 @@ def forward(
     Returns:
       `Output`, hidden states in the compute dtype; those of shadows behind the tokens'.
     Raises:
-      ValueError: ``time``, ``latent`` or ``order`` missing or superfluous, classes for a network without, a cache
-        without ``start`` or too small for it, two streams of odd length, more positions than were learned, rows or
-        positions that the mesh cannot split, aligned rows of a shifted network beside a cache or with shadows, shadows
-        where there are none.
+      ValueError: neither tokens nor embeddings, ``time``, ``latent`` or ``order`` missing or superfluous, classes for a
+        network without, a cache without ``start`` or too small for it, two streams of odd length, more positions than
+        were learned, rows or positions that the mesh cannot split, aligned rows of a shifted network beside a cache or
+        with shadows, shadows where there are none.
     """
     source = tokens if embeddings is None else embeddings
     if source is None:

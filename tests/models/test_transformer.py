@@ -210,3 +210,9 @@ def test_flops_agree_with_the_compiler(timed):
     assert flops.forward_flops(config, 256, 64, 256) == pytest.approx(counted, rel=0.1)
     assert flops.train_flops(config, 256, 64, 100) == 3 * flops.forward_flops(config, 256, 64, 100)
     assert flops.forward_flops(config, 256, 64, 256) - flops.forward_flops(config, 256, 64, 128) == 128 * 2 * 128 * 512
+
+
+def test_a_network_must_be_fed_something():
+    config = TransformerConfig(7, 6, 1, 8, 2, 2, 16)
+    with pytest.raises(ValueError, match="tokens=None: give tokens, or embeddings"):
+        api.apply(config, {}, None)
