@@ -172,7 +172,8 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
 
 def _sample_config(flags: dict, model: _Model, labels: list[int] | None) -> SampleConfig:
     own = SampleConfig() if model.config is None else model.config.sample
-    if labels is not None:
+    if "labels" in flags:
+        assert labels is not None  # the flag was read
         own = dataclasses.replace(own, num=len(labels))
     given = {name: flags[name] for name in _RUN_NUMBERS if name in flags}
     try:

@@ -56,8 +56,10 @@ def test_a_published_model_scores_all_but_the_first_and_reads_no_more_than_it_ca
 
 def test_what_a_tokenizer_puts_before_a_text_is_read_and_not_scored():
     """As Llama's files have it; then the first token is scored too."""
-    tokenizer = LanguageTokenizer(9)
-    tokenizer.leading = np.array([tokenizer.eos_id], np.int32)
+    class Leading(LanguageTokenizer):
+        leading = np.array([LanguageTokenizer(9).eos_id], np.int32)
+
+    tokenizer = Leading(9)
     model = dataclasses.replace(models.tokens_model("causal", "llama"), tokenizer=tokenizer)
     for most, counted in ((0, 5), (4, 3)):
         nats, tokens = dataclasses.replace(causal_judge("j", model, LanguageTokenizer(9)), most=most).score(ROWS)

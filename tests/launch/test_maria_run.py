@@ -101,7 +101,7 @@ def test_the_copula_takes_an_autoregressive_model(runs, capsys):
                         ([*command, f"--twin={runs / 'base'}"], "twin: attention='bidirectional', logit_shift=False"),
                         ([*command[:1], f"--twin={runs / 'twin'}"], "goes with --decoder=copula")):
         assert sample.main(flags) == 2 and said in capsys.readouterr().err
-    for options, said in (({"twin": "runs/twin"}, "must be a language model, as mdlm_jax.load gives one"),
+    for options, said in (({"twin": "runs/twin"}, "must be a language model; give mdlm_jax.load"),
                           ({"twin": twin, "decoder": "ancestral"}, "is read by the decoder copula alone")):
         with pytest.raises(ConfigError, match=said):
             written(base, **{"decoder": "copula", "steps": 2} | options)

@@ -102,7 +102,7 @@ def test_behind_a_prompt_the_law_is_of_what_is_written():
     rows = EVERY[EVERY[:, 0] == 1]
     found = np.exp(one_step_log_prob(MODEL, PARAMS, given, rows, mask_id=MASK, latents=16))
     assert found.sum() == pytest.approx(1.0, abs=1e-5)
-    with pytest.raises(ValueError, match="differ from the canvas"):
+    with pytest.raises(ValueError, match="must equal the canvas"):
         one_step_log_prob(MODEL, PARAMS, given, EVERY, mask_id=MASK)
 
 

@@ -253,7 +253,7 @@ def test_a_model_without_them_is_refused():
     ({"delete_id": MASK}, "mask_id=6, delete_id=6, insert_id=8: must be three columns"),
     ({"insert_id": DELETE}, "must be three columns"),
     ({"insert_id": -1}, "insert_id=-1: must be a column of the head"),
-    ({"insert_id": None}, "insert_id=None: needs a network"),
+    ({"insert_id": None}, "insert_id=None: Levenshtein needs a network"),
     ({"threshold": 1.5}, r"threshold=1.5: must lie in \[0, 1\]"),
     ({"edit_threshold": -0.1}, "edit_threshold=-0.1"),
     ({"max_post_steps": -1}, "max_post_steps=-1: must be a whole number"),
