@@ -54,12 +54,10 @@ def test_a_published_model_scores_all_but_the_first_and_reads_no_more_than_it_ca
             np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_what_a_tokenizer_puts_before_a_text_is_read_and_not_scored():
+def test_what_a_tokenizer_puts_before_a_text_is_read_and_not_scored(monkeypatch):
     """As Llama's files have it; then the first token is scored too."""
-    class Leading(LanguageTokenizer):
-        leading = np.array([LanguageTokenizer(9).eos_id], np.int32)
-
-    tokenizer = Leading(9)
+    tokenizer = LanguageTokenizer(9)
+    monkeypatch.setattr(LanguageTokenizer, "leading", np.array([tokenizer.eos_id], np.int32))
     model = dataclasses.replace(models.tokens_model("causal", "llama"), tokenizer=tokenizer)
     for most, counted in ((0, 5), (4, 3)):
         nats, tokens = dataclasses.replace(causal_judge("j", model, LanguageTokenizer(9)), most=most).score(ROWS)
