@@ -124,8 +124,11 @@ def _pass_on(child: _Child, number: int) -> None:
     assert child.stderr is not None
     mark = f"[process {number}] ".encode() if number else b""
     for line in child.stderr:
-        sys.stderr.buffer.write(mark + line)
-        sys.stderr.buffer.flush()
+        if hasattr(sys.stderr, "buffer"):
+            sys.stderr.buffer.write(mark + line)
+        else:  # in a notebook it takes text alone
+            sys.stderr.write((mark + line).decode(errors="replace"))
+        sys.stderr.flush()
 
 
 def _watch(job: Job, children: list[_Child], asked: _Signals) -> int:

@@ -1,13 +1,16 @@
 """launch.local: starts, passes on, restarts and stops real processes, and leaves none behind."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from launch import _supervisor
 from tests.launch import commands
 
 SLEEP = "import time, sys; print('up', flush=True); time.sleep({})"
@@ -130,3 +133,13 @@ def test_a_mistake_that_one_process_alone_meets_ends_the_job():
             "raise SystemExit(_cli.run(lambda argv: work, []))")
     done = local("--processes=2", "--devices_per_process=1", "--max_restarts=1", code=code)
     assert done.returncode == 2 and "[process 1] error: shard 7 is damaged" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["terminal", "notebook"])
+def test_what_processes_say_is_passed_on_in_a_notebook_too(kind, monkeypatch):
+    """The stream of a Jupyter kernel has no buffer; a thread that died of it would leave the pipe full."""
+    shown = io.TextIOWrapper(io.BytesIO(), write_through=True) if kind == "terminal" else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    _supervisor._pass_on(SimpleNamespace(stderr=[b"one\n", b"two \xff\n"]), 1)
+    said = shown.buffer.getvalue().decode(errors="replace") if kind == "terminal" else shown.getvalue()
+    assert said == "[process 1] one\n[process 1] two \ufffd\n"
