@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze, to_dict
@@ -25,6 +26,8 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     Raises:
       ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).
     """
+    if not places.in_bucket(text) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
+        raise ConfigError(f"--workdir={text}: must be a folder, or an address gs://BUCKET/NAME; no other is known")
     workdir = places.place(text) if places.in_bucket(text) else _writable(text)
     stored = workdir / "config.json"
     if stored.exists():

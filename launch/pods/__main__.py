@@ -30,7 +30,7 @@ examples
   {program} gke --name=llada --topology=v5e:16x16 --image=gcr.io/p/mdlm -- python -m launch.train --config=llada_8b \\
       --workdir=/shared/run
   {program} slurm --name=llada --nodes=16 --gpus_per_node=8 -- python -m launch.train --config=llada_8b \\
-      --workdir=/shared/run
+      --workdir=/shared/run --config.train.mesh=replica:8,fsdp:16 --config.model.backend=cudnn
   {program} ssh --hosts=node0,node1 -- python -m launch.train --config=quickstart --workdir=/shared/run
 
 exit status: 0 printed or done, 2 something in the command is wrong, else that of the first program that failed

@@ -1,6 +1,7 @@
 """SLURM: an sbatch script with one task a GPU (without GPUs: a node), started again when the nodes are taken back.
 
-One task a GPU, since jax gives a process that it finds under SLURM a single GPU.
+One task a GPU, since jax gives a process that it finds under SLURM a single GPU. A srun that gets SIGTERM kills its
+step; so the script, which SLURM tells first, has scancel send the signal to the step's processes.
 """
 
 import re
@@ -28,7 +29,7 @@ _SCRIPT = """\
 set -u
 {variables}srun --kill-on-bad-exit=1 {command} &
 child=$!
-trap 'kill -TERM "$child"' TERM
+trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM  # to the processes of the step; srun itself would kill them
 while :; do
   wait "$child"; status=$?
   kill -0 "$child" 2>/dev/null || break

@@ -209,9 +209,11 @@ def test_what_is_printed_is_what_a_shell_runs(programs, tmp_path):
 
 @pytest.mark.parametrize(("status", "requeued"), ((143, True), (0, False), (3, False)))
 def test_the_slurm_script_passes_sigterm_on_and_asks_for_another_turn(programs, tmp_path, status, requeued):
-    """With a fake srun that saves on SIGTERM and leaves with a status."""
-    programs(srun=f"trap 'echo saved > {tmp_path}/saved; exit {status}' TERM; touch {tmp_path}/up; "
-                  "while :; do sleep 0.05; done", scontrol=f'echo "$@" > {tmp_path}/requeue')
+    """With a fake srun that kills its step on SIGTERM, as the real one does, and leaves with a status once a fake
+    scancel has told the step."""
+    programs(srun=f"trap 'exit 137' TERM; touch {tmp_path}/up; while [ ! -e {tmp_path}/told ]; do sleep 0.05; done; "
+                  f"echo saved > {tmp_path}/saved; exit {status}",
+             scancel=f'echo "$@" > {tmp_path}/told', scontrol=f'echo "$@" > {tmp_path}/requeue')
     (action,) = slurm.actions({"name": "a", "nodes": 2}, TRAIN)
     script = tmp_path / "script"
     script.write_text(action.stdin)
@@ -222,5 +224,6 @@ def test_the_slurm_script_passes_sigterm_on_and_asks_for_another_turn(programs, 
     time.sleep(0.2)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=30) == status and (tmp_path / "saved").exists()
+    assert (tmp_path / "told").read_text() == "--signal=TERM 17\n"
     assert (tmp_path / "requeue").exists() == requeued
     assert not requeued or (tmp_path / "requeue").read_text() == "requeue 17\n"
