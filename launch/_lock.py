@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.data.files import take
+from mdlm_jax.data.files import NoLocks, take
 
 NAME = ".lock"
 
@@ -19,7 +19,7 @@ def held(workdir: Path) -> Iterator[None]:
     except BlockingIOError as error:
         raise ConfigError(f"--workdir={workdir}: is in use by {error}; wait for it, stop it, or choose another "
                           "--workdir") from None
-    except OSError as error:
+    except NoLocks as error:
         print(f"note     {workdir} cannot be locked ({error.strerror}): start no second run in it", flush=True)
         file = None
     with file or contextlib.nullcontext():

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.generation.answer_file import FIELDS, Prompt
+from mdlm_jax.generation.answer_file import Prompt, check_fields
 
 _JSON = (".jsonl", ".ndjson", ".json")
 
@@ -22,7 +22,7 @@ def read_prompts(text: str, field: str) -> list[Prompt]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--prompts={text}: cannot be read ({error})") from None
+        raise ConfigError(f"--prompts={text}: cannot be read ({error}); give a file of UTF-8 text") from None
     numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ConfigError(f"--prompts={text}: holds no prompts; write one a line")
@@ -39,9 +39,7 @@ def _object(index: int, where: str, line: str, field: str) -> Prompt:
         raise ConfigError(f"{where}: is not JSON ({error}); write one object a line") from None
     if not isinstance(found, dict) or field not in found:
         raise ConfigError(f"{where}: is no object with the field {field!r}; name another with --prompt_field")
-    if taken := [name for name in FIELDS if name in found]:
-        raise ConfigError(f"{where}: has the field {taken[0]!r}, which the answer beside it would write over (so would "
-                          f"{', '.join(name for name in FIELDS if name != taken[0])}); name it otherwise")
+    check_fields(where, found)
     prompt = found[field]
     if not isinstance(prompt, str) and not _is_tokens(prompt):
         raise ConfigError(f"{where}: {field!r} must be a string, or a list of token ids")

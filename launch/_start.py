@@ -143,7 +143,9 @@ def length_notes(config: RunConfig) -> list[str]:
         made_for = min(length, families.describe(folder).max_length or length)  # shorter rows are usual there
     else:
         meta = checkpoints.read_meta(_step(config.train.init_from))
-        made_for = meta.get("max_length", read_config(folder / "config.json").data.length)
+        made_for = read_config(folder / "config.json").data.length
+        if "max_length" in meta:  # of a converted checkpoint
+            made_for = min(length, meta["max_length"] or length)
     return [] if made_for == length else [
         f"data.length={length}: the network of train.init_from was trained on rows of {made_for} tokens, and knows "
         f"others less well, so that what is learnt beside it may be of no use there; set data.length={made_for}"]

@@ -128,7 +128,8 @@ def _left_out(folder: Path):
         yield
     except ConfigError:
         if not found:
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # another process is at work in it
+                folder.rmdir()
         raise
 
 

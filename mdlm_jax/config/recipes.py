@@ -6,7 +6,7 @@ from typing import Any
 from mdlm_jax.errors import require
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
+SHIPPED = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"  # in a wheel, in a checkout
 
 
 def recipe(name: str, *argument: str):
@@ -16,7 +16,7 @@ def recipe(name: str, *argument: str):
     Args:
       argument: for recipes that take one, such as ``recipe("smdm", "170")``.
     Raises:
-      ConfigError: there is no such recipe.
+      ConfigError: there is no such recipe; TypeError: it takes another number of arguments.
     Examples:
       >>> config = recipe("quickstart")
       >>> config.data.source = "book.txt"
@@ -25,7 +25,8 @@ def recipe(name: str, *argument: str):
     """
     path = SHIPPED / f"{name}.py"
     known = sorted(one.stem for one in SHIPPED.glob("[!_]*.py"))
-    require(path.is_file(), "recipe", name, f"there is no such recipe; choose one of {', '.join(known)}")
+    require(path.is_file() and name.isidentifier(), "recipe", name,
+            f"there is no such recipe; choose one of {', '.join(known)}")
     namespace: dict[str, Any] = {"__name__": f"config_{name}", "__file__": str(path)}
     exec(compile(path.read_bytes(), str(path), "exec"), namespace)
     return namespace["get_config"](*argument)

@@ -1,6 +1,7 @@
 """Files that are whole or not there at all, their digests, and files that one process holds."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -8,6 +9,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+
+class NoLocks(OSError):
+    """The file system has no locks."""
+
+
+_LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def sha256_of(path: Path) -> str:
@@ -36,11 +44,14 @@ def appearing(path: Path, scratch: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """The file appears at once, whoever else writes it, on this machine or another."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     flush_names(path.parent)
 
 
@@ -65,7 +76,8 @@ def take(path: Path) -> TextIO | None:
 
     Raises:
       BlockingIOError: another holds it; the message says who.
-      OSError: the file system has no locks, as those of buckets and of some network drives.
+      NoLocks: the file system has none, as those of buckets and of some network drives.
+      OSError: the file cannot be opened or written.
     """
     try:
         import fcntl
@@ -78,10 +90,14 @@ def take(path: Path) -> TextIO | None:
         with file:
             file.seek(0)
             raise BlockingIOError(file.read().strip() or "another process") from None
-    except BaseException:
+    except OSError as error:
+        file.close()
+        raise NoLocks(error.errno, error.strerror) if error.errno in _LOCKLESS else error from None
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    except OSError:
         file.close()
         raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
     return file

@@ -2,7 +2,7 @@
 
     OUT.jsonl            all answers in the order of their prompts; there only when it is complete
     OUT.jsonl.job.json   what they answer, and how; a command that differs is refused once there is an answer
-    OUT.jsonl.parts/     until then: one file of lines for each process, only ever appended to
+    OUT.jsonl.parts/     until then: one file of lines for each process, only ever appended to, named after the job
 
 A process answers the prompts whose place, modulo the number of processes, is its own, and leaves out those that any
 part holds already. Whoever finds them all answered joins the parts. A line is whole or cut off by a kill: a tail
@@ -14,11 +14,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mdlm_jax.data.files import flush_names, take, write_text
+from mdlm_jax.data.files import NoLocks, flush_names, take, write_text
 from mdlm_jax.errors import ConfigError
 
 FIELDS = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # of an answer
@@ -47,7 +47,9 @@ class Answers:
         self.done: set[Key] = set()
         self._job, self._number, self._count = json.loads(json.dumps(job)), number, count  # as a file gives it back
         self._parts = output.with_name(output.name + ".parts")
-        self._own, self._name = self._parts / f"{number:05d}.jsonl", f"{flag}={output}"
+        digits = hashlib.sha256(json.dumps(self._job, sort_keys=True).encode()).hexdigest()[:12]
+        self._ours = f"*.{digits}.jsonl"  # parts of this job; what another left or writes is never read for it
+        self._own, self._name = self._parts / f"{number:05d}.{digits}.jsonl", f"{flag}={output}"
         self._lock: TextIO | None = None
 
     def __enter__(self) -> "Answers":
@@ -66,7 +68,7 @@ class Answers:
         """
         path = _job_file(self.output)
         if not path.exists():
-            if self.output.exists() or self._parts.exists():
+            if self.output.exists() or self._found("*.jsonl"):
                 raise ConfigError(f"{self._name}: is there already, and no {path.name} says what it answers; choose "
                                   "another file")
             return
@@ -74,8 +76,10 @@ class Answers:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self._name}: {path.name} cannot be read ({error}); choose another file") from None
+        if not isinstance(found, dict):
+            raise ConfigError(f"{self._name}: {path.name} holds no object; choose another file")
         differing = [name for name in self._job | found if self._job.get(name) != found.get(name)]
-        if differing and (self.output.exists() or self._found()):
+        if differing and (self.output.exists() or self._found("*.jsonl")):
             shown = [f"{name} is {found.get(name)!r} there and {self._job.get(name)!r} here" for name in differing[:3]]
             raise ConfigError(f"{self._name}: holds answers of another job: {', '.join(shown)}; give the same again, "
                               "or choose another file")
@@ -89,11 +93,10 @@ class Answers:
         self.check()
         if self._joined():
             return []
-        job = json.dumps(self._job, indent=2) + "\n"  # first: a folder of parts without it would be nobody's
-        if not _job_file(self.output).exists() or _job_file(self.output).read_text(encoding="utf-8") != job:
-            write_text(_job_file(self.output), job)
         self._parts.mkdir(parents=True, exist_ok=True)
         self._take()
+        self.check()  # what another process wrote before it let go
+        self._tell()  # before any answer: a part without it would be nobody's
         with contextlib.suppress(FileNotFoundError):
             os.truncate(self._own, self._own.read_bytes().rfind(b"\n") + 1)
         self.done = set(self._found())
@@ -101,15 +104,21 @@ class Answers:
             return []
         return [key for key in self.share() if key not in self.done]
 
+    def _tell(self) -> None:
+        """Writes what is answered, unless it stands there."""
+        path, job = _job_file(self.output), json.dumps(self._job, indent=2) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != job:
+            write_text(path, job)
+
     def _take(self) -> None:
-        """Holds the part; without effect where the file system has no locks."""
+        """Holds this process's place; without effect where the file system has no locks."""
         if self._lock is None:
             try:
-                self._lock = take(self._own.with_suffix(".lock"))
+                self._lock = take(self._parts / f"{self._number:05d}.lock")
             except BlockingIOError as error:
                 raise ConfigError(f"{self._name}: is being written by {error}; wait for it, or choose another "
                                   "file") from None
-            except OSError:
+            except NoLocks:
                 pass
 
     @property
@@ -137,22 +146,29 @@ class Answers:
         missing = sum(key not in found for key in self.keys)
         if missing:
             return 0 if self._joined() else missing  # another process has just joined them
+        self._tell()  # a process of another job may have begun before there was an answer
         write_text(self.output, "".join(_json(found[key]) + "\n" for key in self.keys))
         shutil.rmtree(self._parts, ignore_errors=True)
         return 0
 
     def _joined(self) -> bool:
-        """Whether the output is there; then the parts are in the way, if a kill left some."""
+        """Whether the output is there; then the parts are in the way, if a kill left some.
+
+        Raises:
+          ConfigError: it is another job's.
+        """
         if not self.output.exists():
             return False
+        self.check()
         shutil.rmtree(self._parts, ignore_errors=True)
         self.done = set(self.keys)
         return True
 
-    def _found(self) -> dict[Key, dict[str, Any]]:
-        """Every whole line of every part; of two of one key, which can only be equal, the first."""
+    def _found(self, names: str = "") -> dict[Key, dict[str, Any]]:
+        """Every whole line of every part of this job, or of parts of these ``names``; of two of one key, which can only
+        be equal, the first."""
         found: dict[Key, dict[str, Any]] = {}
-        for path in sorted(self._parts.glob("*.jsonl")) if self._parts.is_dir() else ():
+        for path in sorted(self._parts.glob(names or self._ours)) if self._parts.is_dir() else ():
             try:
                 text = path.read_bytes()
             except FileNotFoundError:  # joined and removed by another process
@@ -166,6 +182,13 @@ class Answers:
         return found
 
 
+def check_fields(where: str, found: Mapping[str, Any]) -> None:
+    """ConfigError where an answer would write over a field of what it is written beside."""
+    if taken := [name for name in FIELDS if name in found]:
+        raise ConfigError(f"{where}: has the field {taken[0]!r}, which the answer beside it would write over (so would "
+                          f"{', '.join(name for name in FIELDS if name != taken[0])}); name it otherwise")
+
+
 def read_lines(output: Path) -> list[dict[str, Any]]:
     """The objects of a finished output. Their texts may hold other ends of lines than the one between them."""
     return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
@@ -174,7 +197,7 @@ def read_lines(output: Path) -> list[dict[str, Any]]:
 def told_of(prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What a job says of its prompts, and of what their answers are written beside."""
     text = json.dumps([(one.prompt, one.fields) for one in prompts])
-    return {"prompts": hashlib.sha256(text.encode()).hexdigest()[:16], "count": len(prompts)}
+    return {"prompts": hashlib.sha256(text.encode()).hexdigest(), "count": len(prompts)}
 
 
 def _json(line: dict[str, Any]) -> str:

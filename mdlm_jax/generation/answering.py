@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation import generate
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
-from mdlm_jax.generation.answer_file import FIELDS, Answers, Key, Prompt, read_lines, told_of
+from mdlm_jax.generation.answer_file import Answers, Key, Prompt, check_fields, read_lines, told_of
 from mdlm_jax.generation.generate import Generation
 from mdlm_jax.generation.options import Options, is_whole
 from mdlm_jax.models.digest import digest
@@ -36,6 +36,7 @@ def answer(model, prompts, output, *, new_tokens: int | None = None, num: int = 
     if not is_whole(num) or num < 1:
         raise ConfigError(f"num={num!r}: must be a whole number of at least 1")
     asked = _prompts(prompts)
+    keywords = {name: list(value) if isinstance(value, Iterator) else value for name, value in keywords.items()}
     generate.answer_job(model, [one.prompt for one in asked], new_tokens, **keywords)  # refuses what it would
     output, keys = _output(output), [(one.index, sample) for one in asked for sample in range(num)]
     job = {"num": num, "new_tokens": new_tokens} | _says(model, asked, *settings.split(keywords))
@@ -57,8 +58,9 @@ def write(model, answers: Answers, left: Sequence[Key], prompts: Sequence[Prompt
     if not left:
         return
     places = [index for index, _ in left]
-    if isinstance(keywords.get("label"), (Sequence, np.ndarray)):
-        keywords["label"] = [keywords["label"][index] for index in places]
+    label: Any = keywords.get("label")
+    if np.ndim(label):
+        keywords["label"] = np.asarray(label)[places]
     job = generate.answer_job(model, [prompts[index].prompt for index in places], new_tokens,
                               row_ids=[index * num + sample for index, sample in left], **keywords)
     share = len(answers.share())
@@ -112,19 +114,19 @@ def _prompt(index: int, one) -> Prompt:
     name, fields = f"prompts[{index}]", one if isinstance(one, Mapping) else {"prompt": one}
     if "prompt" not in fields:
         raise ConfigError(f"{name}: is a dict without 'prompt'; give the text, or token ids, under that name")
-    if taken := [field for field in FIELDS if field in fields]:
-        raise ConfigError(f"{name}: has the field {taken[0]!r}, which the answer beside it would write over (so would "
-                          f"{', '.join(field for field in FIELDS if field != taken[0])}); name it otherwise")
+    check_fields(name, fields)
     prompt = fields["prompt"]
-    shown = prompt if isinstance(prompt, str) else np.asarray(prompt).tolist()
     try:
-        fields = json.loads(json.dumps({**fields, "prompt": shown}))
+        shown = prompt if isinstance(prompt, str) else np.asarray(prompt).tolist()
+        fields = json.loads(json.dumps({**fields, "prompt": shown}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: cannot be written as JSON ({error}); give strings, numbers and lists") from None
     return Prompt(index, prompt, fields)
 
 
 def _output(output) -> Path:
+    if not isinstance(output, (str, os.PathLike)):
+        raise ConfigError(f"output={output!r}: must be the name of a file, such as 'answers.jsonl'")
     path = Path(output).expanduser()
     if path.is_dir():
         raise ConfigError(f"output={output}: is a folder; give a file in it, such as {path / 'answers.jsonl'}")

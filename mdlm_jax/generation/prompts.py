@@ -1,6 +1,6 @@
 """Prompts and texts with holes as rows to be written, checked before anything is compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -104,6 +104,10 @@ def _encoded(model, what: str, given, options: Options, hole: str = "", mask_id:
 
 def listed(what: str, given) -> list:
     """Several of them as a list."""
+    if isinstance(given, Mapping):
+        raise ConfigError(f"{what}={given!r}: is a dict; give a string, a row of token ids, or a list of those")
+    if isinstance(given, bytes):
+        raise ConfigError(f"{what}={given!r}: is bytes; decode it, as in {what}.decode()")
     try:
         return list(given)
     except TypeError:

@@ -70,9 +70,12 @@ def _of_mixture(job: Job, finished: list[np.ndarray], latents: int) -> np.ndarra
         if s.denoise.timed and not row.editable.all():
             raise ConfigError(f"texts[{i}]: has given tokens, and the network reads a noise level; give holes alone")
         alike.setdefault((row.tokens.tobytes(), row.condition), []).append(i)
-    scores = np.empty(len(finished))
-    for some in alike.values():
-        row = job.rows[some[0]]
+    scores = np.full(len(finished), -np.inf)
+    beyond = [(finished[i][row.editable] >= s.denoise.columns).any() for i, row in enumerate(job.rows)]
+    for several in alike.values():
+        row, some = job.rows[several[0]], [i for i in several if not beyond[i]]  # what no column says is never written
+        if not some:
+            continue
         one = canvas([row.tokens], [row.editable], condition=None if row.condition is None else [row.condition])
         scores[some] = one_step_log_prob(s.denoise, s.params, one, np.stack([finished[i] for i in some]),
                                          mask_id=s.mask_id, latents=latents, bias=s.bias)

@@ -117,7 +117,7 @@ def read_json(path: Path) -> dict:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); copy or download it again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must hold a JSON object")
     return raw
