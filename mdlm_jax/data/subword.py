@@ -87,7 +87,7 @@ class SubwordTokenizer(Tokenizer):
         return np.array(self._hf.encode(text, add_special_tokens=False).ids, np.int32)
 
     @functools.cached_property
-    def leading(self):
+    def leading(self) -> np.ndarray:  # type: ignore[override]  # what is cached can be set as well
         plain, whole = (self._hf.encode("0", add_special_tokens=add).ids for add in (False, True))
         return np.array(whole[: whole.index(plain[0])], np.int32)
 

@@ -38,6 +38,7 @@ class Tokenizer(abc.ABC):
 
     lossless = True
     separator = ""
+    leading: np.ndarray = np.zeros(0, np.int32)
     eos_id: int | Any  # None where it has none, here and below
     pad_id: int | Any
     bos_id: int | Any
@@ -49,11 +50,6 @@ class Tokenizer(abc.ABC):
         self.bos_id = eos_id if bos_id is None else bos_id
         self._pieces, self._special = list(pieces), dict(special)
         self._num_bytes = np.array([len(piece) for piece in self._pieces], np.int32)
-
-    @property
-    def leading(self) -> np.ndarray:
-        """Ids that the tokenizer's own template puts before a text, int32 [n]; `encode` does not."""
-        return np.zeros(0, np.int32)
 
     @property
     def special(self) -> dict[str, int]:
