@@ -25,13 +25,13 @@ TRAINING = {SHORT | TINY | {"data.length": 64, "sample.steps": 2}}
 QUESTIONS, STEPS = 4, (2, 4)
 """,
     "parallel.ipynb": f"""
-SIZE, TRAJECTORIES, TOKENS = 3, 64, (1, 3)
-NETWORK, LAYER = {SHORT | TINY}, {SHORT}
+SIZE, TRAJECTORIES, TOKENS = 3, 256, (1, 3)
+NETWORK, LAYER = {SHORT | TINY}, {{"train.steps": 2, "train.warmup_steps": 1, "train.checkpoint_every": 2}}
 """,
     "adapt.ipynb": f"""
-NETWORK, DATA = {TINY}, {{"data.length": 32, "data.tokenizer": "bpe:300"}}
+NETWORK, DATA = {TINY}, {{"data.length": 72, "data.tokenizer": "bpe:300"}}
 COMMON, CAUSAL_STEPS, STEPS, EVERY = {{"train.warmup_steps": 1, "eval.rows": 8, "eval.final_rows": 8,
-                                       "sample.num": 1, "train.batch_size": 2}}, 2, 2, 1
+                                       "sample.num": 1, "train.batch_size": 8}}, 2, 2, 1
 """,
     "scaling.ipynb": """
 BUDGETS, SIZES = "2e9", "1x16,2x16,1x32"
