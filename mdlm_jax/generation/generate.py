@@ -87,6 +87,8 @@ def infill_job(model, texts, hole: str, **keywords) -> Job:
     """The job of ``infill``."""
     contract = model.config.attention
     usual = {"block_length": 0, "stop_id": None}
+    if "new_tokens" in keywords:
+        raise ConfigError(f"new_tokens={keywords['new_tokens']!r}: holes have their length already; leave it out")
     if contract == "permutation" and keywords.get("decoder") is None:
         keywords = keywords | {"decoder": "assd"}  # which alone shows it what stands right of a hole
     options, numbers = settings.split(usual | keywords)

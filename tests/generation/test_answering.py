@@ -68,8 +68,9 @@ def test_every_prompt_gets_what_generate_gives_it(model, whole, tmp_path):
 
 @pytest.mark.parametrize("torn", ["", '{"id": "q7", "prompt": "zz', "\0\0\n"])
 def test_a_job_that_was_stopped_goes_on(torn, model, whole, tmp_path, monkeypatch):
-    output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts" / "00000.jsonl"
+    output = tmp_path / "out.jsonl"
     interrupted(model, output, 8)
+    part = commands.part_of(output)
     assert len(part.read_bytes().splitlines()) == 8 and not output.exists()
     with open(part, "a") as file:
         file.write(torn)
@@ -145,7 +146,7 @@ def test_other_prompts_fields_and_weights_are_another_job(model, tmp_path):
     for asked, prompts, thing in ((model, PROMPTS[:-1] + [{"id": "q19", "prompt": "other"}], "prompts"),
                                   (model, PROMPTS[:-1] + [PROMPTS[-1] | {"id": "q20"}], "prompts"),
                                   (model, PROMPTS[:-1], "prompts"), (other, PROMPTS, "weights")):
-        with pytest.raises(ConfigError, match=f"holds answers of another job: {thing} is '[0-9a-f]{{16}}' there and"):
+        with pytest.raises(ConfigError, match=f"answers of another job: {thing} is '[0-9a-f]{{16,64}}' there and"):
             asked.answer(prompts, tmp_path / "out.jsonl", **HOW)
     same = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), model.params))
     assert len(same.answer(PROMPTS, tmp_path / "out.jsonl", **HOW)) == 20
@@ -214,7 +215,7 @@ def test_a_program_that_is_killed_answers_a_thousand_prompts_once(tmp_path):
     (tmp_path / "sample.py").write_text(PROGRAM)
     assert train.main(["--config=quickstart", f"--workdir={tmp_path / 'model'}", f"--config.data.source={__file__}",
                        *(f"--config.{field}" for field in SMALL)]) == 0
-    output, part = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.parts" / "00000.jsonl"
+    output = tmp_path / "killed.jsonl"
 
     def start(name):
         return subprocess.Popen([sys.executable, "sample.py", "model", name], cwd=tmp_path, text=True,
@@ -223,7 +224,7 @@ def test_a_program_that_is_killed_answers_a_thousand_prompts_once(tmp_path):
     answered = 0
     for wanted in (200, 500):
         one, deadline = start(output.name), time.monotonic() + 900
-        while not part.exists() or part.read_bytes().count(b"\n") < wanted:
+        while not (part := commands.part_of(output)).exists() or part.read_bytes().count(b"\n") < wanted:
             assert one.poll() is None and time.monotonic() < deadline, one.communicate()
             time.sleep(0.001)
         one.send_signal(signal.SIGKILL)

@@ -78,3 +78,9 @@ def killed_and_again(words: list[str], first: Path, second: Path, seconds: float
     assert done.returncode == 0, done
     assert (first / "summary.json").stat().st_mtime_ns == before and "resum" in done.stdout.lower()
     return done.stdout
+
+
+def part_of(output: Path, number: int = 0) -> Path:
+    """The part of an unfinished output that a process writes, or a name that is not there."""
+    folder = output.with_name(f"{output.name}.parts")
+    return next(folder.glob(f"{number:05d}.*.jsonl"), folder / "none")

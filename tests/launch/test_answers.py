@@ -40,7 +40,7 @@ def test_any_number_of_processes_after_any_other(counts, tmp_path):
         one = Answers(output, JOB, KEYS, number, first)
         (key, *_) = one.open()
         one.add([line(key)])
-        with open(output.with_name("out.jsonl.parts") / f"{number:05d}.jsonl", "a") as file:
+        with open(commands.part_of(output, number), "a") as file:
             file.write('{"index": 4, "sam')
     assert not output.exists()
     told = []
@@ -78,7 +78,7 @@ def test_a_line_that_a_power_cut_spoiled_is_answered_again(tmp_path):
     one = Answers(tmp_path / "out.jsonl", JOB, KEYS)
     one.open()
     one.add([line(KEYS[0])])
-    with open(tmp_path / "out.jsonl.parts" / "00000.jsonl", "ab") as file:
+    with open(commands.part_of(tmp_path / "out.jsonl"), "ab") as file:
         file.write(b"\0\0\0\n[]\n\xff\n")
     assert one.open() == KEYS[1:]
     one.add([line(key) for key in KEYS[1:]])
@@ -152,8 +152,8 @@ def test_killed_and_resumed_by_more_processes_each_prompt_is_answered_once(folde
     output = tmp_path / "killed.jsonl"
     command = [sys.executable, "-m", "launch.sample", *arguments(folder, output)]
     first = subprocess.Popen(command, cwd=commands.ROOT, env=commands.environment(), stderr=subprocess.PIPE, text=True)
-    part, deadline = tmp_path / "killed.jsonl.parts" / "00000.jsonl", time.monotonic() + 300
-    while not part.exists() or len(part.read_bytes()) < 2000:
+    deadline = time.monotonic() + 300
+    while not (part := commands.part_of(output)).exists() or len(part.read_bytes()) < 2000:
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
         time.sleep(0.002)
     first.send_signal(signal.SIGKILL)
@@ -294,3 +294,26 @@ def test_one_prompt_of_a_published_model(capsys):
     assert sample.main([checkpoint, "--prompt=three"]) == 2
     assert "the checkpoint has no tokenizer.json; write token ids" in capsys.readouterr().err
     assert tokens_model().tokenizer is None
+
+
+@pytest.mark.parametrize("numbers", [((0, 1), (0, 1)), ((0, 2), (1, 2))], ids=["one place", "two places"])
+def test_two_jobs_at_once_never_mix(numbers, tmp_path):
+    """Neither has an answer when the other begins."""
+    output, other = tmp_path / "out.jsonl", JOB | {"seed": 99}
+    with Answers(output, JOB, KEYS, *numbers[0]) as first, Answers(output, other, KEYS, *numbers[1]) as second:
+        left = first.open()
+        if numbers[0] == numbers[1]:
+            with pytest.raises(ConfigError, match="is being written by process"):
+                second.open()
+        else:
+            second.add([line(key) | {"text": "of the other"} for key in second.open()])
+        first.add([line(key) for key in left])
+        missing = first.join()
+    assert missing == len(KEYS) - len(left)
+    assert output.exists() == (not missing)
+    if missing:  # each process had places of its own
+        return
+    assert [one["text"] for one in lines_of(output)] == [line(key)["text"] for key in KEYS]
+    with pytest.raises(ConfigError, match="holds answers of another job: seed is"):
+        Answers(output, other, KEYS).open()
+    assert Answers(output, JOB, KEYS).open() == []

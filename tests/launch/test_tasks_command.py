@@ -11,7 +11,7 @@ from mdlm_jax.config import ConfigError
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.loading import save_checkpoint
 from tests.generation.models import bytes_model
-from tests.launch.commands import assert_refused, run
+from tests.launch.commands import assert_refused, part_of, run
 
 ROWS = [{"prompt": f"row {n}:", "completion": letter} for n, letter in enumerate("abcab")]
 
@@ -141,8 +141,8 @@ def test_processes_wait_for_each_other_between_turns(place, capsys, monkeypatch)
     asked, found = command(place, task="gsm8k_twice", data=place / "sums.jsonl"), []
     early = threading.Thread(target=lambda: found.append(tasks.main([*asked, "--distributed=127.0.0.1:1,2,0"])))
     early.start()
-    parts = place / "out" / "answers-1.jsonl.parts" / "00000.jsonl"
-    while early.is_alive() and not (parts.exists() and parts.read_text().count("\n") == 2):
+    output = place / "out" / "answers-1.jsonl"
+    while early.is_alive() and not (part_of(output).exists() and part_of(output).read_text().count("\n") == 2):
         time.sleep(0.05)
     time.sleep(0.5)
     assert early.is_alive()  # though it has answered all that is its own
