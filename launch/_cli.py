@@ -12,18 +12,20 @@ from mdlm_jax.config import ConfigError, RunConfig
 from mdlm_jax.config.names import nearest
 from mdlm_jax.errors import Preempted
 
-_EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One ``--name=VALUE``; of type bool, a switch that stands alone or takes ``=true`` or ``=false``."""
+    """One ``--name=VALUE``; of type bool, a switch that stands alone or takes ``=true`` or ``=false``.
+
+    A name that ends in ``.*`` is every name with that beginning, with a text or nothing behind it.
+    """
 
     name: str
     metavar: str
     help: str
-    type: type = str
+    type: Callable[[str], Any] = str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Arguments:
     flags: dict
     overrides: dict
     help: bool = False
+
+
+def amount(text: str) -> float:
+    """A number, or one with K, M, B or T for thousands to trillions, as in 300B."""
+    exponent = {"K": 3, "M": 6, "B": 9, "T": 12}.get(text[-1:].upper())
+    return float(text) if exponent is None else float(f"{text[:-1]}e{exponent}")
+
+
+_EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false",
+             amount: "a number, as in 2.3e12, 300B or 2.3T"}
 
 
 # What a command does once its arguments are checked; it may give back an exit status of its own.
@@ -102,6 +114,7 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -
     if "--help" in argv or "-h" in argv:
         return Arguments({}, {}, help=True)
     switches = {flag.name for flag in flags if flag.type is bool}
+    free = tuple(flag.name.removesuffix("*") for flag in flags if flag.name.endswith(".*"))
     kinds = {flag.name: flag.type for flag in flags}
     if config:
         kinds |= {f"config.{name}": kind for name, kind in field_types().items()}
@@ -112,6 +125,9 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -
         if not argument.startswith("--"):
             raise ConfigError(f"{_cut(argument)!r}: is not a flag; write --name=value, and see --help")
         name, equals, text = argument[2:].partition("=")
+        if free and name.startswith(free) and not name.endswith((".", ".*")):
+            values[name] = text
+            continue
         if name not in kinds:
             raise ConfigError(_unknown(_cut(name), kinds))
         if not equals and name in switches:
@@ -128,8 +144,8 @@ def parse(argv: Sequence[str], flags: Sequence[Flag], *, config: bool = False) -
     return Arguments(values, overrides)
 
 
-def parse_value(flag: str, text: str, kind: type):
-    """``text`` as bool, int, finite float or str; ConfigError names the flag, the text and what was expected."""
+def parse_value(flag: str, text: str, kind: Callable[[str], Any]):
+    """``text`` as bool, int, finite float, `amount` or str; ConfigError names flag, text and what was expected."""
     try:
         value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):

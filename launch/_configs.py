@@ -56,8 +56,11 @@ def _parts(text: str) -> tuple[str, str | None]:
     return (name, rest) if colon and not Path(text).expanduser().is_file() else (text, None)
 
 
-def load(text: str, overrides: dict) -> RunConfig:
+def load(text: str, overrides: dict, start: bool = True) -> RunConfig:
     """The checked configuration of a config file, with ``{"section.field": value}`` put over it.
+
+    Args:
+      start: whether train.init_from is looked at, for its network.
 
     Raises:
       ConfigError: no such file, a file that raises or has no ``get_config``, an unknown field, an impossible value.
@@ -72,7 +75,8 @@ def load(text: str, overrides: dict) -> RunConfig:
             raise ConfigError(f"{path}: config.{name}={section!r} is not a section; fields stand in one, as in "
                               "config.train.steps")
     with config.unlocked(), config.ignore_type():
-        _take_network(config, overrides)
+        if start:
+            _take_network(config, overrides)
         for name, value in overrides.items():
             section, field = name.split(".")
             if section not in config:

@@ -7,7 +7,7 @@ import time
 
 from mdlm_jax.config import ConfigError
 from mdlm_jax.evaluation import scaling, scaling_report
-from mdlm_jax.planning import budget, search
+from mdlm_jax.planning import budget, search, topologies
 
 from ._supervisor import Job, supervise
 from ._workdir import check_workdir, read_config
@@ -53,7 +53,7 @@ def _planned(study: Study, cell: Cell) -> list[str]:
         raise ConfigError(f"{cell.name}: fits no mesh of {study.topology.name}; choose a larger --topology, or set "
                           "model.remat=full")
     found = budget.budget(cell.config, study.topology, best["bound"]["step"], None, study.efficiency)["at_efficiency"]
-    return [f"{found['days']:.3g}", f"{found['chip_hours']:,.1f}", search.mesh_text(best["mesh"])]
+    return [f"{found['days']:.3g}", f"{found['chip_hours']:,.1f}", topologies.mesh_text(best["mesh"])]
 
 
 def _train(study: Study) -> int:

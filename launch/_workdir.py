@@ -26,8 +26,7 @@ def check_workdir(text: str, config: RunConfig) -> Path:
     Raises:
       ConfigError: not a folder, not writable, or in use by a run with another configuration (naming the fields).
     """
-    if not places.in_bucket(text) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
-        raise ConfigError(f"--workdir={text}: must be a folder, or an address gs://BUCKET/NAME; no other is known")
+    check_address(text)
     workdir = places.place(text) if places.in_bucket(text) else _writable(text)
     stored = workdir / "config.json"
     if stored.exists():
@@ -40,6 +39,12 @@ def check_workdir(text: str, config: RunConfig) -> Path:
             raise ConfigError(f"--workdir={text}: holds {found[0]} but no config.json, so the run it belongs to is "
                               "unknown; choose another --workdir")
     return workdir
+
+
+def check_address(text: str) -> None:
+    """ConfigError for an address of another kind than gs://BUCKET/NAME."""
+    if not places.in_bucket(text) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
+        raise ConfigError(f"--workdir={text}: must be a folder, or an address gs://BUCKET/NAME; no other is known")
 
 
 def _writable(text: str) -> Path:

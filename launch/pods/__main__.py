@@ -10,6 +10,7 @@ from mdlm_jax.config import ConfigError
 
 from .. import _cli, _help
 from . import gke, slurm, ssh, tpu_vm
+from ._check import checked
 from ._recipe import go, show
 
 RECIPES = {"tpu-vm": tpu_vm, "gke": gke, "slurm": slurm, "ssh": ssh}
@@ -23,12 +24,14 @@ usage: {program} RECIPE [--go] [flags] -- COMMAND
 {recipes}
 
 The recipe adds --distributed to COMMAND, so that the processes find each other; COMMAND is launch.train, with a
---workdir that all hosts see. docs/pods.md says how to watch, debug and resume a job.
+--workdir that all hosts see. A command of ours is checked first: flags, fields, workdir, and train.mesh against the
+devices. docs/pods.md says how to watch, debug and resume a job.
 
 examples
-  {program} tpu-vm --name=llada --zone=us-east5-a -- python3 -m launch.train --config=llada_8b --workdir=/shared/run
-  {program} gke --name=llada --topology=v5e:16x16 --image=gcr.io/p/mdlm -- python -m launch.train --config=llada_8b \\
-      --workdir=/shared/run
+  {program} tpu-vm --name=llada --zone=us-east5-a --accelerator=v5p-512 -- python3 -m launch.train \\
+      --config=llada_8b --workdir=gs://BUCKET/run
+  {program} gke --name=llada --topology=v5litepod-256 --image=gcr.io/p/mdlm -- python -m launch.train \\
+      --config=llada_8b --workdir=gs://BUCKET/run
   {program} slurm --name=llada --nodes=16 --gpus_per_node=8 -- python -m launch.train --config=llada_8b \\
       --workdir=/shared/run --config.train.mesh=replica:8,fsdp:16 --config.model.backend=cudnn
   {program} ssh --hosts=node0,node1 -- python -m launch.train --config=quickstart --workdir=/shared/run
@@ -45,6 +48,8 @@ def _prepare(argv: list[str]) -> _cli.Work | None:
     recipe = _recipe(own[0] if own else "")
     flags = _cli.parse(own[1:], (_GO, *recipe.FLAGS)).flags
     found = recipe.actions(flags, command)
+    for note in checked(command, recipe.place(flags)) if command else ():
+        print(f"note: {note}", file=sys.stderr)
     if flags.get("go"):
         return lambda: go(found, recipe.TOGETHER)
     print(show(found, recipe.TOGETHER and len(found) > 1), end="")

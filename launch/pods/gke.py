@@ -4,15 +4,16 @@ import json
 import math
 
 from mdlm_jax.config import ConfigError
-from mdlm_jax.planning import topologies
+from mdlm_jax.planning import slices, topologies
 
 from .. import _cli
+from ._check import Place
 from ._recipe import Action, at_least, check_command, check_name, environment, shell_line
 
 TOGETHER = False
 FLAGS = (
     _cli.Flag("name", "NAME", "of the job. Required."),
-    _cli.Flag("topology", "NAME", "of a slice, as launch.plan takes it, as in v5e:16x16. Required."),
+    _cli.Flag("topology", "NAME", "of a slice, as launch.plan takes it, as in v5p-512 or v5e:16x16. Required."),
     _cli.Flag("image", "IMAGE", "the container, with this package in it. Required."),
     _cli.Flag("num_slices", "N", "slices of that size; 1 unless given", int),
     _cli.Flag("max_restarts", "K", "how often the job may be started again; 10 unless given", int),
@@ -21,7 +22,7 @@ FLAGS = (
     _cli.Flag("env", "NAME=VALUE,...", "variables for the command"),
     _cli.Flag("xpk", "CLUSTER", "start it by xpk on that cluster, and not by kubectl"),
     _cli.Flag("zone", "ZONE", "of --xpk, as in us-east5-a"),
-    _cli.Flag("tpu_type", "TYPE", "of --xpk, as in v5litepod-256"),
+    _cli.Flag("tpu_type", "TYPE", "of --xpk, as in v5litepod-256; unless given, what the cloud calls --topology"),
 )
 ACCELERATORS = {"v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice",
                 "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x"}
@@ -75,14 +76,14 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     command, variables = [*command, "--distributed=auto"], environment(flags.get("env", ""))
     restarts = at_least(flags, "max_restarts", 10, 0)
     if "xpk" in flags:
-        return [_xpk(flags, name, image, topology.slices, restarts, shell_line(command, variables))]
+        return [_xpk(flags, name, image, topology, restarts, shell_line(command, variables))]
     for flag in ("zone", "tpu_type"):
         if flag in flags:
             raise ConfigError(f"--{flag}={flags[flag]}: of --xpk; add it, or leave it out")
     chips = math.prod(topology.shape)
     account = flags.get("service_account")
     text = _JOBSET.format(
-        name=name, restarts=restarts, slices=topology.slices, hosts=-(-chips // _CHIPS_OF_A_HOST),
+        name=name, restarts=restarts, slices=topology.slices, hosts=_hosts(topology),
         grace=at_least(flags, "grace", 120), accelerator=ACCELERATORS[topology.generation],
         layout=json.dumps("x".join(map(str, topology.shape))), chips=min(chips, _CHIPS_OF_A_HOST),
         image=json.dumps(image), command=json.dumps(command),
@@ -90,6 +91,16 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
         account=f"              serviceAccountName: {json.dumps(account)}\n" if account else "",
     )
     return [Action(("kubectl", "apply", "-f", "-"), text)]
+
+
+def place(flags: dict) -> Place:
+    """One host a pod, and no folder in common: the JobSet mounts none."""
+    topology = _topology(flags)
+    return Place(topology.slices * _hosts(topology), topology, tpu=True, mounted=False)
+
+
+def _hosts(topology: topologies.Topology) -> int:
+    return -(-math.prod(topology.shape) // _CHIPS_OF_A_HOST)
 
 
 def _topology(flags: dict) -> topologies.Topology:
@@ -103,12 +114,15 @@ def _topology(flags: dict) -> topologies.Topology:
     return found
 
 
-def _xpk(flags: dict, name: str, image: str, slices: int, restarts: int, line: str) -> Action:
+def _xpk(flags: dict, name: str, image: str, topology: topologies.Topology, restarts: int, line: str) -> Action:
     for flag in ("grace", "service_account"):
         if flag in flags:
             raise ConfigError(f"--{flag}={flags[flag]}: of a JobSet by kubectl; leave it or --xpk out")
     zone = _cli.require(flags, "zone", "us-east5-a", "where the cluster of --xpk stands")
-    kind = _cli.require(flags, "tpu_type", "v5litepod-256", "the slice as xpk names it")
+    kind = flags.get("tpu_type") or slices.cloud_name(topology.generation, topology.shape)
+    if not kind:
+        raise ConfigError(f"--tpu_type is missing: the cloud has no name of its own for {topology.name}; say what xpk "
+                          "calls it, as in --tpu_type=v5litepod-256")
     return Action(("xpk", "workload", "create", f"--cluster={flags['xpk']}", f"--zone={zone}", f"--workload={name}",
-                   f"--tpu-type={kind}", f"--num-slices={slices}", f"--docker-image={image}",
+                   f"--tpu-type={kind}", f"--num-slices={topology.slices}", f"--docker-image={image}",
                    f"--max-restarts={restarts}", f"--command={line}"))

@@ -3,6 +3,7 @@
 from mdlm_jax.config import ConfigError
 
 from .. import _cli
+from ._check import Place
 from ._recipe import Action, at_least, check_command, environment, shell_line
 
 TOGETHER = True
@@ -32,6 +33,11 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     variables, folder = environment(flags.get("env", "")), flags.get("folder", "mdlm_jax")
     return [_one(host, command, f"{address}:{port},{len(hosts)},{number}", variables, folder)
             for number, host in enumerate(hosts)]
+
+
+def place(flags: dict) -> Place:
+    """The machines; what devices they have is not said."""
+    return Place(len(flags["hosts"].split(",")))
 
 
 def _one(host: str, command: list[str], place: str, variables: dict[str, str], folder: str) -> Action:

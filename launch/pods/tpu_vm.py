@@ -1,8 +1,13 @@
 """TPU VMs by gcloud: one ssh to all workers of a slice at once; every worker finds its place by itself."""
 
+import math
+
 from mdlm_jax.config import ConfigError
+from mdlm_jax.planning import slices as slice_names
+from mdlm_jax.planning import topologies
 
 from .. import _cli
+from ._check import Place
 from ._recipe import Action, at_least, check_command, check_name, environment, shell_line
 
 TOGETHER = True
@@ -14,7 +19,8 @@ FLAGS = (
     _cli.Flag("folder", "DIR", "on the workers, where the command runs; mdlm_jax unless given"),
     _cli.Flag("env", "NAME=VALUE,...", "variables for the command"),
     _cli.Flag("create", "", "ask for the machines as a queued resource instead, and run nothing", bool),
-    _cli.Flag("accelerator", "TYPE", "of --create, as in v5litepod-256"),
+    _cli.Flag("accelerator", "TYPE", "as the cloud calls a slice: v5p-512 (TensorCores, two a chip; v4 too), "
+              "v5litepod-256, v6e-256 (chips). Required with --create; else the command's mesh is checked against it"),
     _cli.Flag("version", "RUNTIME", "of --create: the runtime, as in v2-alpha-tpuv5-lite"),
     _cli.Flag("spot", "", "of --create: machines that may be taken away", bool),
 )
@@ -28,7 +34,8 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     place = [f"--zone={zone}", *([f"--project={flags['project']}"] if "project" in flags else [])]
     if flags.get("create"):
         return [_create(flags, name, place, slices, command)]
-    for flag in ("accelerator", "version", "spot"):
+    _topology(flags)
+    for flag in ("version", "spot"):
         if flag in flags:
             raise ConfigError(f"--{flag}={flags[flag]}: of --create; add it, or leave it out")
     check_command(command)
@@ -39,13 +46,42 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
             for one in names]
 
 
+def place(flags: dict) -> Place:
+    """The hosts of the slices, four chips each, or one of eight."""
+    topology = _topology(flags)
+    if not topology:
+        return Place(None, tpu=True)
+    chips, flat = math.prod(topology.shape), len(topology.shape) == 2
+    hosts = topology.slices * (1 if flat and chips <= 8 else -(-chips // 4))
+    return Place(hosts, topology, tpu=True)
+
+
+def _topology(flags: dict) -> topologies.Topology | None:
+    """Of --accelerator."""
+    given, count = flags.get("accelerator"), flags.get("num_slices", 1)
+    if not given:
+        return None
+    try:
+        found = topologies.parse(given, count)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--topology=", "--accelerator=")) from None
+    if found.gpu:
+        raise ConfigError(f"--accelerator={given}: this recipe is for TPUs; use slurm or ssh for GPUs")
+    return found
+
+
 def _create(flags: dict, name: str, place: list[str], slices: int, command: list[str]) -> Action:
     if command:
         raise ConfigError(f"-- {command[0]}: --create runs no command; leave out one of them")
     for flag in ("folder", "env"):
         if flag in flags:
             raise ConfigError(f"--{flag}={flags[flag]}: --create runs no command; leave it out")
-    accelerator = _cli.require(flags, "accelerator", "v5litepod-256", "which machines")
+    given = _cli.require(flags, "accelerator", "v5litepod-256", "which machines")
+    topology = _topology(flags)
+    accelerator = topology and slice_names.cloud_name(topology.generation, topology.shape)
+    if not accelerator:
+        raise ConfigError(f"--accelerator={given}: the cloud has no name for that shape; write one of its names, as in "
+                          "v5p-512")
     version = _cli.require(flags, "version", "v2-alpha-tpuv5-lite", "the runtime of the machines")
     nodes = [f"--node-id={name}"] if slices == 1 else [f"--node-count={slices}", f"--node-prefix={name}"]
     return Action(("gcloud", "compute", "tpus", "queued-resources", "create", name, *place,

@@ -8,7 +8,7 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.planning.chips import ALL
 from mdlm_jax.planning.estimate import estimate, network_of
-from mdlm_jax.planning.topologies import Topology
+from mdlm_jax.planning.topologies import Topology, mesh_text
 
 _LARGEST_TENSOR = 16
 _SUBLANES = 8  # rows of a TPU's tile
@@ -62,11 +62,6 @@ def _summed_whole(network: TransformerConfig, topology: Topology, fsdp: int) -> 
 def best(compiled: list[dict]) -> dict:
     """Of plans as `measure.plan` finds them, the one in the order of `search`; what does not fit by what it needs."""
     return min(compiled, key=lambda plan: _rank(plan) if plan["fits"] else (1, plan["needed"]))
-
-
-def mesh_text(sizes: dict[str, int]) -> str:
-    """As `config.parse_mesh` reads it."""
-    return ",".join(f"{axis}:{size}" for axis, size in sizes.items() if size > 1) or "fsdp:1"
 
 
 def changed(config: RunConfig, found: dict) -> tuple[RunConfig, dict[str, int]]:

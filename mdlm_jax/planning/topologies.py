@@ -3,7 +3,7 @@
 A slice's default mesh is replica x fsdp, not flat fsdp: over a whole slice libtpu turns the reduce-scatter of gradients
 into an all-reduce, many times the bytes (found by compiling; `tests/planning` keeps watch). fsdp takes the last axis of
 a 2D torus and the last two of a 3D one, so that a gather runs over whole rings. ``h100:8x16`` are 16 nodes of 8 GPUs;
-fsdp takes a node. Nothing is compiled for GPUs.
+fsdp takes a node. Nothing is compiled for GPUs. The cloud's own names, as v5p-512, are translated (`slices`).
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 
 from mdlm_jax.config import MESH_AXES, parse_mesh
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.planning import slices as slice_names
 from mdlm_jax.planning.chips import GPUS
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
@@ -52,13 +53,14 @@ class Topology:
 
 
 def parse(name: str, slices: int = 1) -> Topology:
-    """``"v5e:16x16"``; ConfigError where libtpu knows no such slice."""
+    """``"v5e:16x16"``, or as the cloud calls it, ``"v5litepod-256"``; ConfigError where there is no such slice."""
+    name = slice_names.translated(name)
     generation, _, layout = name.partition(":")
     if generation in GPUS:
         return _parse_gpus(name, slices)
     if generation not in GENERATIONS:
-        raise ConfigError(f"--topology={name}: generations are {', '.join(GENERATIONS)}, as in v5e:16x16; or, by "
-                          f"arithmetic, {', '.join(GPUS)}, as in h100:8x16")
+        raise ConfigError(f"--topology={name}: generations are {', '.join(GENERATIONS)}, as in v5e:16x16 or v5p-512; "
+                          f"or, by arithmetic, {', '.join(GPUS)}, as in h100:8x16")
     dimensions = _DIMENSIONS[generation]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", layout) or layout.count("x") + 1 != dimensions:
         example = f"{generation}:{'16x16' if dimensions == 2 else '8x8x8'}"
@@ -83,17 +85,36 @@ def mesh_sizes(topology: Topology, spec: str | None, default: dict[str, int] | N
     Raises:
       ConfigError: the sizes do not multiply to the devices, or the slices do not divide ``replica``.
     """
-    sizes = (default or topology.default_mesh()) if spec is None else parse_mesh(spec)
-    fixed = math.prod(size for size in sizes.values() if size > 0)
-    sizes = {axis: topology.devices // fixed if size < 0 else size for axis, size in sizes.items()}
-    total = math.prod(sizes.values())
-    if total != topology.devices:
-        raise ConfigError(f"train.mesh={spec!r} makes {total} devices and {topology.slices} x {topology.name} has "
-                          f"{topology.devices}; change train.mesh")
+    own = default or topology.default_mesh()
+    sizes = own if spec is None else filled(spec, topology.devices, f"{topology.slices} x {topology.name}", own)
     if sizes["replica"] % topology.slices:
         raise ConfigError(f"train.mesh: replica={sizes['replica']} cannot be shared by {topology.slices} slices; make "
                           "it a multiple: only replicas may span slices")
     return sizes
+
+
+def filled(spec: str, devices: int, where: str, own: dict[str, int]) -> dict[str, int]:
+    """The mesh of ``spec`` with its -1 filled in.
+
+    Args:
+      where: what has the ``devices``, and own: a mesh that fits there, both for the message.
+
+    Raises:
+      ConfigError: the sizes do not multiply to the devices.
+    """
+    sizes = parse_mesh(spec)
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    sizes = {axis: devices // fixed if size < 0 else size for axis, size in sizes.items()}
+    total = math.prod(sizes.values())
+    if total != devices:
+        raise ConfigError(f"train.mesh={spec!r} makes {total} devices and {where} has {devices}; change train.mesh, as "
+                          f"in {mesh_text(own)}")
+    return sizes
+
+
+def mesh_text(sizes: dict[str, int]) -> str:
+    """As `config.parse_mesh` reads it."""
+    return ",".join(f"{axis}:{size}" for axis, size in sizes.items() if size > 1) or "fsdp:1"
 
 
 def make_mesh(topology: Topology, sizes: dict[str, int]):

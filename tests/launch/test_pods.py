@@ -48,18 +48,19 @@ wait
 
 def test_tpu_vms_print_one_line_a_slice(capsys):
     arguments = ["tpu-vm", "--name=llada", "--zone=us-east5-a", "--project=p"]
-    assert main([*arguments, "--", "python3", "-m", "launch.train"]) == 0
+    command = ["python3", "-m", "launch.train", "--config=quickstart", "--workdir=gs://b/run"]
+    assert main([*arguments, "--", *command]) == 0
     assert capsys.readouterr().out == (
-        "gcloud compute tpus tpu-vm ssh llada --zone=us-east5-a --project=p --worker=all "
-        "'--command=cd mdlm_jax && python3 -m launch.train --distributed=auto'\n")
-    assert main([*arguments, "--num_slices=2", "--", "python3", "-m", "launch.train"]) == 0
+        "gcloud compute tpus tpu-vm ssh llada --zone=us-east5-a --project=p --worker=all '--command=cd mdlm_jax && "
+        "python3 -m launch.train --config=quickstart --workdir=gs://b/run --distributed=auto'\n")
+    assert main([*arguments, "--num_slices=2", "--", *command]) == 0
     first, second, last = capsys.readouterr().out.splitlines()
     assert " ssh llada-0 " in first and " ssh llada-1 " in second and first.endswith("&") and last == "wait"
 
 
 def test_tpu_vms_are_asked_for(capsys):
-    arguments = ["tpu-vm", "--create", "--name=llada", "--zone=z", "--accelerator=v5litepod-256", "--version=v2"]
-    assert main([*arguments, "--num_slices=2", "--spot"]) == 0
+    arguments = ["tpu-vm", "--create", "--name=llada", "--zone=z", "--version=v2", "--num_slices=2", "--spot"]
+    assert main([*arguments, "--accelerator=v5e-256"]) == 0
     assert capsys.readouterr().out == (
         "gcloud compute tpus queued-resources create llada --zone=z --accelerator-type=v5litepod-256 "
         "--runtime-version=v2 --node-count=2 --node-prefix=llada --spot\n")
@@ -69,6 +70,7 @@ def test_tpu_vms_are_asked_for(capsys):
     ("v5e:16x16", 1, 64, 4, "tpu-v5-lite-podslice", "16x16"),
     ("v5e:16x16", 2, 64, 4, "tpu-v5-lite-podslice", "16x16"),
     ("v5p:8x8x8", 1, 128, 4, "tpu-v5p-slice", "8x8x8"),
+    ("v5p-512", 1, 64, 4, "tpu-v5p-slice", "4x8x8"),
     ("v6e:1x1", 1, 1, 1, "tpu-v6e-slice", "1x1"),
     ("tpu7x:4x4x4", 1, 16, 4, "tpu7x", "4x4x4"),
 ))
@@ -96,26 +98,41 @@ def test_a_jobset_is_yaml_that_says_what_was_asked(topology, slices, hosts, chip
 
 
 def test_xpk_prints_one_line(capsys):
-    assert main(["gke", *REQUIRED["gke"], "--xpk=c", "--zone=z", "--tpu_type=v5litepod-16", "--", "python", "x"]) == 0
+    assert main(["gke", *REQUIRED["gke"], "--xpk=c", "--zone=z", "--", "python", "x"]) == 0
     assert capsys.readouterr().out == (
         "xpk workload create --cluster=c --zone=z --workload=a --tpu-type=v5litepod-16 --num-slices=1 "
         "--docker-image=i --max-restarts=10 '--command=python x --distributed=auto'\n")
 
 
+def directives(action) -> set[str]:
+    return {line.removeprefix("#SBATCH ") for line in action.stdin.splitlines() if line.startswith("#SBATCH ")}
+
+
 def test_a_slurm_script_says_what_was_asked():
-    flags = {"name": "llada", "nodes": 16, "gpus_per_node": 8, "time": "2-00:00:00", "partition": "big", "env": "A=b c"}
+    flags = {"name": "llada", "nodes": 16, "gpus_per_node": 8, "time": "2-00:00:00", "partition": "big", "env": "A=b c",
+             "account": "us", "qos": "high", "cpus_per_task": 12, "mem": "480G", "sbatch.constraint": "h100"}
     (action,) = slurm.actions(flags, TRAIN)
-    lines = action.stdin.splitlines()
-    wanted = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
-    assert wanted == {"--job-name=llada", "--nodes=16", "--ntasks-per-node=8", "--gpus-per-node=8", "--partition=big",
-                      "--time=2-00:00:00", "--signal=B:TERM@120", "--requeue", "--open-mode=append",
-                      "--output=llada-%j.log"}
-    assert "export A='b c'" in lines
-    assert ("srun --kill-on-bad-exit=1 python -m launch.train --config=quickstart '--workdir=/shared/a run' "
-            "--distributed=auto &") in lines
+    shared = {"--signal=B:TERM@120", "--requeue", "--open-mode=append"}
+    assert directives(action) == shared | {
+        "--job-name=llada", "--nodes=16", "--ntasks-per-node=8", "--gpus-per-node=8", "--partition=big",
+        "--time=2-00:00:00", "--account=us", "--qos=high", "--cpus-per-task=12", "--mem=480G", "--constraint=h100",
+        "--output=llada-%j.log"}
+    assert "export A='b c'" in action.stdin.splitlines()
+    assert ("srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK} python -m "
+            "launch.train --config=quickstart '--workdir=/shared/a run' --distributed=auto &") in action.stdin
     assert subprocess.run(["bash", "-n"], input=action.stdin, text=True).returncode == 0
+    (few,) = slurm.actions({"name": "a", "nodes": 2, "gpus_per_node": 8, "sbatch.gres": "gpu:h100:8",
+                            "sbatch.output": "logs/%j"}, TRAIN)
+    assert directives(few) == shared | {"--job-name=a", "--nodes=2", "--ntasks-per-node=8", "--gres=gpu:h100:8",
+                                        "--cpus-per-task=8", "--mem=0", "--output=logs/%j"}
     (alone,) = slurm.actions({"name": "a", "nodes": 2}, TRAIN)
-    assert "--ntasks-per-node=1" in alone.stdin and "gpus" not in alone.stdin
+    assert {"--ntasks-per-node=1", "--exclusive"} < directives(alone) and "gpus" not in alone.stdin
+
+
+def test_other_flags_of_sbatch_are_passed_on(capsys):
+    assert main(["slurm", *REQUIRED["slurm"], "--sbatch.exclude=node7", "--sbatch.contiguous", "--", *TRAIN]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "#SBATCH --exclude=node7" in lines and "#SBATCH --contiguous" in lines
 
 
 @pytest.mark.parametrize(("name", "arguments", "message"), (
@@ -139,6 +156,20 @@ def test_a_slurm_script_says_what_was_asked():
     ("gke", ("--name=a", "--topology=v5e:4x4", "--image=i", "--xpk=c", "--grace=9", "--", "x"), "--grace=9: of a"),
     ("slurm", ("--name=a", "--nodes=0", "--", "x"), "--nodes=0: must be at least 1"),
     ("slurm", ("--name=a", "--nodes=2", "--time=soon", "--", "x"), "--time=soon: write minutes"),
+    ("slurm", ("--name=a", "--nodes=2", "--mem=much", "--", "x"), "--mem=much: write megabytes"),
+    ("slurm", ("--name=a", "--nodes=2", "--cpus_per_task=0", "--", "x"), "--cpus_per_task=0: must be at least 1"),
+    ("slurm", ("--name=a", "--nodes=2", "--account=a b", "--", "x"), "--account='a b': goes into a line #SBATCH"),
+    ("slurm", ("--name=a", "--nodes=2", "--sbatch.nodes=3", "--", "x"), "--sbatch.nodes=3: write it as --nodes"),
+    ("slurm", ("--name=a", "--nodes=2", "--sbatch.wrap=x", "--", "x"), "--sbatch.wrap=x: the script says this itself"),
+    ("slurm", ("--name=a", "--nodes=2", "--sbatch.A=x", "--", "x"), "--sbatch.A=x: write a long name of sbatch"),
+    ("slurm", ("--name=a", "--nodes=2", "--sbatch.", "--", "x"), "--sbatch.: there is no such flag"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--create", "--version=v", "--accelerator=v5p-500"),
+     "--accelerator=v5p-500: the cloud has no such slice (the number counts TensorCores, two a chip); choose v5p-384 "
+     "(v5p:4x4x12) or v5p-512 (v5p:4x8x8)"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--create", "--version=v", "--accelerator=v5p:2x8x8"), "has no name for that"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--accelerator=h100:8x2", "--", "x"), "use slurm or ssh for GPUs"),
+    ("gke", ("--name=a", "--topology=v6e-200", "--image=i", "--", "x"), "choose v6e-128 (v6e:8x16) or v6e-256"),
+    ("gke", ("--name=a", "--topology=v5p:2x8x8", "--image=i", "--xpk=c", "--zone=z", "--", "x"), "--tpu_type is mi"),
 ))
 def test_refusals(name, arguments, message, capsys):
     assert main([name, *arguments] if name else []) == 2

@@ -133,7 +133,7 @@ def test_the_best_of_what_was_compiled():
     assert search.best([large | {"needed": 2.0**40}, large]) is large
     text = search_report.compiled_text([slower, large, second])
     assert text.startswith("compiled   3 meshes") and "20.00  does not fit" in text
-    assert text.splitlines()[-1] == (f"flags      --config.train.mesh={search.mesh_text(second['mesh'])} "
+    assert text.splitlines()[-1] == (f"flags      --config.train.mesh={topologies.mesh_text(second['mesh'])} "
                                      f"--config.train.microbatches={second['microbatches']}")
 
 
