@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from mdlm_jax.config import RunConfig
-from mdlm_jax.planning import budget, estimate, search, search_report
+from mdlm_jax.planning import budget, estimate, remedies, search, search_report
 from mdlm_jax.planning.decoding import Blocks, Decoding
 from mdlm_jax.planning.topologies import Topology
 
@@ -30,6 +30,7 @@ class Task:
       sizes: of the mesh; not used by a search.
       compiled: meshes to compile, 0: arithmetic alone.
       tokens: of the budget; None: the config's own.
+      note: said before a plan of one mesh; "": nothing.
     """
 
     config: RunConfig
@@ -42,6 +43,7 @@ class Task:
     efficiency: float
     json: str | None
     picture: str | None
+    note: str = ""
 
 
 def run(task: Task) -> bool:
@@ -53,6 +55,8 @@ def run(task: Task) -> bool:
         return _end(task, _shown(measure.decoding_plan(task.config, task.topology, task.sizes, task.decoding)))
     if task.search:
         return _search(task)
+    if task.note:
+        print(f"note       {task.note}", flush=True)
     if task.compiled:
         return _end(task, _compiled(task, task.config, task.sizes))
     found = estimate.estimate(task.config, task.topology, task.sizes)
@@ -82,6 +86,9 @@ def _search(task: Task) -> bool:
     ranked = search.search(task.config, task.topology)
     print(search_report.text(ranked, time.monotonic() - begin), end="", flush=True)
     best = ranked[0]
+    if not best["fits"]:
+        print(search_report.misfit_text(best, remedies.remedies(task.config, task.topology)), end="", flush=True)
+        return _end(task, best, {"search": ranked, "compiled": []})
     if not task.compiled:
         best = _with_budget(task, best)
     plans = []

@@ -21,14 +21,15 @@ from ._planning import Task, run, run_caches
 FLAGS = (
     _cli.Flag("config", "FILE", "the recipe: a Python file with get_config(), or the name of one that comes with the "
               "package (below). Required."),
-    _cli.Flag("topology", "NAME", f"the slice, as in v5e:16x16; generations: {', '.join(GENERATIONS)}. Or GPUs of a "
-              f"node x nodes, by arithmetic alone, as in h100:8x16: {', '.join(GPUS)}. Required."),
+    _cli.Flag("topology", "NAME", f"the slice, as in v5e:16x16 or, as the cloud calls it, v5p-512; generations: "
+              f"{', '.join(GENERATIONS)}. Or GPUs of a node x nodes, by arithmetic alone, as in h100:8x16: "
+              f"{', '.join(GPUS)}. Required."),
     _cli.Flag("num_slices", "N", "slices of that size, joined by the data-center network; 1 unless given", int),
     _cli.Flag("search", "", "try the meshes and microbatches that make sense by arithmetic, print the best, and "
               "compile the first --compile of them", bool),
     _cli.Flag("compile", "K", "how many meshes to compile; 0: arithmetic alone. 1 unless given (GPUs: 0)", int),
-    _cli.Flag("tokens", "N", "budget that days and chip-hours are told for, as in 2.3e12; train.steps x "
-              "train.batch_size x data.length unless given", float),
+    _cli.Flag("tokens", "N", "budget that steps, days and chip-hours are told for, as in 2.3e12, 300B or 2.3T; "
+              "train.steps x train.batch_size x data.length unless given", _cli.amount),
     _cli.Flag("efficiency", "SHARE", "share of the bound's speed to tell them for besides; 0.5 unless given", float),
     _cli.Flag("step", "KIND", "train | decode: a training step (unless given), or one forward of decoding"),
     _cli.Flag("rows", "N", "of a decoding step: rows; one a device unless given", int),
@@ -65,15 +66,16 @@ configs of the package
 {shipped}
 
 examples
-  {program} --config=llada_8b --topology=v5e:16x16
-  {program} --config=llada_8b --topology=v5p:8x8x8 --config.model.remat=none
+  {program} --config=llada_8b --topology=v5litepod-256
+  {program} --config=llada_8b --topology=v5p-512 --tokens=300B --config.model.remat=none
   {program} --config=llada_8b --topology=v5e:16x16 --num_slices=2 --config.train.batch_size=512 --json=plan.json
   {program} --config=llada_8b --topology=v5e:2x4 --step=decode --rows=16 --config.model.backend=xla
   {program} --config=llada_8b --step=decode --cache=all
   {program} --config=smdm_1028m --topology=v6e:16x16 --search --compile=2 --picture=plan.png
   {program} --config=llada_8b --topology=h100:8x16 --search --tokens=2.3e12 --efficiency=0.4
 
-exit status: 0 fits, 1 does not fit, 2 something in the command or its files is wrong, 130 interrupted
+exit status: 0 fits, 1 does not fit (with --search: nothing does), 2 something in the command or its files is wrong,
+130 interrupted
 """
 
 
@@ -112,8 +114,22 @@ def _prepare(argv: list[str]) -> _cli.Work | None:
         remedy = "" if decoding else ", or add --compile=0 for arithmetic alone"
         raise ConfigError(f"--topology={name}: compiling for TPU needs libtpu; pip install 'mdlm_jax[tpu]'{remedy}")
     task = Task(config, topology, sizes, decoding, searched, compiled, flags.get("tokens"),
-                flags.get("efficiency", 0.5), flags.get("json"), flags.get("picture"))
+                flags.get("efficiency", 0.5), flags.get("json"), flags.get("picture"),
+                "" if decoding or mesh else _other_mesh(config, topology, sizes))
     return lambda: int(not run(task))
+
+
+def _other_mesh(config: RunConfig, topology: Topology, sizes: dict[str, int]) -> str:
+    """What is to be said where the run, as its config is, would have another mesh than the one that is planned."""
+    said = config.train.mesh
+    try:
+        if topologies.mesh_sizes(topology, said) == sizes:
+            return ""
+    except ConfigError:  # of other numbers of devices
+        pass
+    own = topologies.mesh_text(sizes)
+    return (f"planned for the topology's own mesh; the config says train.mesh={said}. Give --config.train.mesh={own} "
+            f"to the run, or --config.train.mesh={said} to this command")
 
 
 def _decoding(flags: dict, config: RunConfig, topology: Topology) -> Decoding | None:

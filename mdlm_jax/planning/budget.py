@@ -1,5 +1,7 @@
 """From the time of a step to tokens a day, and days and chip-hours to a budget of tokens. Free of jax."""
 
+import math
+
 from mdlm_jax.config import RunConfig
 from mdlm_jax.planning.chips import ALL
 from mdlm_jax.planning.topologies import Topology
@@ -8,8 +10,8 @@ _DAY = 86400.0
 
 
 def budget(config: RunConfig, topology: Topology, step: float, tokens: float | None, efficiency: float) -> dict:
-    """``tokens`` and ``efficiency`` as used, and ``at_bound`` and ``at_efficiency``: seconds of a step, tokens_per_day,
-    days and chip_hours.
+    """``tokens`` and ``efficiency`` as used, ``steps`` that the tokens are, and ``at_bound`` and ``at_efficiency``:
+    seconds of a step, tokens_per_day, days and chip_hours.
 
     Args:
       step: seconds of the bound.
@@ -19,7 +21,7 @@ def budget(config: RunConfig, topology: Topology, step: float, tokens: float | N
     batch = config.train.batch_size * config.data.length
     wanted = config.train.steps * batch if tokens is None else tokens
     chips = topology.devices // ALL[topology.generation].devices
-    return {"tokens": wanted, "efficiency": efficiency, "chips": chips,
+    return {"tokens": wanted, "steps": math.ceil(wanted / batch), "efficiency": efficiency, "chips": chips,
             "at_bound": _times(batch, step, wanted, chips),
             "at_efficiency": _times(batch, step / efficiency, wanted, chips)}
 

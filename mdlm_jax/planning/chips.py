@@ -45,3 +45,9 @@ GPUS = {
     "b200": Chip(2250e12, 180e9, 8000e9, 1800e9, 400 * _GBIT, 1),
 }
 ALL = CHIPS | GPUS
+
+
+def backend_there(topology: str, backend: str) -> str:
+    """The attention backend to take on ``topology`` in place of one that does not run there."""
+    wrong, right = ("splash", "cudnn") if topology.partition(":")[0] in GPUS else ("cudnn", "splash")
+    return right if backend == wrong else backend

@@ -15,7 +15,7 @@ from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.shapes import parameter_count
 from mdlm_jax.planning import layout, minimum
 from mdlm_jax.planning.bound import bound, speed
-from mdlm_jax.planning.chips import ALL
+from mdlm_jax.planning.chips import ALL, backend_there
 from mdlm_jax.planning.topologies import Topology
 from mdlm_jax.planning.work import work
 
@@ -52,12 +52,20 @@ def estimate(config: RunConfig, topology: Topology, sizes: dict[str, int],
         "step": "train", "arithmetic": True, "topology": topology.name, "slices": topology.slices,
         "devices": topology.devices, "mesh": {axis: size for axis, size in sizes.items() if size > 1},
         "parameters": parameter_count(network), "backend": config.model.backend, "rows": train.batch_size,
-        "length": config.data.length, "remat": config.model.remat, "microbatches": train.microbatches, "notes": [],
+        "length": config.data.length, "remat": config.model.remat, "microbatches": train.microbatches,
+        "notes": _notes(config, topology),
         "memory": memory, "available": available, "fits": memory["peak"] <= available, "flops": done,
         "traffic": {"minimum": least, "wire_by_axis": wire, "cross_slice": across},
         "bound": bound(topology, done["computed"], done["formula_with_kernels"], 2 * memory["state"], interconnect,
                        across),
     }
+
+
+def _notes(config: RunConfig, topology: Topology) -> list[str]:
+    backend = config.model.backend
+    right = backend_there(topology.name, backend)
+    return [] if right == backend else [f"model.backend={backend} does not run on {topology.generation}; give the run "
+                                        f"model.backend={right}"]
 
 
 def check_rows(config: RunConfig, sizes: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """What arithmetic says, and what a budget of tokens takes, as text."""
 
+from mdlm_jax.planning.chips import backend_there
 from mdlm_jax.planning.search import best
 
 _GIB = 2**30
@@ -17,8 +18,22 @@ def text(found: list[dict], seconds: float, rows: int = 10) -> str:
         f"{first['available'] / _GIB:.2f} GiB to use",
         _HEADING,
         *(_row(one) for one in found[:rows]),
-        _flags(first),
+        *([_flags(first)] if fitting else []),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def misfit_text(first: dict, remedies: list[tuple[str, dict]]) -> str:
+    """Where nothing fits: by how much the ``first`` of a search misses, and what `remedies.remedies` found."""
+    peak, room = first["memory"]["peak"], first["available"]
+    lines = [f"misfit     nothing fits: the best, {_mesh(first, ':', ',')} in {first['microbatches']} microbatch(es), "
+             f"needs {peak / _GIB:.2f} GiB of {room / _GIB:.2f}, {(peak - room) / _GIB:.2f} too many"]
+    for number, (words, found) in enumerate(remedies):
+        lines.append(f"{'' if number else 'would fit':<11}{words}: {found['memory']['peak'] / _GIB:.2f} GiB, "
+                     f"{_mesh(found, ':', ',')} in {found['microbatches']} microbatch(es)")
+    if not remedies:
+        lines.append("           nor with model.remat=full, fewer rows or more devices; lower data.length, or choose a "
+                     "smaller network or a chip with more memory")
     return "\n".join(lines) + "\n"
 
 
@@ -46,6 +61,7 @@ def estimate_text(found: dict) -> str:
         f"topology   {_place(found)}: {_mesh(found, ' ', ' x ')}",
         f"step       train on {found['rows']} rows of {found['length']} tokens in {found['microbatches']} "
         f"microbatch(es), {found['parameters']:,} parameters, remat {found['remat']}; by arithmetic, nothing compiled",
+        *(f"note       {note}" for note in found["notes"]),
         f"memory     {memory['peak']} GiB of {found['available'] / _GIB:.2f}: {kinds}; {verdict}",
         f"travels    GB a device at least: {sent or 'nothing'}"
         + (f"; to other slices {across / 1e9:.3f}" if across else ""),
@@ -56,7 +72,7 @@ def estimate_text(found: dict) -> str:
 
 def budget_text(budget: dict) -> str:
     """Tokens a day and the time to the budget, at the bound and at the stated efficiency."""
-    lines = [f"budget     {budget['tokens']:.4g} tokens on {budget['chips']} chips"]
+    lines = [f"budget     {budget['tokens']:.4g} tokens on {budget['chips']} chips: train.steps={budget['steps']}"]
     for name, share in (("at_bound", 1.0), ("at_efficiency", budget["efficiency"])):
         one = budget[name]
         lines.append(f"           at {100 * share:3.0f}% of the bound: {one['step']:.3f} s a step, "
@@ -86,7 +102,10 @@ def _mesh(found: dict, equals: str, between: str) -> str:
 
 
 def _flags(one: dict) -> str:
-    return f"flags      --config.train.mesh={_mesh(one, ':', ',')} --config.train.microbatches={one['microbatches']}"
+    right = backend_there(one["topology"], one["backend"])
+    more = "" if right == one["backend"] else f" --config.model.backend={right}"
+    return (f"flags      --config.train.mesh={_mesh(one, ':', ',')} --config.train.microbatches={one['microbatches']}"
+            f"{more}")
 
 
 def _row(one: dict) -> str:

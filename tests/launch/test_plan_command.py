@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from launch import plan
 from mdlm_jax.config import ModelConfig, RunConfig
 from mdlm_jax.planning.decoding import Blocks
 from tests.launch import commands
@@ -47,6 +48,8 @@ def test_help():
     (("--topology=v5e:4x4", "--json=/nowhere/at/all.json"), "its folder does not exist"),
     (("--topology=v5e:4x4", "--picture=/nowhere/at/all.png"), "--picture=/nowhere/at/all.png: its folder"),
     (("--topology=v5e:4x4", "--picture=plan.pdf"), "--picture=plan.pdf: its name must end in .png"),
+    (("--topology=v5p-500",), "choose v5p-384 (v5p:4x4x12) or v5p-512 (v5p:4x8x8)"),
+    (("--topology=v5e:4x4", "--tokens=3Q"), "--tokens=3Q: must be a number, as in 2.3e12, 300B or 2.3T"),
     (("--topology=v5e:4x4", "--tokens=0"), "--tokens=0: must be positive"),
     (("--topology=v5e:4x4", "--efficiency=1.5"), "--efficiency=1.5: must lie in (0, 1]"),
     (("--topology=v5e:4x4", "--compile=2"), "--compile=2: without --search"),
@@ -99,6 +102,31 @@ def test_what_does_not_fit_has_status_1(recipe):
     done = commands.run("launch.plan", recipe, "--topology=v5e:1x1", "--compile=0", "--config.model.d_model=8192",
                         "--config.model.layers=64")
     assert done.status == 1 and "does not fit" in done.out
+
+
+def test_another_mesh_than_the_config_s_is_said(recipe, capsys):
+    plan.main([recipe, "--topology=v5litepod-16", "--compile=0"])
+    out = capsys.readouterr().out
+    assert "note       planned for the topology's own mesh; the config says train.mesh=fsdp:-1. Give " in out
+    assert "--config.train.mesh=replica:4,fsdp:4 to the run, or" in out
+    for flag in ("--config.train.mesh=fsdp:-1", "--search"):
+        plan.main([recipe, "--topology=v5litepod-16", "--compile=0", flag])
+        assert "planned for" not in capsys.readouterr().out
+
+
+def test_a_search_where_nothing_fits_has_status_1_and_recommends_nothing(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert plan.main(["--config=llada_8b", "--topology=v5litepod-8", "--search", "--compile=0", f"--json={out}"]) == 1
+    text = capsys.readouterr().out
+    assert "misfit     nothing fits: the best, " in text and "would fit  v5e:4x4, 16 devices (v5litepod-16)" in text
+    assert not {"flags", "budget"}.intersection(line.partition(" ")[0] for line in text.splitlines())
+    assert json.loads(out.read_text())["compiled"] == []
+
+
+def test_steps_follow_from_tokens(capsys):
+    assert plan.main(["--config=llada_8b", "--topology=v5p-512", "--compile=0", "--tokens=300B"]) == 0
+    text = capsys.readouterr().out
+    assert "budget     3e+11 tokens on 256 chips: train.steps=57221" in text  # 300e9 / (1280 x 4096)
 
 
 @pytest.mark.parametrize(("arguments", "message"), (

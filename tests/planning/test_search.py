@@ -9,7 +9,7 @@ from mdlm_jax.config import DataConfig, RunConfig, TrainConfig
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import presets
-from mdlm_jax.planning import budget, estimate, picture, search, search_report, topologies
+from mdlm_jax.planning import budget, estimate, picture, remedies, search, search_report, topologies
 
 
 def run_of(preset, rows, length=4096, **train):
@@ -77,7 +77,43 @@ def test_the_best_is_no_worse_than_the_default_mesh():
 def test_what_does_not_fit_anywhere_is_said_so():
     ranked = search.search(run_of("llada2-flash", 8), topologies.parse("v5e:2x2"))
     assert not any(one["fits"] for one in ranked)
-    assert "does not fit" in search_report.text(ranked, 0.1)
+    text = search_report.text(ranked, 0.1)
+    assert "does not fit" in text and "flags" not in text
+
+
+def test_what_would_fit_is_found_by_trying():
+    config, topology = run_of("llada-8b", 1280), topologies.parse("v6e:8x8")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+    first = search.search(config, topology)[0]
+    found = remedies.remedies(config, topology)
+    assert not first["fits"] and [words.partition("=")[0] for words, _ in found][0] == "model.remat"
+    assert all(one["fits"] for _, one in found)
+    text = search_report.misfit_text(first, found)
+    short = (first["memory"]["peak"] - first["available"]) / 2**30
+    assert text.startswith("misfit     nothing fits: the best, ") and f", {short:.2f} too many\n" in text
+    assert "\nwould fit  model.remat=full: " in text
+
+
+def test_more_devices_are_named_as_the_cloud_does():
+    found = remedies.remedies(run_of("llada-8b", 1280), topologies.parse("v5e:2x4"))
+    assert [words for words, _ in found] == ["v5e:4x4, 16 devices (v5litepod-16)"]
+    (words, one), = remedies.remedies(run_of("llada2-flash", 1024), topologies.parse("h100:8x1"))
+    assert words.startswith("h100:8x") and one["devices"] > 8
+
+
+def test_what_nothing_helps_is_said_so():
+    config, topology = run_of("llada2-flash", 1), topologies.parse("v5e:1x1")
+    assert remedies.remedies(config, topology) == []
+    text = search_report.misfit_text(search.search(config, topology)[0], [])
+    assert "nor with model.remat=full, fewer rows or more devices; lower data.length" in text
+
+
+def test_gpus_attend_by_cudnn():
+    config = run_of("llada-8b", 1024)
+    ranked = search.search(config, topologies.parse("h100:8x16"))
+    assert search_report.text(ranked, 0.1).splitlines()[-1].endswith(" --config.model.backend=cudnn")
+    assert "note       model.backend=splash does not run on h100" in search_report.estimate_text(ranked[0])
+    assert "backend" not in search_report.text(search.search(config, topologies.parse("v5e:16x16")), 0.1)
 
 
 def test_experts_are_split_where_that_is_all_that_fits():
@@ -103,7 +139,7 @@ def test_a_budget_by_hand():
     config = RunConfig(data=DataConfig(length=1000), train=TrainConfig(batch_size=1000, steps=500))
     topology = topologies.parse("tpu7x:4x4x8")
     found = budget.budget(config, topology, 2.0, 432e9, 0.5)
-    assert found["chips"] == 128 and found["at_bound"] == {
+    assert found["steps"] == 432_000 and found["chips"] == 128 and found["at_bound"] == {
         "step": 2.0, "tokens_per_day": 43.2e9, "days": 10.0, "chip_hours": pytest.approx(128 * 240)}
     assert found["at_efficiency"]["days"] == pytest.approx(20.0)
     assert budget.budget(config, topology, 2.0, None, 1.0)["tokens"] == 500e6
