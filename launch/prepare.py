@@ -18,8 +18,8 @@ from mdlm_jax.data.tokenizers import is_file, load_tokenizer
 from . import _cli, _help
 
 FLAGS = (
-    _cli.Flag("source", "A,B,...", "text files, folders, .jsonl, .jsonl.gz and .parquet files, patterns of them in "
-              "quotes, stdlib, tfds:NAME[/CONFIG]; one or several. Required."),
+    _cli.Flag("source", "A,B,...", "text files, .jsonl, .jsonl.gz, .json.gz and .parquet files, patterns of them in "
+              "quotes, folders of texts or of such files, stdlib, tfds:NAME[/CONFIG]; one or several. Required."),
     _cli.Flag("out", "DIR", "the folder for the rows: new, or one in which the same command was begun. Required, "
               "except with --dry_run."),
     _cli.Flag("detokenizer", "NAME", f"rules for a corpus whose words and signs are set apart: "

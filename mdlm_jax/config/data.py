@@ -7,16 +7,17 @@ from mdlm_jax.config.choices import CHAT_TEMPLATES, DETOKENIZERS, parse_spec, re
 from mdlm_jax.errors import ConfigError, require
 
 PACKINGS = ("concat", "documents", "wrapped")
-_FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+LINES = (".jsonl", ".jsonl.gz", ".json.gz")  # one object a line
+RECORDS = (*LINES, ".parquet")
 DIGITS_LENGTH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the tokens come from. The same fields, the same tokens: batch(step) is a pure function of them. A path
-    is a folder, a text file, a .jsonl, .jsonl.gz or .parquet; prepared:DIR holds the rows that launch.prepare
-    made, mixture:0.7*DIR,0.3*DIR mixes several; digits and codes:PATH are images as rows of codes with their classes,
-    PATH an .npz or a folder with tokens and labels; trajectories:DIR what launch.trajectories wrote."""
+    is a folder, a text file, a .jsonl, .jsonl.gz, .json.gz or .parquet; prepared:DIR holds the rows that
+    launch.prepare made, mixture:0.7*DIR,0.3*DIR mixes several; digits and codes:PATH are images as rows of codes with
+    their classes, PATH an .npz or a folder with tokens and labels; trajectories:DIR what launch.trajectories wrote."""
 
     source: str = "stdlib"  # stdlib | a path | tfds: | language: | prepared: | mixture: | digits | codes: and others
     codes: int = 0  # codes:PATH only: size of the codebook; 0: one more than the largest code
@@ -53,7 +54,7 @@ class DataConfig:
             require(size.isdigit() and 260 <= int(size) <= 1_000_000, "data.tokenizer", self.tokenizer,
                      "write bpe:VOCAB_SIZE with a size from 260 to 1000000, as in bpe:4096")
         if self.text_field != DataConfig.text_field:
-            require(self.source.startswith("tfds:") or self.source.endswith(_FIELD_ENDINGS),
+            require(self.source.startswith("tfds:") or self.source.endswith(RECORDS),
                      "data.text_field", self.text_field,
                      f"is read only from .jsonl and .parquet files and tfds, not from {self.source!r}; leave it out")
         if self.answers:
@@ -94,7 +95,7 @@ class DataConfig:
 def _check_fields(data: DataConfig) -> None:
     for name in ("prompt_field", "messages_field"):
         value = getattr(data, name)
-        require(not value or data.source.endswith((".jsonl", ".jsonl.gz")), f"data.{name}", value,
+        require(not value or data.source.endswith(LINES), f"data.{name}", value,
                 f"is read only from .jsonl files, not from {data.source!r}; leave it out")
     require(data.prompt_field != data.text_field, "data.prompt_field", data.prompt_field,
             "names the same field as data.text_field; name two")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
@@ -13,7 +14,7 @@ from mdlm_jax.data.several import Several, open_sources
 from mdlm_jax.data.sources import FileTree, Source
 from mdlm_jax.data.tfds_source import TfdsSource
 
-PLAN = "plan.json"
+PLAN, FAILED = "plan.json", "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +86,12 @@ def claim(out: Path, described: dict) -> Path:
     """Makes ``out`` this preparation's, or finds that it is already; the folder for what is unfinished.
 
     Raises:
-      ConfigError: another preparation was begun there, or it holds something else.
+      ConfigError: another preparation was begun there and did not fail (`failed`), or it holds something else.
     """
     folder = out / UNFINISHED
     plan = folder / PLAN
+    if (folder / FAILED).exists() and json.loads(plan.read_text()) != json.loads(json.dumps(described)):
+        release(out)
     if plan.exists():
         _compare(out, json.loads(plan.read_text()), described)
     elif out.exists() and any(path.name != UNFINISHED for path in out.iterdir()):
@@ -97,6 +100,25 @@ def claim(out: Path, described: dict) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(plan, json.dumps(described))
     return folder
+
+
+def failed(out: Path) -> None:
+    """After a mistake in the settings or the sources, which the same preparation would meet again: ``out`` is free for
+    another one. What is finished is kept where there is any, for the same one all the same."""
+    folder = out / UNFINISHED
+    if any(path.suffix == ".json" and path.name != PLAN for path in folder.iterdir()):
+        write_whole(folder / FAILED, "")
+    else:
+        release(out)
+
+
+def release(out: Path) -> None:
+    """Removes all that an unfinished preparation has written."""
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    for path in (out / manifests.TOKENIZER, *out.glob(f"*{manifests.SUFFIX}")):
+        path.unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _compare(out: Path, old: dict, new: dict) -> None:

@@ -25,7 +25,7 @@ from mdlm_jax.data.detokenizers import detokenized
 from mdlm_jax.data.files import appearing, sha256_of, write_whole
 from mdlm_jax.data.manifest import SPLITS, TOKENIZER, UNFINISHED
 from mdlm_jax.data.packing import encode, pack
-from mdlm_jax.data.preparation import Preparation, claim, describe, finished
+from mdlm_jax.data.preparation import FAILED, Preparation, claim, describe, failed, finished
 from mdlm_jax.data.several import Several
 from mdlm_jax.data.sources import Source
 from mdlm_jax.data.splits import HeldOut
@@ -108,7 +108,12 @@ def prepare(preparation: Preparation, out: Path, workers: int, library: str, rep
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"--out={out}: another launch.prepare is at work there; wait for it") from None
-        return _prepare(preparation, out, workers, library, report, sources, described)
+        (folder / FAILED).unlink(missing_ok=True)
+        try:
+            return _prepare(preparation, out, workers, library, report, sources, described)
+        except ConfigError:
+            failed(out)
+            raise
 
 
 def _prepare(preparation, out: Path, workers: int, library: str, report: Report, sources: Several, described) -> dict:

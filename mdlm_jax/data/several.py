@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, DataConfig
-from mdlm_jax.data.sources import Document, Source, open_source
+from mdlm_jax.config.data import RECORDS
+from mdlm_jax.data.sources import Document, Source, open_source, record_files
 from mdlm_jax.data.splits import HeldOut, Split
-
-_FIELD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class Several(Source):
@@ -64,7 +63,8 @@ def _side(held: HeldOut, valid: bool) -> Callable[[str], bool]:
 
 
 def names_of(spec: str) -> list[str]:
-    """The sources that ``A,B,...`` names, patterns of file names (``web/*.jsonl``) filled in, in sorted order.
+    """The sources that ``A,B,...`` names, patterns of file names (``web/*.jsonl``) filled in, in sorted order, and a
+    folder that holds nothing but files of records as those files.
 
     A path that exists as it is written is taken whole, commas and stars included.
 
@@ -72,7 +72,7 @@ def names_of(spec: str) -> list[str]:
       ConfigError: an empty name, a pattern that fits no file, the same source twice.
     """
     if Path(spec).expanduser().exists():
-        return [spec]
+        return _records_of(spec)
     names = []
     for name in spec.split(","):
         if not name:
@@ -81,11 +81,17 @@ def names_of(spec: str) -> list[str]:
         found = [name] if plain else sorted(glob.glob(str(Path(name).expanduser()), recursive=True))
         if not found:
             raise ConfigError(f"--source={name!r}: no file fits this pattern; choose another")
-        names += found
+        names += [file for one in found for file in _records_of(one)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"--source={spec!r}: names {twice[0]!r} twice; leave one out")
     return names
+
+
+def _records_of(name: str) -> list[str]:
+    folder = Path(name).expanduser()
+    files, others = record_files(folder) if folder.is_dir() else ([], [])
+    return [str(folder / file) for file in files] if files and not others else [name]
 
 
 def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: str, valid_fraction: float,
@@ -95,7 +101,7 @@ def open_sources(names: Sequence[str], length: int, text_field: str, data_dir: s
     Raises:
       ConfigError: one does not exist or has no text, or none reads the ``text_field`` or ``data_dir`` given.
     """
-    fields = {name: name.startswith("tfds:") or name.endswith(_FIELD_ENDINGS) for name in names}
+    fields = {name: name.startswith("tfds:") or name.endswith(RECORDS) for name in names}
     defaults = DataConfig()
     if text_field != defaults.text_field and not any(fields.values()):
         raise ConfigError(f"--text_field={text_field}: is read only from .jsonl, .parquet and tfds; leave it out")

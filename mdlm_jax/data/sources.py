@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TextIO
 
 from mdlm_jax.config import ConfigError, DataConfig
+from mdlm_jax.config.data import LINES, RECORDS
 from mdlm_jax.data.chat import Piece, exchanges
 from mdlm_jax.data.splits import HeldOut, Split, place
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK, _BLOCKS = 16 * 1024, 512, 32  # a text file is cut into documents of about this size
 _NOT_LIBRARY = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__",
                 "encodings", "pydoc_data"}  # the last two are generated tables and one 750 kB file of help text
+
+_COMPRESSED = (".gz", ".zst", ".xz", ".bz2", ".zip", ".tar", ".tgz", ".7z", ".lz4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +186,8 @@ class TextFile(Source):
 
 
 class JsonLines(Source):
-    """A ``.jsonl`` or ``.jsonl.gz`` file: one object a line, its text under ``text_field``; blank lines are skipped.
+    """A ``.jsonl``, ``.jsonl.gz`` or ``.json.gz`` file: one object a line, its text under ``text_field``; blank lines
+    are skipped.
 
     ``prompt_field``: where the prompt is that the text answers; "" for none. ``messages_field``: where a conversation
     is, in ``chat_template``; each of its answers is a document.
@@ -302,6 +306,7 @@ def open_source(config: DataConfig) -> Source:
         return TfdsSource(label, split, config.data_dir, config.text_field)
     path = Path(label).expanduser()
     if path.is_dir():
+        _check_folder(label, path)
         return FileTree(label, split, path, _folder_names(path, lambda name: True))
     if not path.is_file():
         raise ConfigError(f"data.source={label!r}: there is no such file or folder; choose an existing one, stdlib, "
@@ -309,11 +314,35 @@ def open_source(config: DataConfig) -> Source:
                           "or trajectories:DIR")
     if path.stat().st_size == 0:
         raise ConfigError(f"data.source={label!r}: the file is empty; choose another")
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith(LINES):
         return JsonLines(label, split, path, config.text_field, config.prompt_field, config.messages_field,
                          config.chat_template)
     if path.suffix == ".parquet":
         from mdlm_jax.data.parquet_source import ParquetFile
 
         return ParquetFile(label, split, path, config.text_field)
+    _check_packed(label, path.name)
     return TextFile(label, split, path)
+
+
+def record_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Relative names of a folder's files of records, sorted, and of the others that hold anything."""
+    names = sorted(name for name in _folder_names(folder, lambda name: True) if (folder / name).stat().st_size)
+    return [name for name in names if name.endswith(RECORDS)], [name for name in names if not name.endswith(RECORDS)]
+
+
+def _check_folder(label: str, folder: Path) -> None:
+    """ConfigError where a folder of texts holds what was hardly meant to be read as texts, or is packed throughout."""
+    records, others = record_files(folder)
+    if records and (not others or any(not name.endswith(".jsonl") for name in records)):
+        raise ConfigError(f"data.source={label!r}: holds files of records, as {records[0]}, and of a folder every file "
+                          "is read as a text; name one of them, or prepare all by a pattern: launch.prepare "
+                          f"--source='{label.rstrip('/')}/*.{records[0].partition('.')[2]}'")
+    if others and all(name.endswith(_COMPRESSED) for name in others):
+        _check_packed(label, others[0])
+
+
+def _check_packed(label: str, name: str) -> None:
+    if name.endswith(_COMPRESSED):
+        raise ConfigError(f"data.source={label!r}: {name} is compressed, and of compressed files only .jsonl.gz, "
+                          ".json.gz and .parquet are read; unpack it")

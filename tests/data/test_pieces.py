@@ -107,3 +107,20 @@ def test_fields_that_no_source_reads_are_refused(root):
             open_several(root, "book.txt", "folder", **fields)
     with pytest.raises(ConfigError, match="language:hmm: holds no text"):
         open_several(root, "book.txt", "language:hmm")
+
+
+def test_a_folder_of_records_is_its_files(tmp_path):
+    for name in ("b.jsonl.gz", "sub/a.json.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(gzip.compress(json.dumps({"text": name}).encode()))
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / ".hidden").write_text("x")
+    files = [str(tmp_path / name) for name in ("b.jsonl.gz", "sub/a.json.gz")]
+    assert names_of(str(tmp_path)) == files and names_of(f"stdlib,{tmp_path}/") == ["stdlib", *files]
+    assert [d.text for d in open_sources(files, 16, "text", "", 0.2).read(lambda name: True)] == ["b.jsonl.gz",
+                                                                                                "sub/a.json.gz"]
+    (tmp_path / "README.md").write_text("x")
+    assert names_of(str(tmp_path)) == [str(tmp_path)]  # and then it is refused by name
+    with pytest.raises(ConfigError, match="holds files of records, as b.jsonl.gz.* by a pattern: launch.prepare "
+                                          "--source='.*/.*jsonl.gz'"):
+        open_sources([str(tmp_path)], 16, "text", "", 0.2)

@@ -1,5 +1,6 @@
 """Preparing rows: the rows of the in-memory pipeline, whatever the processes, and whatever was done before."""
 
+import gzip
 import hashlib
 import json
 
@@ -10,6 +11,7 @@ from mdlm_jax.config import ConfigError, DataConfig
 from mdlm_jax.data import manifest as manifests
 from mdlm_jax.data import prepare as writer
 from mdlm_jax.data.pipeline import build
+from mdlm_jax.data.several import names_of
 from mdlm_jax.data.tokenizers import load_tokenizer
 from tests.data.prepared_support import LENGTH, content, make, paragraphs, silent, write_sources
 
@@ -202,3 +204,46 @@ def test_a_broken_line_far_into_a_file_is_named(tmp_path):
     (tmp_path / "lines.jsonl").write_text("\n".join([*lines, '{"text": 7}', *lines]))
     with pytest.raises(ConfigError, match="line 51 holds int there, not text"):
         make(tmp_path / "rows", tmp_path / "lines.jsonl", workers=2)
+
+
+def test_a_failure_before_anything_is_finished_leaves_nothing(tmp_path):
+    (tmp_path / "lines.jsonl").write_text('{"text": "one"}\nno json\n')
+    with pytest.raises(ConfigError, match="line 2: is not JSON"):
+        make(tmp_path / "rows", tmp_path / "lines.jsonl")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_mistake_in_the_settings_does_not_block_the_next_try(sources, tmp_path, monkeypatch):
+    """What was finished stays for the same settings, and is gone with others."""
+    monkeypatch.setattr(writer.pieces, "SIZE", 2000)
+    with pytest.raises(ConfigError, match="--shards=9999: there are only"):
+        make(tmp_path / "rows", sources[0], shards=9999)
+    kept = content(tmp_path / "rows")
+    assert "unfinished/failed" in kept and "unfinished/000001.json" in kept and "tokenizer.json" in kept
+    with pytest.raises(ConfigError, match="--shards=9999"):
+        make(tmp_path / "rows", sources[0], shards=9999)
+    assert content(tmp_path / "rows") == kept
+    make(tmp_path / "rows", sources[2], shards=2, tokenizer="bpe:300")
+    make(tmp_path / "fresh", sources[2], shards=2, tokenizer="bpe:300")
+    assert content(tmp_path / "rows") == content(tmp_path / "fresh")
+
+
+def test_who_works_on_after_a_failure_is_not_swept_away(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_prepare", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "rows", sources[0])
+    (tmp_path / "rows" / "unfinished" / "failed").touch()
+    with pytest.raises(KeyboardInterrupt):  # at work again
+        make(tmp_path / "rows", sources[0])
+    with pytest.raises(ConfigError, match="holds rows prepared with"):
+        make(tmp_path / "rows", sources[2])
+
+
+def test_a_folder_of_packed_lines(sources, tmp_path):
+    (tmp_path / "web").mkdir()
+    for number, name in enumerate(("a", "b")):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in paragraphs(60, number))
+        (tmp_path / "web" / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    make(tmp_path / "rows", *names_of(f"{tmp_path}/web"))
+    make(tmp_path / "same", *names_of(f"{tmp_path}/web/*.jsonl.gz"))
+    assert content(tmp_path / "rows") == content(tmp_path / "same")

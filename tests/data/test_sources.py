@@ -234,3 +234,29 @@ def test_standard_library_that_is_not_there(monkeypatch, tmp_path):
         monkeypatch.setattr(sources.sysconfig, "get_path", lambda name, root=root: str(root))
         with pytest.raises(ConfigError, match="this Python keeps no .py files"):
             open_source(DataConfig())
+
+
+@pytest.mark.parametrize(("names", "said"), (
+    (("a.jsonl", "b.jsonl"), "holds files of records, as a.jsonl,"),
+    (("a.parquet", "readme.txt"), "holds files of records, as a.parquet"),
+    (("a.txt.gz", "b.txt.zst"), "a.txt.gz is compressed, and of compressed files only .jsonl.gz, .json.gz and"),
+))
+def test_a_folder_that_was_not_meant_as_texts_is_refused_by_name(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).write_text("x" * 100)
+    with pytest.raises(ConfigError, match=said):
+        opened(tmp_path)
+
+
+def test_a_compressed_text_is_refused_by_name_and_one_among_texts_is_passed_over(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"text"))
+    with pytest.raises(ConfigError, match="a.txt.gz is compressed.*unpack it"):
+        opened(tmp_path / "a.txt.gz")
+    (tmp_path / "b.txt").write_text("text")
+    (tmp_path / "c.jsonl").write_text("{}")
+    assert [d.name for d in all_documents(opened(tmp_path))] == ["b.txt", "c.jsonl"]
+
+
+def test_lines_of_a_json_gz(tmp_path):
+    (tmp_path / "c4.json.gz").write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    assert [d.text for d in all_documents(opened(tmp_path / "c4.json.gz"))] == ["one", "two"]
