@@ -238,6 +238,15 @@ def test_what_is_printed_is_what_a_shell_runs(programs, tmp_path):
     assert (tmp_path / "words").read_text().splitlines() == list(action.words[1:])
 
 
+def test_the_slurm_script_hands_the_cpus_of_a_task_on(programs, tmp_path):
+    programs(srun=f'printf "%s\\n" "$@" > {tmp_path}/words')
+    (action,) = slurm.actions({"name": "a", "nodes": 2, "gpus_per_node": 8}, TRAIN)
+    for variables, more in (({"SLURM_CPUS_PER_TASK": "8"}, ["--cpus-per-task=8"]), ({}, [])):
+        subprocess.run(["bash"], input=action.stdin, text=True, check=True, env=os.environ | variables)
+        assert (tmp_path / "words").read_text().splitlines() == ["--kill-on-bad-exit=1", *more, *TRAIN,
+                                                                 "--distributed=auto"]
+
+
 @pytest.mark.parametrize(("status", "requeued"), ((143, True), (0, False), (3, False)))
 def test_the_slurm_script_passes_sigterm_on_and_asks_for_another_turn(programs, tmp_path, status, requeued):
     """With a fake srun that kills its step on SIGTERM, as the real one does, and leaves with a status once a fake
