@@ -336,8 +336,8 @@ def _check_folder(label: str, folder: Path) -> None:
     records, others = record_files(folder)
     if records and (not others or any(not name.endswith(".jsonl") for name in records)):
         raise ConfigError(f"data.source={label!r}: holds files of records, as {records[0]}, and of a folder every file "
-                          "is read as a text; name one of them, or prepare all by a pattern: launch.prepare "
-                          f"--source='{label.rstrip('/')}/*.{records[0].partition('.')[2]}'")
+                          "is read as a text; name one of them, or give launch.prepare all by a pattern, as in "
+                          f"{label.rstrip('/')}/*.{records[0].partition('.')[2]}")
     if others and all(name.endswith(_COMPRESSED) for name in others):
         _check_packed(label, others[0])
 
