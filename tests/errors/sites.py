@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("mdlm_jax", "launch", "configs")
 TELLERS = ("require", "_require", "check", "_check", "refuse")
-# No errors of a user: an end, what getattr must raise, and what only a fault of ours brings.
-_SIGNALS = ("Preempted", "StopIteration", "AttributeError", "AssertionError", "NotImplementedError")
+# No errors of a user: an end, what callers say in words of their own, what getattr must raise, and what only a fault of
+# ours brings.
+_SIGNALS = ("Preempted", "BlockingIOError", "NoLocks", "StopIteration", "AttributeError", "AssertionError", "NotImplementedError")
 _CLI = "--{0} is missing: {2}, as in --{0}={1}"  # what _cli.require says
 
 
