@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from mdlm_jax.config import parse_mesh
 from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.language_model import LanguageModel
@@ -42,7 +41,7 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
     if mesh is not None and not isinstance(mesh, Mesh):
-        sizes = parse_mesh(mesh) if isinstance(mesh, str) else {"fsdp": -1}
+        sizes = f"config.parse_mesh({mesh!r})" if isinstance(mesh, str) else "{'fsdp': -1}"
         raise ConfigError(f"mesh={mesh!r}: must be a mesh; give models.sharding.make_mesh({sizes})")
     from mdlm_jax.training import places
 

@@ -167,8 +167,6 @@ class _OnWholeCanvas:
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         self._check(call)
-        if call.condition is not None:
-            raise ValueError(f"{type(self).__name__}: takes no classes; leave condition out")
         return self(params, call.tokens, call.time), None
 
     def _check(self, call: Call) -> None:
