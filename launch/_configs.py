@@ -140,7 +140,7 @@ def _gist(error: Exception) -> str:
     lines = str(said).splitlines() or [""]
     ends = dict.fromkeys(line.strip() for line in (lines[0], lines[-1]))
     said = " ... ".join(line if len(line) <= 110 else line[:107] + "..." for line in ends)
-    return f"{said}; mend the file, or what is behind its colon"
+    return f"{said}; mend that line, or what it was given"
 
 
 def _section_of(error: Exception) -> list[str] | None:

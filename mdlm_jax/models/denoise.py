@@ -256,7 +256,7 @@ class Foreign(_OnWholeCanvas):
 
 
 def as_model(denoise):
-    """``denoise`` itself if it is one of the above (or alike), else a plain function wrapped. ValueError where it is neither."""
+    """``denoise`` itself if it is one of the above (or alike), else a function wrapped. ValueError: it is neither."""
     if hasattr(denoise, "run"):
         return denoise
     if not callable(denoise):

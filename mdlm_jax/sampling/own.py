@@ -19,8 +19,8 @@ def check(decoder) -> None:
     if not isinstance(decoder, Decoder):
         raise ValueError(f"decoder={decoder!r}: must be an object of a subclass of sampling.decoder.Decoder")
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(decoder)):
-        raise ValueError(f"decoder={type(decoder).__name__}: its class is no pytree; put @sampling.decoder.decoder above "
-                         "it")
+        raise ValueError(f"decoder={type(decoder).__name__}: its class is no pytree; put "
+                         "@sampling.decoder.decoder above it")
 
 
 def update(decoder: Decoder, prediction, look: Look, state) -> tuple[Move, Any]:

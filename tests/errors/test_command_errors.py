@@ -59,7 +59,7 @@ train --config=AT/raises.py --dry_run | train --profile=9:1 --config=quickstart 
 train --config.train.twin=AT/hf {MARIA} | train --config.train.twin=AT/bytes {MARIA}
 train --config.train.twin=AT/classes {MARIA} | train --config.data.length=32 --config.train.twin=AT/plain {MARIA}
 train --config.train.twin=AT/other_ids {MARIA} | train --config.qqqq=no --config=quickstart --workdir=AT/new
-train --config.data.tokenizer=AT/drift/tokenizer.json --config=planner --config.train.init_from=AT/bytes --dry_run
+train --config.data.tokenizer=AT/drift.json --config=quickstart --config.train.init_from=AT/bytes --dry_run
 train --config.model.d_ff=24 --config=planner --config.train.init_from=AT/bytes --dry_run
 train --config=reversal:odd --dry_run | train --config=smdm:20 --dry_run | train --config=planner:odd --dry_run
 convert | convert --from=AT/bytes | convert --dtype=int8 --from=AT/bytes --to=AT/new
@@ -93,7 +93,7 @@ plan --compile=2 --step=decode --config=llada_8b --topology=v5e:16x16
 plan --tokens=0 --config=llada_8b --topology=v5e:16x16 | plan --efficiency=2 --config=llada_8b --topology=v5e:16x16
 plan --topology=v9:4x4 --config=llada_8b | plan --topology=v5e:4 --config=llada_8b
 plan --search --config=llada_8b --config.train.mesh=fsdp:-1 --topology=v5e:16x16
-plan --config.train.lora_rank=4 --config=llada_8b --config.train.init_from=x --search --topology=v5e:16x16
+plan --config.train.lora_rank=4 --config=llada_8b --config.train.init_from=AT/hf --search --topology=v5e:16x16
 plan --step=odd --config=llada_8b --topology=v5e:16x16 | plan --rows=3 --config=llada_8b --topology=v5e:16x16
 plan --compile=1 --config=llada_8b --topology=h100:8x2 | plan --json=AT/none/x --config=llada_8b --topology=v5e:16x16
 plan --picture=AT/x --config=llada_8b --topology=v5e:16x16 --search --compile=0
@@ -108,7 +108,8 @@ pods | pods odd | pods slurm | pods slurm --nodes=0 --name=a -- ls | pods slurm 
 pods slurm --time=long --name=a --nodes=2 -- ls | pods slurm --env=A --name=a --nodes=2 -- ls
 pods slurm --name=a --nodes=2 | pods slurm --name=A --nodes=2 -- ls | pods ssh -- ls
 pods ssh --hosts=a,-b -- ls | pods ssh --hosts=a,a -- ls | pods ssh --port=99999 --hosts=a -- ls
-pods gke -- ls | pods tpu-vm --env=A=b --create --name=a --zone=z | pods gke --name=a -- ls | pods gke --name=a --topology=v5e:16x16 -- ls
+pods gke -- ls | pods tpu-vm --env=A=b --create --name=a --zone=z
+pods gke --name=a -- ls | pods gke --name=a --topology=v5e:16x16 -- ls
 pods gke --zone=z --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --grace=9 --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
@@ -167,9 +168,9 @@ def place(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, errors="surrogateescape")
     for name, fields in RUNS.items():
-        TOKENIZERS.get(name, ByteTokenizer()).save(folder / "tokenizer.json")
+        TOKENIZERS.get(name, ByteTokenizer()).save(folder / f"{name}.json")
         files = {"config.json": json.dumps(to_dict(_config(fields))),
-                 "tokenizer.json": (folder / "tokenizer.json").read_bytes()}
+                 "tokenizer.json": (folder / f"{name}.json").read_bytes()}
         state = {"trainable": {"network": {"w": jax.numpy.zeros(1)}}}
         meta = {"family": "llada"} if name == "converted" else {}
         Checkpoints(folder / name / "checkpoints").save(1, state, meta, files)
