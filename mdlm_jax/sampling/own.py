@@ -18,7 +18,7 @@ def check(decoder) -> None:
         raise ValueError(f"decoder={name}: is a class; give an object of it, as in {name}(mask_id=...)")
     if not isinstance(decoder, Decoder):
         raise ValueError(f"decoder={decoder!r}: must be an object of a subclass of sampling.decoder.Decoder")
-    if jax.tree_util.treedef_is_leaf(jax.tree.structure(decoder)):
+    if any(leaf is decoder for leaf in jax.tree.leaves(decoder)):
         raise ValueError(f"decoder={type(decoder).__name__}: its class is no pytree; put "
                          "@sampling.decoder.decoder above it")
 

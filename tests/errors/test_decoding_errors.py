@@ -18,7 +18,7 @@ from mdlm_jax.core.schedules import Geometric
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.models.config import RopeConfig
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, as_model
-from mdlm_jax.sampling import registry
+from mdlm_jax.sampling import own, registry
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import blank, canvas
 from mdlm_jax.sampling.confidence import ByConfidence
@@ -176,8 +176,10 @@ def test_the_message_says_what_is_wrong_and_the_remedy(said):
     assert said in str(caught.value) and not faults(str(caught.value)), str(caught.value)
 
 
-def test_ancestral_and_models_are_taken_as_they_are():
-    """What the checks above must let through: a rule that moves back, a function of any kind, a model."""
+def test_what_is_right_is_taken():
+    """What the checks above must let through: a rule that reads times, a function of any kind, a model, a rule without
+    numbers."""
+    own.check(registry.make("free_dave", process=MODEL.process, numbers={}))
     assert as_model(Denoiser(MODEL.config)) == Denoiser(MODEL.config)
     run = decoded(Ancestral(MODEL.process))
     assert (run.tokens[0, :3] == jnp.array(PROMPT)).all() and (run.tokens != MASK).all()
