@@ -182,7 +182,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
         what = f"section (the sections are {', '.join(sections)})" if in_config else "flag"
         same_leaf = _of_leaf(parts[-1], fields)
     suggestions = same_leaf or difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean --{' or --'.join(suggestions)}?" if suggestions else "--help lists them all"
+    hint = f"did you mean --{' or --'.join(suggestions)}?" if suggestions else "see --help, which lists them all"
     return f"--{name}: there is no such {what}; {hint}"
 
 

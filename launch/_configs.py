@@ -40,7 +40,7 @@ def find(text: str) -> Path:
     if given.parent in (Path("."), Path("configs")) and name in shipped():
         return SHIPPED / f"{name}.py"
     if given.is_file():
-        raise ConfigError(f"--config={whole}: a config is a Python file, and its name ends in .py")
+        raise ConfigError(f"--config={whole}: a config is a Python file; give one, whose name ends in .py")
     close = difflib.get_close_matches(name, shipped(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"the package brings {', '.join(shipped())}"
     raise ConfigError(f"--config={whole}: there is no such file; {hint}")
@@ -133,17 +133,18 @@ def _line_of(error: Exception, path: Path) -> int:
 
 
 def _gist(error: Exception) -> str:
-    """First and last line of a message, shortened; for a field that does not exist our own words."""
+    """First and last line of a message, shortened, and what to do; for a field that does not exist our own words."""
     unknown = _NO_KEY.search(str(error))
     section = _section_of(error)
     if unknown and section is not None:
         close = nearest(unknown[1], section)
-        hint = f"did you mean {' or '.join(map(_quoted, close))}?" if close else f"the fields are {', '.join(section)}"
+        hint = f"did you mean {' or '.join(map(_quoted, close))}?" if close else f"take one of {', '.join(section)}"
         return f'there is no field "{unknown[1]}"; {hint}'
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
     lines = str(said).splitlines() or [""]
     ends = dict.fromkeys(line.strip() for line in (lines[0], lines[-1]))
-    return " ... ".join(line if len(line) <= 110 else line[:107] + "..." for line in ends)
+    said = " ... ".join(line if len(line) <= 110 else line[:107] + "..." for line in ends)
+    return f"{said}; mend that line, or what it was given"
 
 
 def _section_of(error: Exception) -> list[str] | None:

@@ -99,7 +99,8 @@ def _read(path: Path) -> dict:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as the config.json of a run ({error})") from error
+        raise ConfigError(f"{path}: cannot be read as the config.json of a run ({error}); choose another "
+                          "folder") from error
     if not isinstance(raw, dict) or not all(isinstance(section, dict) for section in raw.values()):
         raise ConfigError(f"{path}: is not the config.json of a run; choose another folder")
     return raw

@@ -39,6 +39,8 @@ def main(options: TrajectoryOptions, number: int = 0, count: int = 1) -> None:
                           "forward do not have; choose one that does not")
     if length > MOST:
         raise ConfigError(f"--length={length}: must be at most {MOST}; give less")
+    if model.tokenizer is None:
+        raise ConfigError(f"--checkpoint={options.folder}: has no tokenizer.json; put it there")
     shards = -(-options.num // SHARD_ROWS)
     _settle(options, model, length, shards)
     with Growing("trajectories", "row") as shown:
@@ -67,8 +69,6 @@ def _settle(options: TrajectoryOptions, model, length: int, shards: int) -> None
                                   "another folder")
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    if model.tokenizer is None:
-        raise ConfigError(f"--checkpoint={options.folder}: has no tokenizer.json; put it there")
     model.tokenizer.save(options.output / "tokenizer.json")
     write_atomically(file, json.dumps(asked, indent=1) + "\n")
 

@@ -166,7 +166,7 @@ def write_records(flags: dict) -> Callable[[], None]:
     try:
         records = [record for row in rows for record in task.records(row)]
     except ConfigError as error:
-        raise ConfigError(f"--records={output}: {error}; gsm8k_twice and those that make their rows have one") from None
+        raise ConfigError(f"--records={output}: {error}; take gsm8k_twice, or one that makes its rows") from None
     return _writing("records", output, records, f"records of {len(rows):,} rows")
 
 

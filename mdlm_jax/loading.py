@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -40,6 +41,7 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    _check_mesh(mesh)
     from mdlm_jax.training import places
 
     path = places.place(path)
@@ -52,6 +54,12 @@ def load(
     from mdlm_jax.training import checkpoints
 
     return load_step(checkpoints.find(path), mesh=mesh, dtype=dtype, mask_id=mask_id)
+
+
+def _check_mesh(mesh: Any) -> None:
+    if mesh is not None and not isinstance(mesh, Mesh):
+        sizes = f"config.parse_mesh({mesh!r})" if isinstance(mesh, str) else "{'fsdp': -1}"
+        raise ConfigError(f"mesh={mesh!r}: must be a mesh; give models.sharding.make_mesh({sizes})")
 
 
 def without_weights(folder: Path, *, mask_id: int | None = None) -> LanguageModel:

@@ -22,6 +22,7 @@ from mdlm_jax.data.files import NoLocks, flush_names, take, write_text
 from mdlm_jax.errors import ConfigError
 
 FIELDS = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # of an answer
+_DIGITS = {"prompts": "other prompts (or other fields beside them), as many,", "weights": "other weights"}  # of a job
 Key = tuple[int, int]  # place of the prompt, and number of the sample of it
 
 
@@ -79,8 +80,10 @@ class Answers:
         if not isinstance(found, dict):
             raise ConfigError(f"{self._name}: {path.name} holds no object; choose another file")
         differing = [name for name in self._job | found if self._job.get(name) != found.get(name)]
+        if "count" in differing and "prompts" in differing:
+            differing.remove("prompts")
         if differing and (self.output.exists() or self._found("*.jsonl")):
-            shown = [f"{name} is {found.get(name)!r} there and {self._job.get(name)!r} here" for name in differing[:3]]
+            shown = [_difference(name, found, self._job) for name in differing[:3]]
             raise ConfigError(f"{self._name}: holds answers of another job: {', '.join(shown)}; give the same again, "
                               "or choose another file")
 
@@ -180,6 +183,15 @@ class Answers:
                 except (ValueError, TypeError, KeyError):  # what a power cut left: it is answered again
                     continue
         return found
+
+
+def _difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Of two jobs: in words where they hold digits alone, which tell nobody anything."""
+    if name == "count":
+        return f"{there.get(name)} prompts there and {here.get(name)} here"
+    if name in _DIGITS and there.get(name) and here.get(name):
+        return f"{_DIGITS[name]} there than here"
+    return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
 
 
 def check_fields(where: str, found: Mapping[str, Any]) -> None:

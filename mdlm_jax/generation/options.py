@@ -274,6 +274,9 @@ def sees_both_ways(model, options: Options) -> bool:
 
 def _decoder(model, process: Process, options: Options, numbers: Mapping[str, Any], usual: Usual):
     chosen = usual.decoder if options.decoder is None else options.decoder
+    if isinstance(chosen, type):
+        raise ConfigError(f"decoder={chosen.__name__}: is a class; give an object of it, as in "
+                          f"{chosen.__name__}(mask_id={process.mask_id})")
     if not isinstance(chosen, (str, Decoder)):
         raise ConfigError(f"decoder={chosen!r}: must be a name, one of {', '.join(registry.DECODERS)}, or a decoder")
     if options.twin is not None and chosen != "copula":

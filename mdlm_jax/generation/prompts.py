@@ -106,12 +106,16 @@ def listed(what: str, given) -> list:
     """Several of them as a list."""
     if isinstance(given, Mapping):
         raise ConfigError(f"{what}={given!r}: is a dict; give a string, a row of token ids, or a list of those")
-    if isinstance(given, bytes):
-        raise ConfigError(f"{what}={given!r}: is bytes; decode it, as in {what}.decode()")
+    _check_text(what, given)
     try:
         return list(given)
     except TypeError:
         raise ConfigError(f"{what}={given!r}: must be a string, a row of token ids, or a list of those") from None
+
+
+def _check_text(name: str, given) -> None:
+    if isinstance(given, (bytes, bytearray)):
+        raise ConfigError(f"{name}={bytes(given[:40])!r}: is bytes; give text, as {name}.decode() does")
 
 
 def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", mask_id: int | None = None):
@@ -131,6 +135,7 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
             raise ConfigError(f"{name}: {error}") from None
         holes = [np.full(1, mask_id, np.int32)] * (len(pieces) - 1) if hole else []
         return np.concatenate([x for pair in zip(pieces, [*holes, pieces[-1][:0]], strict=True) for x in pair])
+    _check_text(name, given)
     if not _is_tokens(given):
         raise ConfigError(f"{name}={str(given)[:40]}: must be a string, or whole numbers, one for each token")
     ids = np.asarray(given)
@@ -139,7 +144,7 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
 
 def _is_tokens(given) -> bool:
     """Whether this is one row of token ids; an empty list is no row, but an empty array of integers is."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes, bytearray)):
         return bool(given) and all(is_whole(x) for x in given)
     return getattr(given, "ndim", None) == 1 and np.issubdtype(given.dtype, np.integer)
 

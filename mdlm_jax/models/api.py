@@ -143,7 +143,7 @@ def _check(config, shape, time, condition, latent, order) -> None:
     if condition is not None and condition.shape != shape[:1]:
         raise ValueError(f"condition: has shape {list(condition.shape)}; it must be {list(shape[:1])}, a class a row")
     if bool(config.latent) != (latent is not None):
-        state = "reads one and got none" if config.latent else "reads none and got one"
+        state = "reads one; give latent" if config.latent else "reads none; leave it out"
         raise ValueError(f"latent: the network {state}")
     if latent is not None and latent.shape != shape[:1]:
         raise ValueError(f"latent: has shape {list(latent.shape)}; it must be {list(shape[:1])}, a latent a row")
@@ -160,7 +160,7 @@ def _check(config, shape, time, condition, latent, order) -> None:
 
 def _check_cache(config, length, cache, start, raw) -> None:
     if (cache is None) != (start is None):
-        raise ValueError("start: goes with a cache, and a cache with a start")
+        raise ValueError("start: goes with a cache, and a cache with a start; give both or neither")
     if cache is None:
         return
     if config.attention == "two_stream":

@@ -167,8 +167,6 @@ class _OnWholeCanvas:
 
     def run(self, params, call: Call, cache: None = None) -> tuple[Prediction, None]:
         self._check(call)
-        if call.condition is not None:
-            raise ValueError(f"{type(self).__name__}: takes no classes; leave condition out")
         return self(params, call.tokens, call.time), None
 
     def _check(self, call: Call) -> None:
@@ -245,12 +243,26 @@ class Foreign(_OnWholeCanvas):
     process: Process | None = None
 
     def __call__(self, params, tokens: jax.Array, time: Asked) -> Prediction:
-        return self.function(params, tokens, time)
+        """ValueError where the function gives something else."""
+        found = self.function(params, tokens, time)
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        if not isinstance(found, Prediction):
+            raise ValueError(f"{name}: gives {type(found).__name__}; wrap its logits, as in "
+                             "core.prediction.Prediction.from_logits(logits)")
+        if found.hidden.ndim != 3 or found.hidden.shape[:2] != tokens.shape:
+            raise ValueError(f"{name}: gives a prediction of shape {list(found.hidden.shape)}; it must be "
+                             f"[{tokens.shape[0]}, {tokens.shape[1]}, ids], a row of logits for every token")
+        return found
 
 
 def as_model(denoise):
-    """``denoise`` itself if it is one of the above (or alike), else a plain function wrapped."""
-    return denoise if hasattr(denoise, "run") else Foreign(denoise)
+    """``denoise`` itself if it is one of the above (or alike), else a function wrapped. ValueError: it is neither."""
+    if hasattr(denoise, "run"):
+        return denoise
+    if not callable(denoise):
+        raise ValueError(f"denoise={denoise!r}: must be a function (params, tokens, time) -> Prediction, or a model of "
+                         "models.denoise")
+    return Foreign(denoise)
 
 
 def one_before(tokens: jax.Array, segment: jax.Array | None, start_id: int) -> jax.Array:

@@ -8,6 +8,7 @@ from mdlm_jax.config import RunConfig
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import batch_sharding, data_shards
+from mdlm_jax.planning import estimate
 from mdlm_jax.training import adapters, optimizers
 from mdlm_jax.training.build import build_network, build_objective, build_process
 from mdlm_jax.training.objectives.base import Objective
@@ -20,9 +21,7 @@ BATCH = {"tokens": jnp.int32, "attention_mask": jnp.int32, "positions": jnp.int3
 
 def network_of(config: RunConfig) -> TransformerConfig:
     """The network with as many ids as the model has rows; the tokenizer is not read."""
-    if not config.model.vocab_size:
-        raise ConfigError("model.vocab_size=0: a plan reads no tokenizer; set model.vocab_size")
-    return build_network(config, config.model.vocab_size)
+    return build_network(config, estimate.network_of(config).vocab_size)
 
 
 def objective_of(config: RunConfig, mesh) -> tuple[Objective, list[str]]:

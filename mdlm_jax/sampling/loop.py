@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.models.denoise import as_model
 from mdlm_jax.models.sharding import LENGTH_AXIS
-from mdlm_jax.sampling import clock, memory, placement
+from mdlm_jax.sampling import clock, memory, own, placement
 from mdlm_jax.sampling import grid as grids
 from mdlm_jax.sampling import program as programs
 from mdlm_jax.sampling.canvas import Canvas
@@ -183,6 +183,7 @@ def begin(
       ConfigError: what cannot fit into memory (`sampling.memory`).
     """
     model = as_model(denoise)
+    own.check(decoder)
     layout = lay_out(model, canvas, decoder, block_length=block_length, cache=cache, guided=bool(guidance))
     each = check(model, canvas, decoder, layout, steps, grid, guidance, forced)
     layout = dataclasses.replace(layout, quota=-(-layout.block // each))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from mdlm_jax.sampling import forward
+from mdlm_jax.sampling import forward, own
 from mdlm_jax.sampling.decoder import Decoder, Look, Move
 from mdlm_jax.sampling.forward import look_at
 from mdlm_jax.sampling.placement import constrained
@@ -90,7 +90,7 @@ def _step(program: Program, decoder: Decoder, params, numbers, now: Progress, en
     look = look_at(program, decoder, numbers, now, active, entering)
     before = now.state
     prediction, now, forwards = forward.predicted(program, decoder, params, numbers, now, look, active)
-    move, state = decoder.update(prediction, look, now.state)
+    move, state = own.update(decoder, prediction, look, now.state)
     state = jax.tree.map(lambda new, old: jnp.where(_like(active, new), new, old), state, before)
     now = _applied(decoder, numbers, now, look, move, active)
     now = dataclasses.replace(

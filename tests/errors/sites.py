@@ -6,13 +6,16 @@ arguments. `key` names it without line numbers, so that a list of sites outlives
 
 import ast
 import dataclasses
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("mdlm_jax", "launch", "configs")
 TELLERS = ("require", "_require", "check", "_check", "refuse")
-# No errors of a user: an end, what getattr must raise, and what only a fault of ours brings.
-_SIGNALS = ("Preempted", "StopIteration", "AttributeError", "AssertionError", "NotImplementedError")
+# No errors of a user: an end, what callers say in words of their own, what getattr must raise, and what only a fault of
+# ours brings.
+_SIGNALS = ("Preempted", "BlockingIOError", "NoLocks", "StopIteration", "AttributeError", "AssertionError",
+            "NotImplementedError")
 _CLI = "--{0} is missing: {2}, as in --{0}={1}"  # what _cli.require says
 
 
@@ -31,6 +34,7 @@ class Site:
         return f"{self.file} {self.function}: {self.message}"
 
 
+@functools.cache
 def sites() -> list[Site]:
     found = []
     for package in PACKAGES:

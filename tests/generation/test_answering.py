@@ -143,11 +143,14 @@ def test_another_job_is_refused(change, message, model, tmp_path):
 def test_other_prompts_fields_and_weights_are_another_job(model, tmp_path):
     interrupted(model, tmp_path / "out.jsonl", 4)
     other = dataclasses.replace(model, params=model.params | {"head_bias": model.params["head_bias"].at[0].add(1e-6)})
-    for asked, prompts, thing in ((model, PROMPTS[:-1] + [{"id": "q19", "prompt": "other"}], "prompts"),
-                                  (model, PROMPTS[:-1] + [PROMPTS[-1] | {"id": "q20"}], "prompts"),
-                                  (model, PROMPTS[:-1], "prompts"), (other, PROMPTS, "weights")):
-        with pytest.raises(ConfigError, match=f"answers of another job: {thing} is '[0-9a-f]{{16,64}}' there and"):
+    others = r"other prompts \(or other fields beside them\), as many, there than here;"
+    for asked, prompts, thing in ((model, PROMPTS[:-1] + [{"id": "q19", "prompt": "other"}], others),
+                                  (model, PROMPTS[:-1] + [PROMPTS[-1] | {"id": "q20"}], others),
+                                  (model, PROMPTS[:-1], "20 prompts there and 19 here;"),
+                                  (other, PROMPTS, "other weights there than here;")):
+        with pytest.raises(ConfigError, match=f"answers of another job: {thing}") as caught:
             asked.answer(prompts, tmp_path / "out.jsonl", **HOW)
+        assert not faults(str(caught.value))
     same = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), model.params))
     assert len(same.answer(PROMPTS, tmp_path / "out.jsonl", **HOW)) == 20
 

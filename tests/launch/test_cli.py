@@ -89,7 +89,7 @@ def test_help_wins_over_every_mistake():
         ("--", ["no such flag", "--help"]),
         ("quickstart", ["'quickstart': is not a flag", "--name=value"]),
         ("-x", ["'-x': is not a flag"]),
-        ("--qqqq=1", ["no such flag", "--help lists them all"]),
+        ("--qqqq=1", ["no such flag", "see --help, which lists them all"]),
     ],
 )
 def test_mistakes_name_the_argument_and_the_remedy(argument, fragments):

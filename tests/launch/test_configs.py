@@ -85,7 +85,7 @@ def test_loading_leaves_no_bytecode(tmp_path):
         ("def get_config():\n    pass\n", ["returned NoneType"]),
         (GOOD + "    config.train.stepz = 3\n", ['mine.py:4: ', 'there is no field "stepz"; did you mean "steps"?']),
         (GOOD + "    config.train.lr = 3\n", ['no field "lr"; did you mean "learning_rate" or "lora_rank"?']),
-        (GOOD + "    config.log.qqqq = 3\n", ['there is no field "qqqq"; the fields are project, wandb']),
+        (GOOD + "    config.log.qqqq = 3\n", ['there is no field "qqqq"; take one of project, wandb']),
         (GOOD + "    config['train']['lr'] = 3\n", ['mine.py:4: KeyError: there is no field "lr"; did you mean']),
         ("{}['x']\n", ["mine.py:1: KeyError: x"]),
         (GOOD + "    config.train.steps = 'many'\n", ["mine.py:4", "many"]),

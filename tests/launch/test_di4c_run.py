@@ -55,9 +55,9 @@ def test_logits_are_those_of_a_latent(runs):
     for bad in ([0.5], [0.5, 1.5]):
         with pytest.raises(ValueError, match=r"latent: must be \[2\] numbers in \[0, 1\]"):
             model.logits(tokens, latent=bad)
-    with pytest.raises(ValueError, match="reads one and got none"):
+    with pytest.raises(ValueError, match="reads one; give latent"):
         model.logits(tokens)
-    with pytest.raises(ValueError, match="reads none and got one"):
+    with pytest.raises(ValueError, match="reads none; leave it out"):
         base.logits(tokens, latent=[0.2, 0.8])
 
 

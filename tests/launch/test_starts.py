@@ -113,8 +113,8 @@ def test_too_little_memory_is_one_line_with_the_remedies(text, tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "out of memory: eat less (the host has no more)"),
-        (MemoryError("Unable to allocate 8. TiB\nmore"), "out of memory: eat less (Unable to allocate 8. TiB)"),
+        (MemoryError(), "out of memory: lower --num (the host has no more)"),
+        (MemoryError("Unable to allocate 8. TiB\nmore"), "out of memory: lower --num (Unable to allocate 8. TiB)"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "(RESOURCE_EXHAUSTED: Out of memory)"),
         (jax.errors.JaxRuntimeError("INTERNAL: ran into RESOURCE_EXHAUSTED"), None),
         (ValueError("RESOURCE_EXHAUSTED"), None),
@@ -122,6 +122,6 @@ def test_too_little_memory_is_one_line_with_the_remedies(text, tmp_path):
     ],
 )
 def test_only_a_lack_of_memory_becomes_one_line(error, said):
-    with pytest.raises(ConfigError if said else type(error)) as caught, enough_memory("eat less"):
+    with pytest.raises(ConfigError if said else type(error)) as caught, enough_memory("lower --num"):
         raise error
     assert said in str(caught.value) if said else caught.value is error

@@ -79,8 +79,8 @@ def test_flops_count_it():
 
 
 @pytest.mark.parametrize(("config", "latent", "message"), [
-    (MIXED, None, "latent: the network reads one and got none"),
-    (PLAIN, LATENT, "latent: the network reads none and got one"),
+    (MIXED, None, "latent: the network reads one; give latent"),
+    (PLAIN, LATENT, "latent: the network reads none; leave it out"),
     (MIXED, LATENT[:2], r"latent: has shape \[2\]; it must be \[3\]"),
 ])
 def test_errors(config, latent, message):

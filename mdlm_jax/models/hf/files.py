@@ -43,7 +43,8 @@ class Stored:
     def dtype(self) -> np.dtype:
         """Raises ConfigError for dtypes that are no weights of ours (integers, 8 bits)."""
         if self.code not in DTYPES:
-            raise ConfigError(f"{self.path}: dtype {self.code} is not read here; {', '.join(DTYPES)} are")
+            raise ConfigError(f"{self.path}: dtype {self.code} is not read here; convert it to one of "
+                              f"{', '.join(DTYPES)}")
         return DTYPES[self.code]
 
     def map(self) -> np.ndarray:

@@ -73,8 +73,8 @@ class JointObjective(Objective):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1], a share")
         if self.network.attention not in ("bidirectional", "block_causal"):
-            raise ValueError(f"network.attention={self.network.attention!r}: a joint layer is for networks that fill "
-                             "in masks, bidirectional or block_causal")
+            raise ValueError(f"network.attention={self.network.attention!r}: must be bidirectional or block_causal, "
+                             "whose networks fill in masks")
 
     def init(self, key: jax.Array) -> dict:
         return super().init(key) | {"joint": joint.init(self.network, jax.random.fold_in(key, 1))}

@@ -1,0 +1,185 @@
+"""Mistakes with models, decoders and objectives, own ones among them: the message says what, its value and the remedy.
+
+The key of a case is a part of its message.
+"""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdlm_jax
+from mdlm_jax.core.prediction import Prediction
+from mdlm_jax.core.process import Process
+from mdlm_jax.core.schedules import Geometric
+from mdlm_jax.data.tokenizers import LanguageTokenizer
+from mdlm_jax.models.config import RopeConfig
+from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, as_model
+from mdlm_jax.sampling import own, registry
+from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
+from mdlm_jax.sampling.canvas import blank, canvas
+from mdlm_jax.sampling.confidence import ByConfidence
+from mdlm_jax.sampling.decoder import Decoder, Move, Plan, decoder
+from mdlm_jax.sampling.loop import decode
+from mdlm_jax.sampling.low_confidence import LowConfidence
+from mdlm_jax.training.objectives.any_order import AnyOrderObjective
+from mdlm_jax.training.objectives.block import BlockObjective
+from mdlm_jax.training.objectives.continuous import DiscreteObjective
+from mdlm_jax.training.objectives.levenshtein import LevenshteinObjective
+from tests.errors.form import faults
+from tests.generation.models import EOS, MASK, VOCAB, bytes_model, tokens_model
+from tests.training import tiny
+
+MODEL, CAUSAL = tokens_model(), tokens_model("causal")
+PROMPT = [3, 1, 4]
+STREAMS = dataclasses.replace(tiny.NETWORK, attention="two_stream")
+BYTES = bytes_model()
+
+
+def generate(model=MODEL, prompts=PROMPT, **options):
+    return model.generate(prompts, new_tokens=4, **options)
+
+
+def network(shape=(1, 8, VOCAB), given=Prediction.from_logits):
+    """A model of logits of a shape that does not depend on the tokens."""
+    return lambda params, tokens, time: given(jnp.zeros(shape))
+
+
+def decoded(rule, denoise=None, **options):
+    row = blank(mask_id=MASK, rows=1, length=8, prompt=PROMPT)
+    return decode(denoise or network(), None, row, rule, **{"steps": 5} | options)
+
+
+def plan(**fields) -> Plan:
+    usual = dict(contract="bidirectional", shifted=False, learned=False, steps=4, block_length=4, tokens=4, columns=9,
+                 blocks=1, cache="none", prompted=True, padding=True, timed=False, pooled=False, backend="xla",
+                 guidance=0.0, forced=False, grid=False)
+    return Plan(**usual | fields)
+
+
+def ruled(name: str, **given) -> Decoder:
+    joint = types.SimpleNamespace(most=4, scope="row")
+    return registry.make(name, process=MODEL.process, numbers={}, **{"joint": joint, "twin": 1, "causal": 1} | given)
+
+
+def confident(shape, dtype=bool) -> Decoder:
+    """A rule whose ``reveal`` gives an array of its own shape."""
+    @decoder
+    class Mine(ByConfidence):
+        def reveal(self, drawn, look):
+            return jnp.ones(shape, dtype)
+
+    return Mine(MASK)
+
+
+def updating(given) -> Decoder:
+    @decoder
+    class Whole(LowConfidence):
+        def update(self, prediction, look, state):
+            return given(super().update(prediction, look, state)[0])
+
+    return Whole(MASK)
+
+
+class Undecorated(LowConfidence):
+    pass
+
+
+CASES = {
+    # what people write themselves
+    "Mine.reveal: gives bool[8] for write; it must be of type bool and shape [1, 8]": lambda: decoded(confident(8)),
+    "Mine.reveal: gives bool[1, 1] for write": lambda: decoded(confident((1, 1))),
+    "Mine.reveal: gives int32[1, 8] for write": lambda: decoded(confident((1, 8), jnp.int32)),
+    "Mine.reveal: gives bool[] for write": lambda: generate(decoder=confident(())),
+    "Whole.update: gives Move; it must give a Move and the state": lambda: decoded(updating(lambda move: move)),
+    "Whole.update: gives float32[1, 8] for tokens": lambda: decoded(updating(
+        lambda move: (dataclasses.replace(move, tokens=move.tokens * 1.0), None))),
+    "Whole.reveal: gives NoneType for write": lambda: decoded(updating(lambda move: (Move(None, move.tokens), None))),
+    "Whole.update: gives bool[1] for remask": lambda: decoded(updating(
+        lambda move: (dataclasses.replace(move, remask=move.write[:, 0]), None))),
+    "Whole.update: gives the state int32[]; it must be as that of begin, None": lambda: decoded(updating(
+        lambda move: (move, jnp.int32(1)))),
+    "decoder=LowConfidence: is a class; give an object of it": lambda: decoded(LowConfidence),
+    f"decoder=LowConfidence: is a class; give an object of it, as in LowConfidence(mask_id={MASK})": lambda: generate(
+        decoder=LowConfidence),
+    "decoder='margin': must be an object": lambda: decoded("margin"),
+    "decoder=Undecorated: its class is no pytree; put @": lambda: decoded(Undecorated(MASK)),
+    "<lambda>: gives ": lambda: decoded(LowConfidence(MASK), network(given=lambda logits: logits)),
+    "<lambda>: gives a prediction of shape [8, 12]; it must be [1, 8, ids]": lambda: decoded(
+        LowConfidence(MASK), network((8, VOCAB))),
+    "<lambda>: gives a prediction of shape [1, 9, 12]": lambda: decoded(LowConfidence(MASK), network((1, 9, VOCAB))),
+    "denoise=3: must be a function": lambda: decoded(LowConfidence(MASK), 3),
+    # what calls are given
+    "prompts[0]=b'abc': is bytes; give text, as prompts[0].decode() does": lambda: BYTES.generate([b"abc"]),
+    "prompts=b'abc': is bytes": lambda: BYTES.generate(b"abc"),
+    "mesh='fsdp:1': must be a mesh; give models.sharding.make_mesh(config.parse_mesh('fsdp:1'))": lambda: mdlm_jax.load(
+        "x", mesh="fsdp:1"),
+    "mesh=3: must be a mesh": lambda: mdlm_jax.load("x", mesh=3),
+    "stop=3: must be a string": lambda: generate(BYTES, "a", stop=[3]),
+    "stop: holds an empty string": lambda: generate(BYTES, "a", stop=""),
+    "process: has no mask": lambda: generate(dataclasses.replace(MODEL, process=Process(VOCAB, None, 1.0))),
+    "steps=4: WINO takes as many": lambda: generate(decoder="wino", steps=4),
+    "model.attention='two_stream': is for training": lambda: generate(tokens_model("two_stream")),
+    "twin: is read by the decoder copula alone, and decoder='margin'": lambda: generate(decoder="margin", twin=CAUSAL),
+    "twin: is a published llama": lambda: generate(decoder="copula", twin=tokens_model("causal", "llama")),
+    "twin: has another tokenizer": lambda: generate(decoder="copula", twin=dataclasses.replace(
+        CAUSAL, description=dataclasses.replace(CAUSAL.description, mask_id=EOS))),
+    "twin: lies on the mesh": lambda: generate(decoder="copula", twin=dataclasses.replace(
+        CAUSAL, params=jax.device_put(CAUSAL.params, jax.sharding.NamedSharding(
+            jax.sharding.Mesh(jax.devices(), "x"), jax.sharding.PartitionSpec())))),
+    "text: begins with a hole": lambda: tokens_model("permutation", "x", logit_shift=True).infill(
+        [MASK, 1], decoder="assd"),
+    "prompt: ": lambda: dataclasses.replace(MODEL, tokenizer=LanguageTokenizer(EOS)).generate("words"),
+    "prompt: 3 tokens and 4 new ones do not fit the 6 positions": lambda: generate(tokens_model(
+        rope=RopeConfig(theta=0.0), learned_positions=6)),
+    "row_ids: 1 for 2 pairs": lambda: MODEL.log_likelihood([PROMPT] * 2, [PROMPT] * 2, row_ids=[1]),
+    "tokens: have shape [0, 3]": lambda: MODEL.logits(np.zeros((0, 3), int)),
+    # decoders, canvases and blocks
+    "top_k=-1: must not be negative": lambda: LowConfidence(MASK, top_k=-1),
+    "defer=(1.5,): must hold whole numbers": lambda: registry.check("low_confidence", {"defer": (1.5,)}),
+    "tokens [1, 2] and editable [2, 1]": lambda: canvas([[1, 2]], [[True], [True]]),
+    "guidance=1.0: the joint layer": lambda: ruled("adjust").check(plan(guidance=1.0)),
+    "cache='dual': this joint layer": lambda: ruled("adjust").check(plan(cache="dual")),
+    "guidance=2.0: the joint layer": lambda: ruled("adjust_verified").check(plan(guidance=2.0)),
+    "moe.block: positions share": lambda: ruled("copula").check(plan(pooled=True)),
+    "decoder: WINO runs on shadows of tokens, which a network that attends": lambda: ruled("wino").check(
+        plan(backend="splash")),
+    "LearnedScheduleAncestral: reads the powers": lambda: decoded(LearnedScheduleAncestral(MODEL.process)),
+    "block_length=0: must be at least 1": lambda: decoded(LowConfidence(MASK), block_length=0),
+    "block_length=6: the network attends in blocks of 4": lambda: decoded(
+        LowConfidence(MASK), Denoiser(tokens_model("block_causal", block_length=4).config), block_length=6),
+    "cache='block': CausalDenoiser keeps none": lambda: decoded(
+        LowConfidence(MASK), CausalDenoiser(CAUSAL.config, MASK), block_length=1, cache="block"),
+    "block_length=2: a causal network": lambda: decoded(
+        LowConfidence(MASK), Denoiser(CAUSAL.config), block_length=2, cache="block"),
+    "Foreign: takes tokens and times alone": lambda: decode(network(), None, canvas(
+        [[MASK] * 8], [[True] * 8], segment=[[1] * 8]), LowConfidence(MASK), steps=4),
+    # objectives
+    "must take two streams with blocks of one token": lambda: AnyOrderObjective(tiny.NETWORK, tiny.process()),
+    "process, complementary: must be masked": lambda: BlockObjective(STREAMS, tiny.process(0.5)),
+    "leaves noise at t=0": lambda: DiscreteObjective(tiny.NETWORK, dataclasses.replace(
+        tiny.process(), schedule=Geometric())),
+    "half_head, both, confidence: every position": lambda: LevenshteinObjective(
+        STREAMS, tiny.process(), half_head=True),
+    "edit_weight=1.0, turns=0: need": lambda: LevenshteinObjective(STREAMS, tiny.process(), turns=0),
+    "network.head_size=13: needs two columns": lambda: LevenshteinObjective(STREAMS, tiny.process()),
+}
+
+
+@pytest.mark.parametrize("said", CASES)
+def test_the_message_says_what_is_wrong_and_the_remedy(said):
+    with pytest.raises(ValueError) as caught:
+        CASES[said]()
+    assert said in str(caught.value) and not faults(str(caught.value)), str(caught.value)
+
+
+def test_what_is_right_is_taken():
+    """What the checks above must let through: a rule that reads times, a function of any kind, a model, a rule without
+    numbers."""
+    own.check(registry.make("free_dave", process=MODEL.process, numbers={}))
+    assert as_model(Denoiser(MODEL.config)) == Denoiser(MODEL.config)
+    run = decoded(Ancestral(MODEL.process))
+    assert (run.tokens[0, :3] == jnp.array(PROMPT)).all() and (run.tokens != MASK).all()
