@@ -102,24 +102,24 @@ def _warn(folder: Path, family: str, description: Description) -> None:
     Args:
       folder: of the step. family: that of the checkpoint, "" of a run of ours.
     """
-    model = without_weights(folder, mask_id=description.mask_id)
-    for name in beside_network(model):
+    model = without_weights(folder) if not family else None  # a converted one is a network alone
+    for name in beside_network(model) if model else ():
         takers = " or ".join(one for one in registry.DECODERS
                              if name in {field.name for field in dataclasses.fields(registry.decoder_class(one))})
         print(f"note     left out: {name}, which the run learned beside its network and the format has no room for"
               + (f"; keep the run for the decoder {takers}" if takers else ""))
-    if model.process is not None and not model.process.masked_only:
+    if model and not model.process.masked_only:
         print("note     left out: the noise; the format knows masks alone, and the run was trained on others")
     before, after = (registry.usual(name, description.config.attention) for name in (family, description.family))
     if before != after:
         blocks = " and block_length=0" if after.block_length else ""
-        print(f"note     unless told otherwise family {description.family} is decoded by {_said(after)}, and the run "
-              f"is by {_said(before)}; give decoder={before.decoder}{blocks} to have that", flush=True)
+        print(f"note     family {description.family} is decoded by {_said(after)}, unless told otherwise\n"
+              f"         the run is decoded by {_said(before)}: give decoder={before.decoder}{blocks}", flush=True)
 
 
 def _said(usual: registry.Usual) -> str:
     temperature = registry.entries()[usual.decoder].numbers["temperature"].default
-    return f"{usual.decoder}, " + ("which is greedy" if temperature == 0 else f"at temperature {temperature:g}")
+    return usual.decoder + (", which is greedy" if temperature == 0 else f" at temperature {temperature:g}")
 
 
 def _in_a_family(description: Description) -> Description:

@@ -69,9 +69,9 @@ class JointSampler:
       scope: static; row: it sees the whole row. block: the block that is being written alone, as beside a cache.
     """
 
-    params: dict
-    table: jax.Array
-    network: TransformerConfig
+    params: dict = dataclasses.field(repr=False)
+    table: jax.Array = dataclasses.field(repr=False)
+    network: TransformerConfig = dataclasses.field(repr=False)
     most: int
     scope: str = "row"
 
