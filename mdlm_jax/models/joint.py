@@ -56,6 +56,11 @@ def step(network: TransformerConfig, params: dict, table: jax.Array, tokens: jax
     return found
 
 
+def silent(params: dict) -> dict:
+    """Those of a layer that says nothing, as before training: tokens come from the product of marginals."""
+    return params | {"gain": jnp.zeros_like(params["gain"])}
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "table"),
                    meta_fields=("network", "most", "scope"))
 @dataclasses.dataclass(frozen=True)

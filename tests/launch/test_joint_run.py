@@ -95,6 +95,8 @@ def test_a_layer_that_another_format_has_no_room_for_is_not_lost_without_a_word(
 def test_the_run_says_what_it_measured_and_goes_on(runs, capsys):
     assert train.main(learn(runs, "--config.train.steps=7")) == 0
     out = capsys.readouterr().out
+    assert "  the network without its layer " in out
+    assert "the network without its layer" in json.loads((runs / "joint" / "summary.json").read_text())["references"]
     assert "resuming from step 5" in out
     assert "held-out KL from the network to the layer, of all that is masked, a token written: " in out
     assert len((runs / "joint" / "samples.txt").read_text().split("--- sample")) == 3

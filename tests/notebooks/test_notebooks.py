@@ -75,6 +75,26 @@ def test_every_notebook_is_run_and_told_of():
     assert [name for name in names if f"]({name})" not in told] == []
 
 
+def test_times_and_links_agree(runner):
+    """README's minutes are those that a notebook says itself; all links go to one address, which --links writes."""
+    told = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in SMALL:
+        first = "".join(notebook(name)["cells"][0]["source"])
+        link = f"(https://colab.research.google.com/github/{runner.ADDRESS}/blob/main/notebooks/{name})"
+        minutes = re.search(r"About (\d+) minutes? on two shared cores of a CPU server", first)[1]
+        assert re.search(rf"\]\({name}\) \|.*\| {minutes} \| \[open\]{re.escape(link)}", told), name
+        assert f"[Open in Colab]{link}" in first
+        assert f'REPOSITORY = "git+https://github.com/{runner.ADDRESS}"' in "".join(cells(name)[0]["source"])
+
+
+def test_another_address_goes_everywhere_and_no_output_is_stale_for_it(runner, monkeypatch):
+    before = runner.digest(notebook("xdlm.ipynb"))
+    monkeypatch.setattr(runner, "ADDRESS", "someone/fork")
+    text = runner.linked((FOLDER / "xdlm.ipynb").read_text(encoding="utf-8"))
+    assert "OWNER/mdlm_jax" not in text and text.count("someone/fork") == 2
+    assert runner.digest(json.loads(text)) == before
+
+
 def test_notebooks_begin_alike():
     """The first cell installs the library, the second holds the parameters."""
     found = {name: cells(name)[:2] for name in SMALL}
@@ -114,7 +134,7 @@ def test_texts_are_cleaned(runner, tmp_path):
 
 
 @pytest.fixture
-def first(monkeypatch):
+def first():
     """The names of the first cell, as a kernel in a folder of its own has them."""
     scope = {}
     exec(compile("".join(cells("denoise.ipynb")[0]["source"]), "first", "exec"), scope)
