@@ -159,8 +159,9 @@ def test_the_commands_are_those_of_the_library_that_is_imported(first, tmp_path,
     monkeypatch.delitem(sys.modules, "mdlm_jax.launch", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Elsewhere(tmp_path), *sys.meta_path])
     assert first["commands"]() == "launch"
-    monkeypatch.setattr(first["mdlm_jax"], "__file__", str(tmp_path / "mdlm_jax" / "__init__.py"))
-    assert first["commands"]() == "mdlm_jax.launch"
+    for library in (tmp_path / "mdlm_jax", tmp_path):  # as a checkout and a wheel have it
+        monkeypatch.setattr(first["mdlm_jax"], "__file__", str(library / "__init__.py"))
+        assert first["commands"]() == "mdlm_jax.launch"
     monkeypatch.setattr(first["mdlm_jax"], "__file__", str(tmp_path / "third" / "mdlm_jax" / "__init__.py"))
     with pytest.raises(SystemExit, match="PYTHONPATH"):
         first["commands"]()
