@@ -31,7 +31,7 @@ from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.evaluation.scoring import distance, forced_log_prob
 from mdlm_jax.models.denoise import Denoiser
-from mdlm_jax.models.joint import JointSampler
+from mdlm_jax.models.joint import JointSampler, silent
 from mdlm_jax.sampling.adjust import Adjust
 from mdlm_jax.sampling.adjust_verified import AdjustVerified
 from mdlm_jax.sampling.canvas import blank
@@ -137,7 +137,7 @@ def varied(model, name: str, options, kind: str) -> dict[str, list[float]]:
 
 def plain(layer: JointSampler) -> JointSampler:
     """The layer as it is before training: it says nothing, and tokens come from marginals."""
-    return dataclasses.replace(layer, params=layer.params | {"gain": jnp.zeros_like(layer.params["gain"])})
+    return dataclasses.replace(layer, params=silent(layer.params))
 
 
 def verified(model, name: str, options) -> dict[str, list[float]]:

@@ -38,18 +38,19 @@ _FIGURES = {  # what is held out, where that is no bound
 
 def finish(
     config: RunConfig, workdir: Path, built: Built, held_out: Mapping, network, process, params, bound: Bound,
-    size: dict[str, dict[str, int]],
+    others: Mapping[str, Bound], size: dict[str, dict[str, int]],
 ) -> None:
     """Writes samples.txt (of images samples.png or .npz), the pictures and summary.json, and prints the closing lines;
     the last is the bound.
 
-    ``held_out``: the rows on which the bound was measured; ``size``: parameters held and trained, steps,
-    tokens and FLOPs of training.
+    ``held_out``: the rows on which the bound was measured; ``others``: what it stands beside, measured there too;
+    ``size``: parameters held and trained, steps, tokens and FLOPs of training.
     """
     kind = config.train.objective.partition(":")[0]
     steps = "" if kind in ("joint", "maria", "dmax", "any_subset") else f" in {config.sample.steps} steps"
     print(f"drawing {config.sample.num} sample(s){steps}, and the pictures ...", flush=True)
-    references = _references(config, built, held_out["tokens"])
+    references = _references(config, built, held_out["tokens"]) | {
+        name: _figure(other)[0] for name, other in others.items()}
     value, error, unit = _figure(bound)
     tokens = _draw(config, workdir, built, held_out, network, process, params, references, bound)
     entropy, natural = (_samples.entropy(rows, process.vocab_size) for rows in (tokens, held_out["tokens"]))

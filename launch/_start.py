@@ -37,6 +37,10 @@ def network_fields(text: str, model: dict, stays: bool = False) -> dict:
     found = _model_of(text)
     if found is None:
         return {}
+    if found.attention == "causal" and found.vocab_size:
+        tokenizer = stored_tokenizer(text)
+        if tokenizer is not None and tokenizer.vocab_size > found.vocab_size:  # which adds the mask: a row for it
+            found = dataclasses.replace(found, vocab_size=0, head_size=0)
     return {name: value for name, value in dataclasses.asdict(found).items()
             if (name not in _OWN or stays and name in _SEEN) and not (name in _TABLES and model.get(name))
             and not (name in _ADDED and not value)}

@@ -11,10 +11,19 @@ import numpy as np
 
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.language_model import LanguageModel
-from mdlm_jax.loading import describe_run, ids_of, restore_network, save_checkpoint, saved_network
+from mdlm_jax.loading import (
+    beside_network,
+    describe_run,
+    ids_of,
+    restore_network,
+    save_checkpoint,
+    saved_network,
+    without_weights,
+)
 from mdlm_jax.models.hf import families, reader, writer
 from mdlm_jax.models.hf.rules import Description
-from mdlm_jax.progress import Progress
+from mdlm_jax.progress import Growing
+from mdlm_jax.sampling import registry
 
 _LINES = 60
 _COMPUTED = ("float32", "bfloat16")
@@ -38,8 +47,8 @@ def _from_hf(options) -> None:
     _announce(description, [(name, s.code, s.shape, s.size) for name, s in stored.items()], options.dry_run)
     if options.dry_run:
         return
-    with _Bar("reading") as bar:
-        params = reader.read(options.source, description, dtype=options.dtype, progress=bar)
+    with Growing("reading", "MB") as bar:
+        params = reader.read(options.source, description, dtype=options.dtype, progress=_megabytes(bar))
     tokenizer = options.source / "tokenizer.json"
     model = LanguageModel(params, _computing_as_stored(description, params), None)
     print("writing ...", flush=True)
@@ -77,13 +86,40 @@ def _to_hf(options) -> None:
     writer.check_tree(saved, leaves)
     planned = writer.plan(description, {path: wanted or np.dtype(reader.get(saved, path).dtype) for path in leaves})
     _announce(description, [(t.name, t.dtype.name, t.shape, t.size) for t in planned], options.dry_run)
+    _warn(folder, describe_run(folder)[1].family, description)
     if options.dry_run:
         return
     params = restore_network(folder, description.config)
-    with _Bar("writing") as bar:
+    with Growing("writing", "MB") as bar:
         extra = _tokenizer(folder)
-        writer.write(options.target, description, params, dtype=options.dtype, extra=extra, progress=bar)
+        writer.write(options.target, description, params, dtype=options.dtype, extra=extra, progress=_megabytes(bar))
     print(f"wrote {options.target}, family {description.family}")
+
+
+def _warn(folder: Path, family: str, description: Description) -> None:
+    """Lines on what the format has no room for, and on what another family changes.
+
+    Args:
+      folder: of the step. family: that of the checkpoint, "" of a run of ours.
+    """
+    model = without_weights(folder) if not family else None  # a converted one is a network alone
+    for name in beside_network(model) if model else ():
+        takers = " or ".join(one for one in registry.DECODERS
+                             if name in {field.name for field in dataclasses.fields(registry.decoder_class(one))})
+        print(f"note     left out: {name}, which the run learned beside its network and the format has no room for"
+              + (f"; keep the run for the decoder {takers}" if takers else ""))
+    if model and not model.process.masked_only:
+        print("note     left out: the noise; the format knows masks alone, and the run was trained on others")
+    before, after = (registry.usual(name, description.config.attention) for name in (family, description.family))
+    if before != after:
+        blocks = " and block_length=0" if after.block_length else ""
+        print(f"note     family {description.family} is decoded by {_said(after)}, unless told otherwise\n"
+              f"         the run is decoded by {_said(before)}: give decoder={before.decoder}{blocks}", flush=True)
+
+
+def _said(usual: registry.Usual) -> str:
+    temperature = registry.entries()[usual.decoder].numbers["temperature"].default
+    return usual.decoder + (", which is greedy" if temperature == 0 else f" at temperature {temperature:g}")
 
 
 def _in_a_family(description: Description) -> Description:
@@ -120,20 +156,6 @@ def _announce(description, rows: list[tuple], whole: bool) -> None:
           f"{ids or 'no special ids'}", flush=True)
 
 
-class _Bar:
-    """(bytes done, bytes in all) as a progress bar in megabytes."""
-
-    def __init__(self, title: str):
-        self._title = title
-        self._progress: Progress | None = None
-
-    def __enter__(self):
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        self._progress = self._progress or Progress(total >> 20, desc=self._title, unit="MB")
-        self._progress.update(done >> 20)
-
-    def __exit__(self, *exception) -> None:
-        if self._progress:
-            self._progress.close()
+def _megabytes(bar: Growing):
+    """A follower of (bytes done, bytes in all)."""
+    return lambda done, total: bar(done >> 20, total >> 20)

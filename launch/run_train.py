@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mdlm_jax.config import ConfigError, RunConfig, TrainConfig, parse_mesh, to_dict
-from mdlm_jax.config.train import beside
+from mdlm_jax.config.train import beside, is_joint
 from mdlm_jax.core.process import Process
 from mdlm_jax.data import pipeline as data_pipeline
 from mdlm_jax.data.tokenizers import load_tokenizer
 from mdlm_jax.evaluation.likelihood import Bound, held_out_bound, held_out_rows, padded_batches
-from mdlm_jax.models import api
+from mdlm_jax.models import api, joint
 from mdlm_jax.models.config import TransformerConfig
 from mdlm_jax.models.sharding import BATCH_AXES, batch_sharding, make_mesh
 from mdlm_jax.training import adapters, hosts
@@ -82,10 +82,12 @@ def _train(config: RunConfig, workdir: Path, kept: Path, push: Callable[[], None
         print("measuring the held-out bound ...", flush=True)
         held_out = held_out_rows(made.data.valid, config.eval.final_rows)
         final = measure(params, held_out)
+        without = {"joint": joint.silent(params["joint"])} if is_joint(train.objective) else {}
+        references = {"the network without its layer": measure(params | without, held_out)} if without else {}
     params = _on_this_host(params)
     with enough_memory("lower sample.num"):
         if hosts.speaks():
-            _report.finish(config, workdir, made.data, held_out, made.network, made.process, params, final,
+            _report.finish(config, workdir, made.data, held_out, made.network, made.process, params, final, references,
                            {"parameters": made.parameters, "training": made.spent})
     hosts.barrier("report")
 

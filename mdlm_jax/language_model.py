@@ -62,7 +62,7 @@ class LanguageModel:
         said = self.description
         kind = said.family or self.config.attention
         limit = f", max_length {said.max_length}" if said.max_length else ""
-        size = f"{parameter_count(self.config):,} parameters in {said.dtype}"
+        size = f"{parameter_count(self.config):,} parameters in {said.dtype or self.config.dtype}"
         return (f"LanguageModel({kind}, {size}, {self.config.layers} layers, width {self.config.d_model}, "
                 f"vocabulary {self.config.vocab_size:,}{limit})")
 

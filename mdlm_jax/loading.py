@@ -231,8 +231,21 @@ def ids_of(description: Description) -> dict[str, int | None]:
             if field.name.endswith("_id")}
 
 
+def beside_network(model: LanguageModel) -> list[str]:
+    """Fields of what a run learned beside its network: a joint layer, a schedule, ..."""
+    names = [field.name for field in dataclasses.fields(model) if field.default is None and field.name != "tokenizer"]
+    return [name for name in names if getattr(model, name) is not None]
+
+
 def save_checkpoint(directory: Path | str, model: LanguageModel, tokenizer_json: bytes | None = None) -> Path:
-    """Writes a model as a checkpoint of ours, which ``load`` reads: step 0 in ``directory``."""
+    """Writes a model as a checkpoint of ours, which ``load`` reads: step 0 in ``directory``.
+
+    Raises:
+      ConfigError: the model has more than its network, for which such a checkpoint has no room.
+    """
+    for name in beside_network(model):
+        raise ConfigError(f"{name}: was learned beside the network, and a checkpoint that is saved so has no room for "
+                          f"it; keep the run, or save the network alone, dataclasses.replace(model, {name}=None)")
     from mdlm_jax.config import RunConfig, to_dict
     from mdlm_jax.config.model import ModelConfig, from_transformer
     from mdlm_jax.training.checkpoints import Checkpoints

@@ -75,7 +75,7 @@ class Progress:
 class Growing:
     """Progress of work of which each call tells how much is done, and how much there is; a context manager.
 
-    Shows nothing before the first call, and with ``shown`` False never.
+    Shows nothing before the first call, of work of less than one unit nothing, and with ``shown`` False never.
     """
 
     def __init__(self, desc: str, unit: str, shown: bool = True):
@@ -83,7 +83,7 @@ class Growing:
         self._shown: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        if self._wanted:
+        if self._wanted and total:
             self._shown = self._shown or Progress(total, desc=self._desc, unit=self._unit)
             self._shown.grow(total)
             self._shown.update(done)
@@ -153,7 +153,8 @@ class _Lines:
         now = self._clock()
         self._first = self._first or (step, now)
         self._last = (step, shown)
-        if self._printed is None or now - self._printed[1] >= self._interval or step == self._total:
+        ended = step == self._total and (self._printed is None or self._printed[0] != step)
+        if self._printed is None or now - self._printed[1] >= self._interval or ended:
             self._print(now)
 
     def grow(self, total: int) -> None:

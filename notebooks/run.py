@@ -3,6 +3,9 @@
 Every notebook (all of them unless some are named) runs in a fresh folder, or in DIR, where its runs are resumed, and is
 written back with its outputs: without progress bars, paths of this machine and long texts, figures as small PNGs. Needs
 the extra ``notebooks`` (``pip install -e ".[notebooks]"``); the library is that of this checkout.
+
+``python notebooks/run.py --links`` writes `ADDRESS` into all links of the notebooks and of notebooks/README.md, and
+runs nothing.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+ADDRESS = "OWNER/mdlm_jax"  # of the repository on GitHub, the one place to change it; with --links it goes everywhere
 FOLDER = Path(__file__).resolve().parent
 LINES, COLUMNS, COLOURS = 32, 160, 64  # of a text that is kept; of a figure
 _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_per_s|^\s*from \.autonotebook|"
@@ -22,9 +26,19 @@ _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_p
                        r"Compiling module|constant folding", re.IGNORECASE)
 
 
+_LINK = re.compile(r"(?<=colab\.research\.google\.com/github/)[^/]+/[^/]+(?=/blob/)")
+_INSTALL = re.compile(r'(?<=REPOSITORY = \\"git\+https://github\.com/)[^\\"]+')  # as a notebook's file writes it
+
+
+def linked(text: str) -> str:
+    """The text of a file with the links to `ADDRESS`."""
+    return _INSTALL.sub(ADDRESS, _LINK.sub(ADDRESS, text))
+
+
 def digest(notebook: dict) -> str:
-    """Of the sources of the code cells: whether outputs belong to what stands there now."""
+    """Of the sources of the code cells, but for the address: whether outputs belong to what stands there now."""
     sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    sources = [re.sub('(?<=REPOSITORY = ").*(?=")', "", source) for source in sources]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
@@ -112,7 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="notebooks of this folder; all of them unless some are named")
     parser.add_argument("--folder", type=Path, help="where they run and leave their runs; default: a fresh folder each")
+    parser.add_argument("--links", action="store_true", help="write the repository's address into all links instead")
     options = parser.parse_args()
+    if options.links:
+        for path in (*FOLDER.glob("*.ipynb"), FOLDER / "README.md"):
+            path.write_text(linked(path.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(FOLDER.parent), os.environ.get("PYTHONPATH"))))
     for name in options.names or sorted(path.name for path in FOLDER.glob("*.ipynb")):
         with tempfile.TemporaryDirectory() as fresh:

@@ -11,10 +11,16 @@ from mdlm_jax.config import RunConfig, to_dict
 from mdlm_jax.config.model import ModelConfig
 from mdlm_jax.data.tokenizers import ByteTokenizer
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.evaluation.answers import Likelihood
 from mdlm_jax.generation.generate import Generation
 from mdlm_jax.loading import save_checkpoint
 from mdlm_jax.models import api
+from mdlm_jax.models.circuit import Circuit, CircuitConfig
+from mdlm_jax.models.fused import FusedHead
+from mdlm_jax.models.joint import JointSampler
+from mdlm_jax.models.quality import QualityConfig, QualityHead
 from mdlm_jax.models.sharding import make_mesh
+from mdlm_jax.models.twin import LeftReading, Twin
 from mdlm_jax.training.checkpoints import Checkpoints
 from tests.models.hf.support import DESCRIPTIONS, GOLDEN, flat, random_tensors, save
 
@@ -39,6 +45,24 @@ def test_one_line_stands_for_a_model_and_for_an_answer():
     given = np.arange(3000)
     answer = Generation(given[:2], "yes\n", "eos", 7, given, given < 5, np.tile(given, (9, 1)))
     assert repr(answer) == "Generation('yes\\n', tokens=2, finish='eos', forwards=7)" and str(answer) == "yes\n"
+    answer = Generation(given, "yes " * 500, "length", 7, given, given < 5)
+    assert "yes y..." in repr(answer) and len(repr(answer)) < 160
+
+
+def test_what_a_program_holds_is_shown_in_a_few_lines():
+    many = np.linspace(-40, -1, 5000)
+    assert len(repr(Likelihood(many, many, many, many > -9, many))) < 500
+    one = Likelihood(np.float64(-40.0), np.float64(0.5), np.int64(3), np.bool_(False), np.int64(7))
+    assert repr(one) == "Likelihood(nats=-40., stderr=0.5, tokens=3, exact=False, forwards=7)"
+    assert repr(ByteTokenizer()) == "ByteTokenizer(vocab_size=259, mask_id=256, eos_id=257, pad_id=258)"
+    network = DESCRIPTIONS["llada"].config
+    weights = {"w": np.zeros((1000, 1000))}
+    twin = Twin(weights, DESCRIPTIONS["qwen3"].config, 0)
+    beside = [JointSampler(weights, weights["w"], network, 4), twin, LeftReading(weights, network),
+              QualityHead(weights, weights["w"], QualityConfig(network, "prism")),
+              Circuit(weights, CircuitConfig(4, 9)), FusedHead(weights, twin, weights["w"])]
+    assert [one for one in beside if len(repr(one)) > 80] == []
+    assert repr(beside[0]) == "JointSampler(most=4, scope='row')"
 
 
 def test_on_a_mesh_and_in_bfloat16():

@@ -18,7 +18,7 @@ from mdlm_jax.config.objectives import check_training
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.generation import generate
 from mdlm_jax.language_model import LanguageModel
-from mdlm_jax.models.config import ATTENTIONS
+from mdlm_jax.models.config import ATTENTIONS, TransformerConfig
 from mdlm_jax.models.hf.rules import Description
 from mdlm_jax.sampling import caching, registry
 from mdlm_jax.training.beside import taken
@@ -88,11 +88,23 @@ def objectives() -> Iterator[tuple[str, ...]]:
 
 
 def takes(fields: Fields) -> bool:
+    """Whether such a run is checked and built."""
     try:
-        config(fields)
+        built(config(fields))
     except ConfigError:
         return False
     return True
+
+
+def built(run: RunConfig) -> tuple[Any, TransformerConfig, TransformerConfig | None]:
+    """The objective of a run, its network and its twin.
+
+    Raises:
+      ConfigError: what only the making of them refuses.
+    """
+    process, network = build_process(run, IDS.vocab_size, IDS.mask_id), build_network(run, IDS.vocab_size)
+    twin = config(MODELS["causal"]).model.transformer(IDS.vocab_size) if run.train.twin else None
+    return build_objective(run, network, process, 1, twin)[0], network, twin
 
 
 @functools.cache
@@ -104,10 +116,8 @@ def model(name: str, objective: str) -> LanguageModel | None:
         run = config(fields)
     except ConfigError:
         return None
-    process = build_process(run, IDS.vocab_size, IDS.mask_id)
-    network = build_network(run, IDS.vocab_size)
-    twin = config(MODELS["causal"]).model.transformer(IDS.vocab_size) if run.train.twin else None
-    shapes = jax.eval_shape(build_objective(run, network, process, 1, twin)[0].init, jax.random.key(0))
+    (objective_made, network, twin), process = built(run), build_process(run, IDS.vocab_size, IDS.mask_id)
+    shapes = jax.eval_shape(objective_made.init, jax.random.key(0))
     edits = {}
     if objective.startswith("levenshtein"):
         edits = {"delete_id": network.head_size - 2, "insert_id": network.head_size - 1}

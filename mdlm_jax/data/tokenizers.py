@@ -51,6 +51,10 @@ class Tokenizer(abc.ABC):
         self._pieces, self._special = list(pieces), dict(special)
         self._num_bytes = np.array([len(piece) for piece in self._pieces], np.int32)
 
+    def __repr__(self) -> str:
+        ids = ", ".join(f"{name}={getattr(self, name)}" for name in ("vocab_size", "mask_id", "eos_id", "pad_id"))
+        return f"{type(self).__name__}({ids})"
+
     @property
     def special(self) -> dict[str, int]:
         """Ids of the special tokens by their names."""

@@ -56,6 +56,12 @@ class Likelihood(NamedTuple):
     exact: np.ndarray
     forwards: np.ndarray
 
+    def __repr__(self) -> str:
+        """Short, however many pairs there are."""
+        shown = {name: np.array2string(np.asarray(values), precision=4, threshold=8, edgeitems=3, separator=", ")
+                 for name, values in self._asdict().items()}
+        return f"Likelihood({', '.join(f'{name}={values}' for name, values in shown.items())})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Ruler:

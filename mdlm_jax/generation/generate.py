@@ -23,6 +23,7 @@ from mdlm_jax.sampling.state import Progress
 from mdlm_jax.sampling.windows import lay_out
 
 MASK_TEXT = "░"  # how a mask is shown in a text
+_SHOWN = 80  # characters of a text in a repr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Generation:
     trace: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        return (f"Generation({str(self)!r}, tokens={len(self.tokens)}, finish={self.finish!r}, "
+        """One line, with the beginning of the text."""
+        text = str(self)
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        return (f"Generation({shown!r}, tokens={len(self.tokens)}, finish={self.finish!r}, "
                 f"forwards={self.forwards})")
 
     def __str__(self) -> str:

@@ -143,7 +143,7 @@ class Circuit:
       config: static.
     """
 
-    params: dict
+    params: dict = dataclasses.field(repr=False)
     config: CircuitConfig
 
     def parts(self) -> tuple[hmm.Chain, Emissions]:

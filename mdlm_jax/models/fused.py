@@ -85,9 +85,9 @@ class FusedHead:
       bias: [V], that of the masked network's own head, None where it has none: it tells what a call adds to logits.
     """
 
-    params: dict
-    twin: Twin
-    bias: jax.Array | None = None
+    params: dict = dataclasses.field(repr=False)
+    twin: Twin = dataclasses.field(repr=False)
+    bias: jax.Array | None = dataclasses.field(default=None, repr=False)
 
     def prediction(self, masked: jax.Array, before: jax.Array) -> Prediction:
         """As the function `prediction`."""

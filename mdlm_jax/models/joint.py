@@ -56,6 +56,11 @@ def step(network: TransformerConfig, params: dict, table: jax.Array, tokens: jax
     return found
 
 
+def silent(params: dict) -> dict:
+    """Those of a layer that says nothing, as before training: tokens come from the product of marginals."""
+    return params | {"gain": jnp.zeros_like(params["gain"])}
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("params", "table"),
                    meta_fields=("network", "most", "scope"))
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +74,9 @@ class JointSampler:
       scope: static; row: it sees the whole row. block: the block that is being written alone, as beside a cache.
     """
 
-    params: dict
-    table: jax.Array
-    network: TransformerConfig
+    params: dict = dataclasses.field(repr=False)
+    table: jax.Array = dataclasses.field(repr=False)
+    network: TransformerConfig = dataclasses.field(repr=False)
     most: int
     scope: str = "row"
 

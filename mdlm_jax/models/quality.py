@@ -33,7 +33,7 @@ KINDS = ("planner", "prism")
 class QualityConfig:
     """What is declared: the shape of the network it stands beside, its kind, one of `KINDS`, and its layers."""
 
-    network: TransformerConfig
+    network: TransformerConfig = dataclasses.field(repr=False)
     kind: str
     layers: int = 1
 
@@ -92,8 +92,8 @@ class QualityHead:
       config: static.
     """
 
-    params: dict
-    table: jax.Array
+    params: dict = dataclasses.field(repr=False)
+    table: jax.Array = dataclasses.field(repr=False)
     config: QualityConfig
 
     @property

@@ -51,8 +51,8 @@ class Twin:
       start_id: static; what stands before the first token of a row.
     """
 
-    params: dict
-    network: TransformerConfig
+    params: dict = dataclasses.field(repr=False)
+    network: TransformerConfig = dataclasses.field(repr=False)
     start_id: int
 
     def __post_init__(self):
@@ -96,8 +96,8 @@ class LeftReading:
       params: its weights. network: static; its shape.
     """
 
-    params: dict
-    network: TransformerConfig
+    params: dict = dataclasses.field(repr=False)
+    network: TransformerConfig = dataclasses.field(repr=False)
 
     def run(self, call: Call, columns: int) -> Prediction:
         """Of the call's tokens; row i scores token i. ``columns``: ids that are scored."""

@@ -42,7 +42,8 @@ class Adjust(Decoder):
 
     Attributes:
       joint: the joint layer's weights, with the network's table.
-      tokens: K, tokens a forward; K - 1 passes of the layer. 0: as many as the layer was trained for, 1 without one.
+      tokens: K, tokens a forward; K - 1 passes of the layer. 0: as many as the layer was trained for. 1 needs no
+        layer.
       max_entropy: stop before a token whose entropy, in nats, is above this one; the first of a forward is always
         written. The largest number: never.
       budget: stop before the entropies of the forward's tokens, the first left out, add up to more than so many nats.
@@ -69,11 +70,12 @@ class Adjust(Decoder):
         check("tokens", self.tokens, lambda k: k >= 0, "must be at least 1 token a forward, or 0 for the layer's own")
         for name in ("max_entropy", "budget"):
             check(name, getattr(self, name), lambda x: x >= 0, "must be 0 or positive, in nats")
-        if self.each == 1:
+        if self.tokens == 1:
             return
         if self.joint is None:
             raise ValueError(f"tokens={self.tokens}: {type(self).__name__} needs a joint layer that was trained for "
-                             "this network; load a run of train.objective=joint:3, or draw 1 token a forward")
+                             "this network; load a run of train.objective=joint:3 (docs/guides/methods.md), or draw "
+                             "tokens=1 a forward")
         if self.tokens > self.joint.most and not self.beyond:
             raise ValueError(f"tokens={self.tokens}: the joint layer was trained for at most {self.joint.most} tokens "
                              "a forward, and more go wrong; lower it, train a deeper one, or set beyond=True")
@@ -81,7 +83,7 @@ class Adjust(Decoder):
     @property
     def each(self) -> int:
         """K."""
-        return self.tokens or (1 if self.joint is None else self.joint.most)
+        return self.tokens or self.joint.most
 
     @property
     def reach(self) -> int:

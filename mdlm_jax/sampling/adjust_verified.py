@@ -68,7 +68,7 @@ class AdjustVerified(Adjust):
     def __post_init__(self):
         if self.joint is None:
             raise ValueError(f"joint=None: {type(self).__name__} needs a joint layer that was trained for this "
-                             "network; load a run of train.objective=joint:3")
+                             "network; load a run of train.objective=joint:3 (docs/guides/methods.md)")
         if self.tokens > self.joint.most - 1 and not self.beyond:
             raise ValueError(f"tokens={self.tokens}: the joint layer was trained for at most {self.joint.most - 1} "
                              "drafts behind a token; lower it, train a deeper one, or set beyond=True")

@@ -1,7 +1,7 @@
 """README's tables of what goes with what are what the library's own checks say today."""
 
 from docs.site import support
-from mdlm_jax.config import OBJECTIVES
+from mdlm_jax.config import OBJECTIVES, ConfigError
 from mdlm_jax.sampling import caching, registry
 
 
@@ -25,3 +25,13 @@ def test_what_is_known_to_fail_is_left_out():
     by_name = {name.strip("`"): dict(zip(support.MODELS, cells, strict=True)) for name, *cells in support.decoders()}
     assert not by_name["maria"]["causal"] and not by_name["assd"]["bidirectional"]
     assert by_name["ancestral"]["block_causal"] == "·b"
+
+
+def test_what_only_the_making_of_an_objective_refuses_is_left_out(monkeypatch):
+    assert support.takes({})
+
+    def refused(*arguments):
+        raise ConfigError("train.objective: is refused late; choose another")
+
+    monkeypatch.setattr(support, "build_objective", refused)
+    assert not support.takes({})

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import mdlm_jax
-from launch import train, trajectories
+from launch import convert, train, trajectories
 from mdlm_jax.config import ConfigError
 from mdlm_jax.data.trajectories import read
+from mdlm_jax.loading import save_checkpoint
 from tests.launch.commands import assert_refused, run
 
 SMALL = ("--config.data.length=6", "--config.train.batch_size=8", "--config.train.warmup_steps=1",
@@ -75,9 +76,27 @@ def test_the_layer_is_loaded_with_its_network_which_stayed(runs):
         base.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust", tokens=2)
 
 
+def test_a_layer_that_another_format_has_no_room_for_is_not_lost_without_a_word(runs, tmp_path, capsys):
+    capsys.readouterr()
+    assert convert.main([f"--from={runs / 'joint'}", f"--to={tmp_path / 'exported'}"]) == 0
+    said = capsys.readouterr()
+    assert "left out: joint," in said.out and "the decoder adjust or adjust_verified" in said.out
+    assert "decoded by low_confidence, which is greedy," in said.out
+    assert "ancestral at temperature 1: give decoder=ancestral and block_length=0" in said.out
+    assert "noise" not in said.out and said.err == ""
+    exported = mdlm_jax.load(tmp_path / "exported")
+    assert exported.joint is None
+    with pytest.raises(ConfigError, match="tokens=0: Adjust needs a joint layer.*train.objective=joint:3"):
+        exported.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust")
+    with pytest.raises(ConfigError, match="joint: was learned beside the network"):
+        save_checkpoint(tmp_path / "saved", mdlm_jax.load(runs / "joint"))
+
+
 def test_the_run_says_what_it_measured_and_goes_on(runs, capsys):
     assert train.main(learn(runs, "--config.train.steps=7")) == 0
     out = capsys.readouterr().out
+    assert "  the network without its layer " in out
+    assert "the network without its layer" in json.loads((runs / "joint" / "summary.json").read_text())["references"]
     assert "resuming from step 5" in out
     assert "held-out KL from the network to the layer, of all that is masked, a token written: " in out
     assert len((runs / "joint" / "samples.txt").read_text().split("--- sample")) == 3

@@ -1,12 +1,20 @@
 """Every notebook runs from its first cell to its last with smaller numbers, and is kept with the outputs of its own."""
 
+import dataclasses
+import importlib.abc
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
+import tokenizers as hf
+
+import mdlm_jax
+from tests.models.hf.support import DESCRIPTIONS, random_tensors, save
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -29,7 +37,7 @@ SIZE, TRAJECTORIES, TOKENS = 3, 256, (1, 3)
 NETWORK, LAYER = {SHORT | TINY}, {{"train.steps": 2, "train.warmup_steps": 1, "train.checkpoint_every": 2}}
 """,
     "adapt.ipynb": f"""
-NETWORK, DATA = {TINY}, {{"data.length": 72, "data.tokenizer": "bpe:300"}}
+NETWORK, DATA = {TINY | {"data.tokenizer": "bpe:300"}}, {{"data.length": 72}}
 COMMON, CAUSAL_STEPS, STEPS, EVERY = {{"train.warmup_steps": 1, "eval.rows": 8, "eval.final_rows": 8,
                                        "sample.num": 1, "train.batch_size": 8}}, 2, 2, 1
 """,
@@ -65,6 +73,26 @@ def test_every_notebook_is_run_and_told_of():
     assert names == sorted(SMALL)
     told = (FOLDER / "README.md").read_text()
     assert [name for name in names if f"]({name})" not in told] == []
+
+
+def test_times_and_links_agree(runner):
+    """README's minutes are those that a notebook says itself; all links go to one address, which --links writes."""
+    told = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in SMALL:
+        first = "".join(notebook(name)["cells"][0]["source"])
+        link = f"(https://colab.research.google.com/github/{runner.ADDRESS}/blob/main/notebooks/{name})"
+        minutes = re.search(r"About (\d+) minutes? on two shared cores of a CPU server", first)[1]
+        assert re.search(rf"\]\({name}\) \|.*\| {minutes} \| \[open\]{re.escape(link)}", told), name
+        assert f"[Open in Colab]{link}" in first
+        assert f'REPOSITORY = "git+https://github.com/{runner.ADDRESS}"' in "".join(cells(name)[0]["source"])
+
+
+def test_another_address_goes_everywhere_and_no_output_is_stale_for_it(runner, monkeypatch):
+    before = runner.digest(notebook("xdlm.ipynb"))
+    monkeypatch.setattr(runner, "ADDRESS", "someone/fork")
+    text = runner.linked((FOLDER / "xdlm.ipynb").read_text(encoding="utf-8"))
+    assert "OWNER/mdlm_jax" not in text and text.count("someone/fork") == 2
+    assert runner.digest(json.loads(text)) == before
 
 
 def test_notebooks_begin_alike():
@@ -105,10 +133,60 @@ def test_texts_are_cleaned(runner, tmp_path):
     assert len(lines) <= runner.LINES + 1 and lines[0] == "0" and lines[-1] == "999"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_a_notebook_runs(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def first():
+    """The names of the first cell, as a kernel in a folder of its own has them."""
+    scope = {}
+    exec(compile("".join(cells("denoise.ipynb")[0]["source"]), "first", "exec"), scope)
+    return scope
+
+
+class Elsewhere(importlib.abc.MetaPathFinder):
+    """An install of another checkout, as pip leaves one: it finds that one's commands."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "mdlm_jax.launch":
+            return importlib.util.spec_from_file_location(name, self.folder / "launch" / "__init__.py")
+        return None
+
+
+def test_the_commands_are_those_of_the_library_that_is_imported(first, tmp_path, monkeypatch):
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "mdlm_jax.launch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Elsewhere(tmp_path), *sys.meta_path])
+    assert first["commands"]() == "launch"
+    for library in (tmp_path / "mdlm_jax", tmp_path):  # as a checkout and a wheel have it
+        monkeypatch.setattr(first["mdlm_jax"], "__file__", str(library / "__init__.py"))
+        assert first["commands"]() == "mdlm_jax.launch"
+    monkeypatch.setattr(first["mdlm_jax"], "__file__", str(tmp_path / "third" / "mdlm_jax" / "__init__.py"))
+    with pytest.raises(SystemExit, match="PYTHONPATH"):
+        first["commands"]()
+
+
+def test_other_numbers_have_another_folder_and_drive_is_asked_for(first, monkeypatch):
+    places = [first["folder"]("runs/x", *numbers) for numbers in (({"a": 1}, 2), ({"a": 1}, 2), ({"a": 2}, 2), ())]
+    assert places[0] == places[1] and len(set(places)) == 3 and places[0].match("runs/x_??????")
+    asked = []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=asked.append)))
+    first["folder"]("/content/drive/MyDrive/runs/x", 1)
+    assert asked == ["/content/drive"]
+
+
+def test_a_checkpoint_is_a_folder_or_a_name_on_the_hub(first, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(
+        snapshot_download=lambda name, allow_patterns: asked.append(name) or str(tmp_path)))
+    assert first["fetched"](str(tmp_path)) == tmp_path and asked == []
+    assert first["fetched"]("someone/small") == tmp_path and asked == ["someone/small"]
+
+
+def execute(name: str, monkeypatch, folder: Path, more: str = "") -> dict:
+    """Runs all cells, with small numbers after the one of parameters, and ``more``; what is then known."""
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that a study starts
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     matplotlib.use("Agg")
@@ -116,8 +194,37 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     for cell in cells(name):
         exec(compile("".join(cell["source"]), name, "exec"), scope)
         if "parameters" in cell["metadata"].get("tags", []):
-            exec(SMALL[name], scope)
+            exec(SMALL[name] + more, scope)
             parameters += 1
     scope["plt"].close("all")
     assert parameters == 1
+    return scope
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_runs(name, tmp_path, monkeypatch):
+    execute(name, monkeypatch, tmp_path)
     assert list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.slow
+def test_a_published_causal_model_is_adapted(tmp_path, monkeypatch, capsys):
+    """Its network and its tokenizer are taken, by both diffusion models, and no other is made."""
+    described = DESCRIPTIONS["qwen2"]
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = hf.pre_tokenizers.ByteLevel(), hf.decoders.ByteLevel()
+    tokenizer.train_from_iterator(["text"], hf.trainers.BpeTrainer(
+        vocab_size=260, show_progress=False, special_tokens=["<|endoftext|>"],
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet()))
+    size = tokenizer.get_vocab_size()
+    network = dataclasses.replace(described.config, vocab_size=size, head_size=size)
+    described = dataclasses.replace(described, config=network, eos_id=0)
+    save(tmp_path / "small", described, random_tensors(described))
+    tokenizer.save(str(tmp_path / "small" / "tokenizer.json"))
+    scope = execute("adapt.ipynb", monkeypatch, tmp_path, f"CHECKPOINT, NEW_TOKENS = {str(tmp_path / 'small')!r}, 500")
+    for name in ("adapted", "scratch"):
+        model = mdlm_jax.load(tmp_path / scope["FOLDER"] / name)
+        assert (model.config.layers, model.config.d_model, model.tokenizer.vocab_size) == (3, 32, size + 1)
+    said = capsys.readouterr().out
+    assert not (scope["FOLDER"] / "causal").exists() and "--- scratch" in said and "nats per token at the end" in said

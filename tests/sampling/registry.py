@@ -242,7 +242,7 @@ CASES = {
     "dream_topk_margin": Case(lambda v, m: Dream(m, temperature=1.0, algorithm="topk_margin")),
     "dream_entropy": Case(lambda v, m: Dream(m, temperature=1.0), options=BLOCKS, numbers=TEMPERATURE),
     "dream_entropy_noisy": Case(lambda v, m: Dream(m, temperature=0.7, alg_temp=0.5), numbers={"alg_temp": (0.0, 2.0)}),
-    "adjust": Case(lambda v, m: Adjust(mask_id=m), None, BLOCKS, numbers=TEMPERATURE),
+    "adjust": Case(lambda v, m: Adjust(mask_id=m, tokens=1), None, BLOCKS, numbers=TEMPERATURE),
     "copula": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left()), network="bidirectional", guided=False,
                    numbers=TEMPERATURE | {"exponent": (0.0, 2.0)}),
     "copula_prefix": Case(lambda v, m: Copula(_process(0.0)(v, m), Before(v), Left(), keeps="prefix"), options=BLOCKS,

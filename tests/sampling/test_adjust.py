@@ -190,8 +190,9 @@ def test_a_shifted_network_of_blocks_writes_the_first_token_before_the_window(to
 def test_mistakes_are_named(fields, options, said):
     with pytest.raises(ValueError, match=said):
         decode(Denoiser(NETWORK), PARAMS, masks(1), rule(**({"tokens": 4} | fields)), **options)
-    with pytest.raises(ValueError, match="tokens=4: Adjust needs a joint layer that was trained for this network"):
-        Adjust(mask_id=MASK, tokens=4)
+    for tokens in (0, 4):
+        with pytest.raises(ValueError, match=f"tokens={tokens}: Adjust needs a joint layer that was trained for this"):
+            Adjust(mask_id=MASK, tokens=tokens)
 
 
 def test_a_layer_of_whole_rows_goes_with_no_cache_and_more_than_it_learned_must_be_asked_for():
