@@ -5,7 +5,7 @@ import re
 _VERBS = """add ask begin build call change check choose clean compile convert copy cut delete differentiate download
 draw export fill free generate get give group install keep leave let load look lower make map measure
 mend mount move name pass pip plan point prepare put raise read remove rename renew repair restore run save
-say see set shorten show spell start stop take train turn unset update use wait write""".split()
+say see set shorten show spell start stop take train turn unpack unset update use wait write""".split()
 _THING = re.compile(r"^[^;]{1,200}?(=|: | is missing)", re.DOTALL)
 _REMEDY = re.compile(rf"\b({'|'.join(_VERBS)}|must|needs?|as in|did you mean|is one of|lies? (with)?in)\b"
                      r"|\btakes .*number")

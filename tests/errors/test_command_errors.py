@@ -113,7 +113,7 @@ pods gke --name=a -- ls | pods gke --name=a --topology=v5e:16x16 -- ls
 pods gke --zone=z --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --grace=9 --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
 pods gke --xpk=c --name=a --topology=v5e:16x16 --image=i -- ls
-pods gke --xpk=c --zone=z --name=a --topology=v5e:16x16 --image=i -- ls
+pods gke --xpk=c --zone=z --name=a --topology=v5e:2x16 --image=i -- ls
 pods gke --topology=h100:8x2 --name=a --image=i -- ls
 pods tpu-vm -- ls | pods tpu-vm --name=a -- ls | pods tpu-vm --spot --name=a --zone=z -- ls
 pods tpu-vm --create --name=a --zone=z | pods tpu-vm --accelerator=v --create --name=a --zone=z

@@ -9,6 +9,7 @@ import pytest
 
 from launch import _configs
 from mdlm_jax.config import ConfigError, RunConfig, freeze
+from mdlm_jax.config.recipes import SHIPPED
 from mdlm_jax.models import presets
 from mdlm_jax.models.shapes import layer_parameter_count
 
@@ -25,7 +26,7 @@ def write(folder: Path, body: str, name: str = "mine.py") -> str:
 @pytest.mark.parametrize("text", ["quickstart", "quickstart.py", "configs/quickstart.py", "configs/quickstart"])
 def test_ours_are_found_from_any_folder(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert _configs.find(text) == ROOT / "configs" / "quickstart.py"
+    assert _configs.find(text) == SHIPPED / "quickstart.py"
 
 
 def test_a_file_of_the_users_comes_first(tmp_path, monkeypatch):

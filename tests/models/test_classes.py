@@ -52,7 +52,7 @@ def test_nothing_said_is_the_last_row_and_is_said_by_minus_one():
     none = logits(CLASSES, params)
     np.testing.assert_allclose(none, logits(CLASSES, params, [-1] * 4), atol=1e-4)
     moved = {**params, "classes": params["classes"].at[-1].set(params["classes"][1])}
-    np.testing.assert_allclose(logits(CLASSES, moved), logits(CLASSES, params, [1] * 4), atol=1e-5)
+    np.testing.assert_allclose(logits(CLASSES, moved), logits(CLASSES, params, [1] * 4), atol=5e-5)
     assert np.abs(none - logits(CLASSES, params, [1] * 4)).max() > 0.01
 
 
@@ -60,7 +60,7 @@ def test_rows_are_told_their_own_class():
     params = lively(CLASSES)
     mixed = logits(CLASSES, params, [2, 0, -1, 1])
     for row, one in enumerate([2, 0, -1, 1]):
-        np.testing.assert_allclose(mixed[row], logits(CLASSES, params, [one] * 4)[row], atol=1e-5)
+        np.testing.assert_allclose(mixed[row], logits(CLASSES, params, [one] * 4)[row], atol=5e-5)
 
 
 def test_the_class_is_added_before_the_silu_of_the_condition():
@@ -68,7 +68,7 @@ def test_the_class_is_added_before_the_silu_of_the_condition():
     params = lively(CLASSES)
     plain = {name: leaf for name, leaf in params.items() if name != "classes"}
     plain["time"] = {**plain["time"], "second_bias": plain["time"]["second_bias"] + params["classes"][2]}
-    np.testing.assert_allclose(logits(CLASSES, params, [2] * 4), logits(PLAIN, plain), atol=1e-5)
+    np.testing.assert_allclose(logits(CLASSES, params, [2] * 4), logits(PLAIN, plain), atol=5e-5)
 
 
 def test_with_a_time_and_in_two_streams():
