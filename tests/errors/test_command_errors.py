@@ -117,6 +117,7 @@ pods gke --xpk=c --zone=z --name=a --topology=v5e:2x16 --image=i -- ls
 pods gke --topology=h100:8x2 --name=a --image=i -- ls
 pods tpu-vm -- ls | pods tpu-vm --name=a -- ls | pods tpu-vm --spot --name=a --zone=z -- ls
 pods tpu-vm --create --name=a --zone=z | pods tpu-vm --accelerator=v --create --name=a --zone=z
+pods tpu-vm --accelerator=v5p-512 --create --name=a --zone=z
 prepare | prepare --source=stdlib | prepare --workers=0 --source=stdlib --out=AT/new | prepare --verify
 prepare --out=gs://a/b --source=stdlib | prepare --workers=2 --verify --out=AT/new
 prepare --shards=0 --source=stdlib --out=AT/new | prepare --source=a,,b --out=AT/new

@@ -118,6 +118,11 @@ CASES = {
     "mesh='fsdp:1': must be a mesh; give models.sharding.make_mesh(config.parse_mesh('fsdp:1'))": lambda: mdlm_jax.load(
         "x", mesh="fsdp:1"),
     "mesh=3: must be a mesh": lambda: mdlm_jax.load("x", mesh=3),
+    "prompts={}: is a dict; give a string": lambda: BYTES.generate({}),
+    "output=3: must be the name of a file": lambda: BYTES.answer(["a"], 3),
+    "new_tokens=4: holes have their length already": lambda: MODEL.infill([MASK, 1], new_tokens=4),
+    f"decoder: LowConfidence writes over the mask {MASK + 1}, and the model has {MASK}": lambda: generate(
+        decoder=LowConfidence(MASK + 1)),
     "stop=3: must be a string": lambda: generate(BYTES, "a", stop=[3]),
     "stop: holds an empty string": lambda: generate(BYTES, "a", stop=""),
     "process: has no mask": lambda: generate(dataclasses.replace(MODEL, process=Process(VOCAB, None, 1.0))),

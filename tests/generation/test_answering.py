@@ -179,11 +179,13 @@ def test_two_at_once_are_one_too_many(model, tmp_path):
     ("x", {"output": "gone/out.jsonl"}, "output=gone/out.jsonl: there is no folder gone; make it"),
     ("x", {"output": "mine.jsonl"}, "output=mine.jsonl: is there already, and no mine.jsonl.job.json says"),
     ("x", {"output": "odd.jsonl"}, "output=odd.jsonl: odd.jsonl.job.json cannot be read .*; choose another file"),
+    ("x", {"output": "list.jsonl"}, "output=list.jsonl: list.jsonl.job.json holds no object; choose another file"),
 ])
 def test_mistakes(prompts, options, message, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("{}\n")
     (tmp_path / "odd.jsonl.job.json").write_text("{")
+    (tmp_path / "list.jsonl.job.json").write_text("[]")
     before = commands.snapshot(tmp_path)
     with pytest.raises(ConfigError, match=message) as caught:
         model.answer(prompts, **{"output": "out.jsonl"} | HOW | options)

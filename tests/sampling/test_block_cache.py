@@ -16,6 +16,7 @@ from mdlm_jax.sampling import program
 from mdlm_jax.sampling.ancestral import Ancestral
 from mdlm_jax.sampling.canvas import canvas
 from mdlm_jax.sampling.d2f import D2F
+from mdlm_jax.sampling.decoder import decoder
 from mdlm_jax.sampling.draft_edit import DraftEdit
 from mdlm_jax.sampling.first_hitting import FirstHitting
 from mdlm_jax.sampling.joint_threshold import JointThreshold
@@ -99,6 +100,7 @@ def test_rows_are_filled_up_for_forced_tokens_too():
     assert now.finished.tolist() == [False, False, False, True]
 
 
+@decoder
 class Forcible(Ancestral):
     scorable = True
 
