@@ -156,8 +156,8 @@ def _text_references(built: Built, valid: np.ndarray) -> dict[str, float]:
         "byte unigram": baselines.unigram_bits(train_bytes, valid_bytes),
         "byte bigram (Witten-Bell)": baselines.witten_bell_bigram_bits(train_bytes, valid_bytes),
     }
-    if built.tokenizer.vocab_size > 512:  # a token is more than a byte
-        size = built.tokenizer.vocab_size
+    size = built.tokenizer.vocab_size
+    if built.tokenizer.token_bytes(np.arange(size)).max() > 1:
         references["token unigram"] = baselines.token_unigram_bits(train, valid, size, len(valid_bytes))
         references["token bigram (Witten-Bell)"] = baselines.token_bigram_bits(train, valid, size, len(valid_bytes))
     references["xz -9 of the held-out text"] = baselines.xz_bits(valid_bytes)

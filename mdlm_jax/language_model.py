@@ -299,7 +299,8 @@ def _checked_latent(latent, rows: int) -> np.ndarray:
 def _checked(tokens, vocab_size: int) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"tokens: are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L]")
+        raise ValueError(f"tokens: are {tokens.dtype}{list(tokens.shape)}; they must be integers [B, L], as "
+                         "[model.tokenizer.encode(text)]")
     if not tokens.size:
         raise ValueError(f"tokens: have shape {list(tokens.shape)}; give at least one row of one token")
     if not 0 <= tokens.min() <= tokens.max() < vocab_size:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mdlm_jax.models.config import DTYPES, TransformerConfig
 from mdlm_jax.models.hf import families, reader
 from mdlm_jax.models.hf.rules import Description
 
+_HUB = re.compile(r"[\w-]+/[\w.-]*[A-Z0-9][\w.-]*")  # as in GSAI-ML/LLaDA-8B-Base; runs/first is none
 _SMALL = 1 << 28  # bytes of parameters below which loading shows no progress
 
 
@@ -40,13 +43,16 @@ def load(
       True
     """
     if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype={dtype!r}: choose one of {', '.join(map(repr, DTYPES))}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"path={path!r}: must be the name of a folder, as in mdlm_jax.load('runs/first')")
     _check_mesh(mesh)
     from mdlm_jax.training import places
 
-    path = places.place(path)
+    given, path = str(path), places.place(path)
     if not path.is_dir():
-        raise ConfigError(f"{path}: there is no such directory; give a Hugging Face directory or a run's workdir")
+        hub = f"; of the Hub first: hf download {given} --local-dir {path.name}" if _HUB.fullmatch(given) else ""
+        raise ConfigError(f"{path}: there is no such directory; give a Hugging Face directory or a run's workdir{hub}")
     if places.in_bucket(path) and families.is_hf(path):
         raise ConfigError(f"{path}: a Hugging Face directory must be a folder; copy it here first")
     if families.is_hf(path):
@@ -83,11 +89,19 @@ def _load_hf(path: Path, mesh, dtype, mask_id) -> LanguageModel:
 
 
 def _of_hf(path: Path, mask_id: int | None) -> LanguageModel:
-    description = families.describe(path)
-    if mask_id is not None:
-        description = dataclasses.replace(description, mask_id=mask_id)
+    description = _with_mask(families.describe(path), mask_id, path)
     process = process_of(description, path)
     return LanguageModel(api.abstract(description.config), description, process, _tokenizer(path, description))
+
+
+def _with_mask(description: Description, mask_id: int | None, path: Path) -> Description:
+    """With a mask that the files do not name."""
+    if mask_id is None or mask_id == description.mask_id:
+        return description
+    if description.mask_id is not None:
+        raise ConfigError(f"mask_id={mask_id!r}: the mask of {path} is {description.mask_id}, as its files say; leave "
+                          "it out")
+    return dataclasses.replace(description, mask_id=mask_id)
 
 
 def process_of(description: Description, path: Path) -> Process | None:
@@ -116,9 +130,7 @@ def _of_step(folder: Path, mask_id: int | None) -> LanguageModel:
     from mdlm_jax.training import checkpoints, saved
     from mdlm_jax.training.build import build_process
 
-    description, shapes = _describe_step(folder), saved.described(folder)
-    if mask_id is not None:
-        description = dataclasses.replace(description, mask_id=mask_id)
+    description, shapes = _with_mask(_describe_step(folder), mask_id, folder), saved.described(folder)
     tokenizer = _tokenizer(folder, None)
     if "family" in checkpoints.read_meta(folder):
         process = process_of(description, folder)

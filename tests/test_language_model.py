@@ -1,5 +1,6 @@
 """What a Python user holds, from both kinds of directories."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -44,7 +45,7 @@ def test_one_line_stands_for_a_model_and_for_an_answer():
                            "max_length 256)")
     given = np.arange(3000)
     answer = Generation(given[:2], "yes\n", "eos", 7, given, given < 5, np.tile(given, (9, 1)))
-    assert repr(answer) == "Generation('yes\\n', tokens=2, finish='eos', forwards=7)" and str(answer) == "yes\n"
+    assert repr(answer) == "Generation('yes\\n', tokens=<2 ids>, finish='eos', forwards=7)" and str(answer) == "yes\n"
     answer = Generation(given, "yes " * 500, "length", 7, given, given < 5)
     assert "yes y..." in repr(answer) and len(repr(answer)) < 160
 
@@ -82,6 +83,30 @@ def test_a_mask_that_no_file_names():
     assert mdlm_jax.load(GOLDEN / "llada2_ckpt", mask_id=255).process.mask_id == 255
     with pytest.raises(ConfigError, match="mask_id=256"):
         mdlm_jax.load(GOLDEN / "llada2_ckpt", mask_id=256)
+
+
+def test_a_mask_that_the_files_name_stays():
+    named = mdlm_jax.load(GOLDEN / "llada_ckpt").process.mask_id
+    assert mdlm_jax.load(GOLDEN / "llada_ckpt", mask_id=named).process.mask_id == named
+    with pytest.raises(ConfigError, match=f"mask_id=7: the mask of .*llada_ckpt is {named}, as its files say; leave"):
+        mdlm_jax.load(GOLDEN / "llada_ckpt", mask_id=7)
+
+
+@pytest.mark.parametrize(("path", "options", "message"), [
+    (None, {}, r"path=None: must be the name of a folder, as in mdlm_jax.load\('runs/first'\)"),
+    ("GSAI-ML/LLaDA-8B-Base", {}, "of the Hub first: hf download GSAI-ML/LLaDA-8B-Base --local-dir LLaDA-8B-Base"),
+    ("runs/none", {}, "there is no such directory; give a Hugging Face directory or a run's workdir$"),
+    ("x", {"dtype": "fp16"}, "dtype='fp16': choose one of 'float32'"),
+])
+def test_what_is_no_model(path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        mdlm_jax.load(path, **options)
+
+
+def test_answers_are_equal_field_by_field():
+    one = Generation(np.arange(3), "abc", "length", 3, np.arange(5), np.zeros(5, bool))
+    same = dataclasses.replace(one, tokens=np.arange(3))
+    assert one == same and one != dataclasses.replace(one, row=np.zeros(5, int)) and one != "abc"
 
 
 def test_an_autoregressive_model_has_no_noise(tmp_path):

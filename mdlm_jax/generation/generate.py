@@ -26,7 +26,7 @@ MASK_TEXT = "░"  # how a mask is shown in a text
 _SHOWN = 80  # characters of a text in a repr
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Generation:
     """What became of one prompt; as a string, its text.
 
@@ -55,8 +55,15 @@ class Generation:
         """One line, with the beginning of the text."""
         text = str(self)
         shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-        return (f"Generation({shown!r}, tokens={len(self.tokens)}, finish={self.finish!r}, "
+        return (f"Generation({shown!r}, tokens=<{len(self.tokens)} ids>, finish={self.finish!r}, "
                 f"forwards={self.forwards})")
+
+    def __eq__(self, other) -> bool:
+        """Whether all fields are the same, arrays element by element."""
+        if not isinstance(other, Generation):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self)]
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.tokens.tolist())) if self.text is None else self.text

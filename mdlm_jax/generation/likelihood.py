@@ -77,9 +77,10 @@ def _checked_draws(method: str, draws: int | None, error: float | None) -> int:
     if draws is None:
         return (_DRAWS if error is None else _WITH_ERROR)[method]
     if method == "any_order" and not (is_whole(draws) and draws >= 2):
-        raise ConfigError(f"draws={draws!r}: must be at least 2 orders, whose spread gives the error")
+        raise ConfigError(f"draws={draws!r}: must be at least 2 orders: their spread is the standard error")
     if method == "bound" and not (is_whole(draws) and draws >= answers.GROUPS and draws % answers.GROUPS == 0):
-        raise ConfigError(f"draws={draws!r}: must be a multiple of {answers.GROUPS}, whose spread gives the error")
+        raise ConfigError(f"draws={draws!r}: must be a positive multiple of {answers.GROUPS}, as {answers.GROUPS} or "
+                          f"{4 * answers.GROUPS}: the spread of {answers.GROUPS} groups of draws is the standard error")
     return draws
 
 
@@ -87,7 +88,9 @@ def _rows(model, sampler: Sampler, prompts, completions, options: Options, guida
     single = given.is_single(completions)
     completions = [completions] if single else given.listed("answers", completions)
     prompts = [prompts] * len(completions) if given.is_single(prompts) else given.listed("prompts", prompts)
-    if not completions or len(prompts) != len(completions):
+    if not completions:
+        raise ConfigError("answers: there are none; give at least one")
+    if len(prompts) != len(completions):
         raise ConfigError(f"answers: {len(completions)} for {len(prompts)} prompts; give one for each, or one prompt")
     row_ids = range(len(prompts)) if options.row_ids is None else list(options.row_ids)
     if len(row_ids) != len(prompts):

@@ -334,6 +334,8 @@ def _twin(model, process: Process, twin) -> Twin | None:
 
 
 def _unknown(name: str, numbers) -> str:
+    if name == "num":
+        return "there is no such option; answer has it, or give the prompt as often"
     known = [*(field.name for field in dataclasses.fields(Options)), "new_tokens", *numbers]
     close = difflib.get_close_matches(name, known, n=1)
     return f"there is no such option; did you mean {close[0]}?" if close else "there is no such option"

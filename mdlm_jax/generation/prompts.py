@@ -1,5 +1,8 @@
 """Prompts and texts with holes as rows to be written, checked before anything is compiled."""
 
+import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +12,9 @@ from mdlm_jax.errors import ConfigError
 from mdlm_jax.generation.options import Options, Sampler, is_whole
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.sampling.rows import Row
+
+HOLE = "<mask>"  # how a token to be written is shown in a text with holes
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def is_single(prompts) -> bool:
@@ -104,18 +110,28 @@ def _encoded(model, what: str, given, options: Options, hole: str = "", mask_id:
 
 def listed(what: str, given) -> list:
     """Several of them as a list."""
+    _check_kind(what, given)
     if isinstance(given, Mapping):
         raise ConfigError(f"{what}={given!r}: is a dict; give a string, a row of token ids, or a list of those")
-    _check_text(what, given)
     try:
         return list(given)
     except TypeError:
         raise ConfigError(f"{what}={given!r}: must be a string, a row of token ids, or a list of those") from None
 
 
-def _check_text(name: str, given) -> None:
+def _check_kind(name: str, given) -> None:
+    """ConfigError for what is nearly a prompt, with how to make one of it."""
+    if isinstance(given, str) and (lone := _SURROGATE.search(given)):
+        raise ConfigError(f"{name}: holds half a character, {lone[0]!r}, at {lone.start()}; give "
+                          f"{name}.encode('utf-8', 'replace').decode()")
     if isinstance(given, (bytes, bytearray)):
         raise ConfigError(f"{name}={bytes(given[:40])!r}: is bytes; give text, as {name}.decode() does")
+    if isinstance(given, os.PathLike):
+        raise ConfigError(f"{name}={given!r}: is a path; give the text, as {name}.read_text() does")
+    turns = [given] if isinstance(given, Mapping) else given if isinstance(given, list) else []
+    if any(isinstance(turn, Mapping) and {"role", "content"} <= set(turn) for turn in turns):
+        raise ConfigError(f"{name}: is a conversation; give mdlm_jax.data.chat.prompt(messages, template, "
+                          "model.tokenizer)")
 
 
 def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", mask_id: int | None = None):
@@ -124,9 +140,13 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
     Raises:
       ConfigError: neither of both, a string without a tokenizer, or one that the tokenizer refuses.
     """
+    _check_kind(name, given)
     if isinstance(given, str):
         if tokenizer is None:
             raise ConfigError(f"{name}: is text, and the model's files hold no tokenizer.json; give token ids")
+        if not hole and HOLE in given and HOLE not in tokenizer.special:
+            warnings.warn(f"{name}: holds {HOLE}, which is read as these letters; infill takes it for a token to be "
+                          "written", stacklevel=2)
         parts = given.split(hole) if hole else [given]
         try:
             pieces = [tokenizer.encode_special(parts[0]) if special else tokenizer.encode(parts[0])]
@@ -135,7 +155,6 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
             raise ConfigError(f"{name}: {error}") from None
         holes = [np.full(1, mask_id, np.int32)] * (len(pieces) - 1) if hole else []
         return np.concatenate([x for pair in zip(pieces, [*holes, pieces[-1][:0]], strict=True) for x in pair])
-    _check_text(name, given)
     if not _is_tokens(given):
         raise ConfigError(f"{name}={str(given)[:40]}: must be a string, or whole numbers, one for each token")
     ids = np.asarray(given)
@@ -163,4 +182,4 @@ def check_length(name: str, what: str, length: int, model, options: Options) -> 
         raise ConfigError(f"{name}: {what} do not fit the {learned} positions that the network learned; shorten them")
     most = options.max_length or made
     if most and length > most:
-        raise ConfigError(f"{name}: {what} do not fit max_length={most}; shorten them, or raise max_length")
+        raise ConfigError(f"{name}: {what} do not fit max_length={most}; shorten them, or give max_length={length}")

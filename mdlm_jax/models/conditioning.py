@@ -23,7 +23,7 @@ def checked_classes(given, classes: int, rows: int) -> np.ndarray:
       ConfigError: the network has no classes, another number of them, a class that it does not have.
     """
     if not classes:
-        raise ConfigError(f"class {given}: the network was trained without classes; leave it out")
+        raise ConfigError(f"class={given}: the network was trained without classes; leave label or condition out")
     found = np.asarray(given)
     if found.ndim > 1 or not np.issubdtype(found.dtype, np.integer) or found.ndim and len(found) != rows:
         raise ConfigError(f"classes: {found.dtype}{list(found.shape)} for {rows} row(s); give a whole number for each, "

@@ -73,7 +73,8 @@ class Adjust(Decoder):
         if self.tokens == 1:
             return
         if self.joint is None:
-            raise ValueError(f"tokens={self.tokens}: {type(self).__name__} needs a joint layer that was trained for "
+            given = f"tokens={self.tokens}" if self.tokens else "joint=None"
+            raise ValueError(f"{given}: {type(self).__name__} needs a joint layer that was trained for "
                              "this network; load a run of train.objective=joint:3 (docs/guides/methods.md), or draw "
                              "tokens=1 a forward")
         if self.tokens > self.joint.most and not self.beyond:

@@ -296,14 +296,14 @@ def test_pairs_do_not_depend_on_their_batch():
 
 
 @pytest.mark.parametrize(("prompts", "answers", "options", "message"), [
-    ([], [], {}, "answers: 0 for 0 prompts"),
+    ([], [], {}, "answers: there are none"),
     ([PROMPT], [ANSWER, ANSWER], {}, "answers: 2 for 1 prompts"),
     ([PROMPT], [np.zeros(0, int)], {}, r"answers\[0\]: is empty"),
     ([PROMPT], [[MASK]], {}, r"answers\[0\]: holds the mask"),
     ([PROMPT], [[12]], {}, r"answers\[0\]: holds the id 12; ids must lie in 0..11"),
     ([PROMPT], ["text"], {}, r"answers\[0\]: is text, and the model's files hold no tokenizer"),
     ([[1] * 62], [ANSWER], {}, r"prompts\[0\]: 62 tokens and an answer of 3 do not fit max_length=64"),
-    ([PROMPT], [ANSWER], {"draws": 12}, "draws=12: must be a multiple of 8"),
+    ([PROMPT], [ANSWER], {"draws": 12}, "draws=12: must be a positive multiple of 8, as 8 or 32: the spread"),
     ([PROMPT], [ANSWER], {"method": "any_order", "draws": 1}, "draws=1: must be at least 2 orders"),
     ([PROMPT], [ANSWER], {"method": "chain_rule", "draws": 8}, "draws=8: the chain rule has no noise"),
     ([PROMPT], [ANSWER], {"method": "mc"}, "method='mc': choose one of bound, any_order, chain_rule"),

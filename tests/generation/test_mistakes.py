@@ -1,5 +1,7 @@
 """What generate, infill and stream refuse, and that they do so before anything is compiled."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,8 +24,15 @@ def model():
     ([[1, 2], [1, 12]], {}, r"prompts\[1\]: holds the id 12; ids must lie in 0..11"),
     ([[1, MASK]], {}, r"prompts\[0\]: holds the mask, 11; call infill"),
     ([[1.5, 2.0]], {}, r"prompts\[0\]=\[1.5, 2.0\]: must be a string, or whole numbers"),
-    ([[1] * 64], {"new_tokens": None}, r"prompts\[0\]: 64 tokens and 1 new ones do not fit max_length=64"),
+    ([[1] * 64], {"new_tokens": None}, r"prompts\[0\]: 64 tokens and 1 new ones do not fit.*max_length=65"),
     ([[1] * 60], {"new_tokens": 5}, r"prompts\[0\]: 60 tokens and 5 new ones do not fit max_length=64"),
+    (PROMPTS, {"num": 2}, "num=2: there is no such option; answer has it"),
+    ([[1], [{"role": "user", "content": "hi"}]], {}, r"prompts\[1\]: is a conversation; give .*chat.prompt"),
+    ([{"role": "user", "content": "hi"}], {}, "prompts: is a conversation"),
+    ({"role": "user", "content": "hi"}, {}, "prompts: is a conversation"),
+    (Path("prompts.txt"), {}, r"prompts=.*: is a path; give the text, as prompts.read_text\(\) does"),
+    ([[1], "a\ud800"], {}, r"prompts\[1\]: holds half a character, '\\ud800', at 1; give"),
+    (PROMPTS, {"label": 3}, "class=3: the network was trained without classes; leave label"),
     (PROMPTS, {"new_tokens": 0}, "new_tokens=0: must be a whole number of at least 1"),
     (PROMPTS, {"new_tokens": 20, "block_length": 8, "steps": 10}, "steps=10: must be a multiple of the 3 blocks of 8 "
      "tokens.*9 or 12"),

@@ -86,7 +86,7 @@ def test_a_layer_that_another_format_has_no_room_for_is_not_lost_without_a_word(
     assert "noise" not in said.out and said.err == ""
     exported = mdlm_jax.load(tmp_path / "exported")
     assert exported.joint is None
-    with pytest.raises(ConfigError, match="tokens=0: Adjust needs a joint layer.*train.objective=joint:3"):
+    with pytest.raises(ConfigError, match="joint=None: Adjust needs a joint layer.*train.objective=joint:3"):
         exported.generate([np.zeros(0, np.int32)], new_tokens=6, decoder="adjust")
     with pytest.raises(ConfigError, match="joint: was learned beside the network"):
         save_checkpoint(tmp_path / "saved", mdlm_jax.load(runs / "joint"))

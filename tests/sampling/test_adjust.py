@@ -190,8 +190,8 @@ def test_a_shifted_network_of_blocks_writes_the_first_token_before_the_window(to
 def test_mistakes_are_named(fields, options, said):
     with pytest.raises(ValueError, match=said):
         decode(Denoiser(NETWORK), PARAMS, masks(1), rule(**({"tokens": 4} | fields)), **options)
-    for tokens in (0, 4):
-        with pytest.raises(ValueError, match=f"tokens={tokens}: Adjust needs a joint layer that was trained for this"):
+    for tokens, thing in ((0, "joint=None"), (4, "tokens=4")):
+        with pytest.raises(ValueError, match=f"{thing}: Adjust needs a joint layer that was trained for this"):
             Adjust(mask_id=MASK, tokens=tokens)
 
 
