@@ -8,7 +8,7 @@ from mdlm_jax.planning import topologies
 
 from .. import _cli
 from ._check import Place
-from ._recipe import Action, at_least, check_command, check_name, environment, shell_line
+from ._recipe import Action, at_least, check_command, check_folder, check_name, environment, shell_line
 
 TOGETHER = True
 FLAGS = (
@@ -41,7 +41,7 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     check_command(command)
     variables = environment(flags.get("env", ""))
     names = [name] if slices == 1 else [f"{name}-{number}" for number in range(slices)]
-    line = shell_line([*command, "--distributed=auto"], variables, flags.get("folder", "mdlm_jax"))
+    line = shell_line([*command, "--distributed=auto"], variables, check_folder(flags.get("folder", "mdlm_jax")))
     return [Action(("gcloud", "compute", "tpus", "tpu-vm", "ssh", one, *place, "--worker=all", f"--command={line}"))
             for one in names]
 

@@ -118,6 +118,10 @@ pods gke --topology=h100:8x2 --name=a --image=i -- ls
 pods tpu-vm -- ls | pods tpu-vm --name=a -- ls | pods tpu-vm --spot --name=a --zone=z -- ls
 pods tpu-vm --create --name=a --zone=z | pods tpu-vm --accelerator=v --create --name=a --zone=z
 pods tpu-vm --accelerator=v5p-512 --create --name=a --zone=z
+pods tpu-vm --folder=~/a --name=a --zone=z -- ls | pods ssh --hosts=a -- ~/ls | pods ssh --hosts=a -- source x
+pods ssh --hosts=a -- bash -c mdlm-train | pods ssh --hosts=a -- A=1 ls | pods slurm --name=a --nodes=2 -- srun ls
+pods ssh --hosts=a,b -- mdlm-tasks --output=a | pods ssh --hosts=a,b -- mdlm-tasks --output=/tmp/a
+pods ssh --hosts=a,b -- mdlm-tasks --output=gs://a/b
 prepare | prepare --source=stdlib | prepare --workers=0 --source=stdlib --out=AT/new | prepare --verify
 prepare --out=gs://a/b --source=stdlib | prepare --workers=2 --verify --out=AT/new
 prepare --shards=0 --source=stdlib --out=AT/new | prepare --source=a,,b --out=AT/new

@@ -168,6 +168,19 @@ def test_other_flags_of_sbatch_are_passed_on(capsys):
      "(v5p:4x4x12) or v5p-512 (v5p:4x8x8)"),
     ("tpu-vm", ("--name=a", "--zone=z", "--create", "--version=v", "--accelerator=v5p:2x8x8"), "has no name for that"),
     ("tpu-vm", ("--name=a", "--zone=z", "--accelerator=h100:8x2", "--", "x"), "use slurm or ssh for GPUs"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--folder=~/code", "--", "x"), "--folder=~/code: is quoted, so no shell puts"),
+    ("ssh", ("--hosts=a", "--folder=~", "--", "x"), "one relative to the home, as in mdlm_jax"),
+    ("ssh", ("--hosts=a", "--", "~/venv/bin/python", "x"), "-- ~/venv/bin/python: is quoted, so no shell"),
+    ("ssh", ("--hosts=a", "--", "source", "x", "&&", "python"), "-- '&&': COMMAND is one program and its words"),
+    ("ssh", ("--hosts=a", "--", "source", "x"), "-- 'source': COMMAND is one program and its words, not a line for a "
+     "shell; call the environment's own Python, as in -- .venv/bin/python -m launch.train"),
+    ("gke", ("--name=a", "--topology=v5e:4x4", "--image=i", "--", "cd /a && python x"), "-- 'cd /a && python x': COMM"),
+    ("ssh", ("--hosts=a", "--", "cd", "/a"), "give --folder=DIR"),
+    ("ssh", ("--hosts=a", "--", "bash", "-lc", "python -m launch.train --config=quickstart"),
+     "-- bash -lc: --distributed would stand outside of the quotes"),
+    ("slurm", ("--name=a", "--nodes=2", "--", "FOO=1", "python", "x"), "-- FOO=1: a variable before the program is not "
+     "understood everywhere; give --env=FOO=1"),
+    ("slurm", ("--name=a", "--nodes=2", "--", "srun", "python", "x"), "-- srun: the script calls srun itself"),
     ("gke", ("--name=a", "--topology=v6e-200", "--image=i", "--", "x"), "choose v6e-128 (v6e:8x16) or v6e-256"),
     ("gke", ("--name=a", "--topology=v5p:2x8x8", "--image=i", "--xpk=c", "--zone=z", "--", "x"), "--tpu_type is mi"),
 ))
