@@ -15,6 +15,7 @@ from mdlm_jax.config.objectives import check_columns, check_training
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.models.shapes import parameter_count
+from mdlm_jax.planning.estimate import check_rows
 from mdlm_jax.planning.work import model_flops
 
 from . import _cli, _configs, _distributed, _help
@@ -83,6 +84,7 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     how = _distributed.asked(flags, "train")
     try:
         check_training(config)
+        check_rows(config, parse_mesh(config.train.mesh))
         check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)
