@@ -19,13 +19,15 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 class Flag:
     """One ``--name=VALUE``; of type bool, a switch that stands alone or takes ``=true`` or ``=false``.
 
-    A name that ends in ``.*`` is every name with that beginning, with a text or nothing behind it.
+    A name that ends in ``.*`` is every name with that beginning, with a text or nothing behind it. ``written``: its
+    value is a file or folder that the command writes, all processes of a job to the same one.
     """
 
     name: str
     metavar: str
     help: str
     type: Callable[[str], Any] = str
+    written: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

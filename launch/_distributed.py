@@ -22,16 +22,16 @@ def environment(coordinator: str, processes: int, process: int) -> dict[str, str
     return {_FAMILY: f"{coordinator},{processes},{process}"}
 
 
-def asked(flags: dict) -> str | None:
-    """The flag, or what launch.local says; None: a job of one process.
+def asked(flags: dict, work: str) -> str | None:
+    """The flag, or what launch.local says; None: a job of one process. ``work``: what it does, for the message.
 
     Raises:
       ConfigError: neither, though the cluster says that there are several.
     """
     how = flags.get("distributed") or os.environ.get(_FAMILY)
     if how is None and (hint := _several()):
-        raise ConfigError(f"{hint}: this is one of several processes; add --distributed=auto, or unset it to train "
-                          "alone")
+        raise ConfigError(f"{hint}: this is one of several processes; add --distributed=auto on all of them, or "
+                          f"unset it to {work} alone")
     if how not in (None, "auto"):
         parse(how)
     return how

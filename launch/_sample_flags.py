@@ -26,8 +26,8 @@ FLAGS = (
     _cli.Flag("new_tokens", "N", "tokens a sample, prompt not included, in place of --length; default 128, or what "
               "fits behind the longest prompt", int),
     _cli.Flag("output", "FILE", "write the samples there too; with --prompts a .jsonl file, required; of images .png "
-              "(digits) or .npz (tokens and labels)"),
-    _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image"),
+              "(digits) or .npz (tokens and labels)", written=True),
+    _cli.Flag("picture", "FILE", "draw the first sample's denoising: an .html page or a .png image", written=True),
     _cli.Flag("live", "", "show the denoising in this terminal as it happens", bool),
     _cli.Flag("prompts", "FILE", "answer every prompt of a file, each once: text, one a line, or .jsonl. The same "
               "command again goes on where it was killed"),

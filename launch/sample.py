@@ -127,7 +127,7 @@ def read_options(flags: dict) -> SampleOptions:
     return SampleOptions(
         model.folder, model.config, sample, length, flags.get("prompt", ""), output, picture, new_tokens,
         prompts, generate, load, mesh, _twin(flags), flags.get("live", False),
-        _distributed.asked(flags) if several else None,
+        _distributed.asked(flags, "answer prompts") if several else None,
     )
 
 

@@ -31,15 +31,16 @@ _OWN = (
     _cli.Flag("task", "NAME", f"what is asked (below): {', '.join(registry.TASKS)}. Required."),
     _cli.Flag("data", "FILE", "the rows, .jsonl or .jsonl.gz. Required, but for --make."),
     _cli.Flag("output", "DIR", "the folder for answers (with their prompts), verdicts and the result. Required with "
-              "--checkpoint."),
+              "--checkpoint.", written=True),
     _cli.Flag("shots", "N", "solved examples before every prompt: the first N rows of --shots_from; none unless given",
               int),
     _cli.Flag("shots_from", "FILE", "where they come from, with the fields of --data"),
     _cli.Flag("limit", "N", "ask the first N rows alone", int),
-    _cli.Flag("make", "FILE.jsonl", "ask nothing: write --items rows of a task that makes its own, by --seed"),
+    _cli.Flag("make", "FILE.jsonl", "ask nothing: write --items rows of a task that makes its own, by --seed",
+              written=True),
     _cli.Flag("items", "N", "how many rows to make; 100 unless given", int),
     _cli.Flag("records", "FILE.jsonl", "ask nothing: write what the rows of --data teach, pairs for data.prompt_field="
-              "prompt and data.text_field=completion"),
+              "prompt and data.text_field=completion", written=True),
 )
 _SAMPLE = tuple(flag for flag in _sample_flags.FLAGS if flag.name not in (
     "checkpoint", "output", "prompt", "prompts", "prompt_field", "length", "picture", "live", "label", "labels"))

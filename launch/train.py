@@ -15,6 +15,7 @@ from mdlm_jax.config.objectives import check_columns, check_training
 from mdlm_jax.data.languages.registry import make
 from mdlm_jax.data.tokenizers import LanguageTokenizer
 from mdlm_jax.models.shapes import parameter_count
+from mdlm_jax.planning.estimate import check_rows
 from mdlm_jax.planning.work import model_flops
 
 from . import _cli, _configs, _distributed, _help
@@ -26,7 +27,7 @@ FLAGS = (
     _cli.Flag("config", "FILE", "the recipe: a Python file with get_config(), or the name of one that comes with the "
               "package (below); FILE:ARGUMENT hands ARGUMENT to get_config, as in smdm:170. Required."),
     _cli.Flag("workdir", "DIR", "the folder that receives checkpoints, metrics, samples and pictures. Made if it does "
-              "not exist; the same command again resumes the run in it. gs://BUCKET/NAME too. Required."),
+              "not exist; the same command again resumes the run in it. gs://BUCKET/NAME too. Required.", written=True),
     _cli.Flag("dry_run", "", "check everything but the text itself, print the resolved configuration as JSON and stop; "
               "--workdir may be left out", bool),
     _distributed.FLAG,
@@ -80,9 +81,10 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     workdir = None
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
-    how = _distributed.asked(flags)
+    how = _distributed.asked(flags, "train")
     try:
         check_training(config)
+        check_rows(config, parse_mesh(config.train.mesh))
         check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)

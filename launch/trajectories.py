@@ -21,7 +21,8 @@ MOST = NEVER - 1  # tokens of a row
 
 FLAGS = (
     _cli.Flag("checkpoint", "DIR", "a run's workdir or one of its steps, or a Hugging Face directory. Required."),
-    _cli.Flag("output", "DIR", "the folder for the rows; the same command again goes on in it. Required."),
+    _cli.Flag("output", "DIR", "the folder for the rows; the same command again goes on in it. Required.",
+              written=True),
     _cli.Flag("num", "N", "rows; 16384 unless given, or one a prompt", int),
     _cli.Flag("prompts", "FILE", "write behind these prompts, in turn: .txt, a line each, or .jsonl"),
     _cli.Flag("prompt_field", "NAME", "of a .jsonl file; prompt unless given"),
@@ -101,7 +102,7 @@ def read_options(flags: dict) -> TrajectoryOptions:
     return TrajectoryOptions(
         folder, output, num, prompts, flags.get("length", 0), flags.get("block_length"), flags.get("temperature", 1.0),
         flags.get("top_p", 1.0), tuple(int(part) for part in suppress.split(",") if part), flags.get("seed", 0),
-        flags.get("batch_size", 256), parsed_mesh(flags), _distributed.asked(flags),
+        flags.get("batch_size", 256), parsed_mesh(flags), _distributed.asked(flags, "write rows"),
     )
 
 

@@ -28,7 +28,7 @@ The recipe adds --distributed to COMMAND, so that the processes find each other;
 devices. docs/pods.md says how to watch, debug and resume a job.
 
 examples
-  {program} tpu-vm --name=llada --zone=us-east5-a --accelerator=v5p-512 -- python3 -m launch.train \\
+  {program} tpu-vm --name=llada --zone=us-east5-a --accelerator=v5p-512 -- .venv/bin/python -m launch.train \\
       --config=llada_8b --workdir=gs://BUCKET/run
   {program} gke --name=llada --topology=v5litepod-256 --image=gcr.io/p/mdlm -- python -m launch.train \\
       --config=llada_8b --workdir=gs://BUCKET/run

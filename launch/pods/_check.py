@@ -27,7 +27,7 @@ _PYTHON = re.compile(r"(.*/)?python[\d.]*")
 _MODULE = re.compile(r"(?:mdlm_jax\.)?launch\.(\w+)")
 _TAKE_A_WORD = ("-X", "-W")  # of Python's own flags
 _LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-_SHARED = "give gs://BUCKET/NAME, or an absolute path that all machines see"
+_SHARED = "an absolute path that all machines see"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,12 @@ def checked(command: Sequence[str], place: Place) -> list[str]:
     if "distributed" not in {flag.name for flag in flags}:
         raise ConfigError(f"launch.{name}: runs on one machine alone, without --distributed; call it there by itself")
     said = _cli.parse(arguments, flags, config=any(flag.name == "config" for flag in flags))
-    return _training(said, place) if name == "train" and not said.help else []
+    if said.help:
+        return []
+    if name == "train":
+        return _training(said, place)
+    return [note for flag in flags if flag.written and flag.name in said.flags
+            for note in _written(flag.name, said.flags[flag.name], place)]
 
 
 def _own(command: Sequence[str]) -> tuple[str, list[str]] | None:
@@ -93,6 +98,8 @@ def _module(name: str):
 
 def _training(said: _cli.Arguments, place: Place) -> list[str]:
     recipe = _cli.require(said.flags, "config", "llada_8b", "the recipe to train")
+    if place.hosts != 1:
+        _check_own_disk("config", recipe, _LOCAL, "put it into the folder of the command, on all machines")
     notes = []
     if not said.flags.get("dry_run"):
         notes += _workdir(_cli.require(said.flags, "workdir", "gs://BUCKET/run", "the folder for the results"), place)
@@ -115,20 +122,32 @@ def _elsewhere(recipe: str) -> bool:
 
 def _workdir(text: str, place: Place) -> list[str]:
     check_address(text)
-    if places.in_bucket(text) or place.hosts == 1 and place.mounted:
+    return [] if places.in_bucket(text) else _written("workdir", text, place, "gs://BUCKET/NAME, or ")
+
+
+def _written(flag: str, text: str, place: Place, bucket: str = "") -> list[str]:
+    """What is to be said of a path that all processes write to; ``bucket``: where it may be an address, how."""
+    if place.hosts == 1 and place.mounted:
         return []
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
+        raise ConfigError(f"--{flag}={text}: is written as a file, not to a bucket; give {_SHARED}")
     path = Path(text)
     if place.shared:
         path = path.expanduser().absolute()
     elif not path.is_absolute():
-        raise ConfigError(f"--workdir={text}: would be another folder on every machine; {_SHARED}")
+        raise ConfigError(f"--{flag}={text}: would be another place on every machine; give {bucket}{_SHARED}")
     own = _LOCAL if place.shared or not place.tpu else (*_LOCAL, "/home", "/root")
-    if local := next((folder for folder in own if path.is_relative_to(folder)), None):
-        raise ConfigError(f"--workdir={text}: lies in {local}, a disk of each machine's own; {_SHARED}")
+    _check_own_disk(flag, text, own, f"give {bucket}{_SHARED}", path)
     if not place.mounted:
-        return [f"--workdir={text}: the JobSet mounts nothing, so this would be inside every container and lost with "
-                "it; give gs://BUCKET/NAME, or add a volume to what is printed"]
+        return [f"--{flag}={text}: the JobSet mounts nothing, so this would be inside every container and lost with "
+                f"it; {'give gs://BUCKET/NAME, or ' if bucket else ''}add a volume to what is printed"]
     return []
+
+
+def _check_own_disk(flag: str, text: str, own: tuple[str, ...], remedy: str, path: Path | None = None) -> None:
+    """ConfigError for a path below one of these folders."""
+    if local := next((folder for folder in own if (path or Path(text)).is_relative_to(folder)), None):
+        raise ConfigError(f"--{flag}={text}: lies in {local}, a disk of each machine's own; {remedy}")
 
 
 def _backend(config: RunConfig, place: Place) -> None:

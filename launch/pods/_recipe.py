@@ -12,6 +12,14 @@ from mdlm_jax.config import ConfigError
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_JOINTS = ("&&", "||")
+_BUILTINS = {
+    "source": "call the environment's own Python, as in -- .venv/bin/python -m launch.train",
+    "cd": "give --folder=DIR, or call launch.pods there",
+    "export": "give --env=NAME=VALUE",
+}
+_BUILTINS["."] = _BUILTINS["source"]
+_OURS = re.compile(r"\blaunch\.\w|\bmdlm-\w")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +65,48 @@ def go(actions: Sequence[Action], together: bool) -> int:
 
 
 def check_command(command: Sequence[str]) -> None:
-    """ConfigError where there is none, or where it already says how its processes meet."""
+    """ConfigError where there is none, where it already says how its processes meet, or where it would be another
+    command on the machines: its words are quoted, and --distributed stands behind the last of them."""
     if not command:
         raise ConfigError("-- COMMAND is missing; write it after two dashes, as in -- python -m launch.train "
                           "--config=llada_8b --workdir=/shared/run")
     given = next((word for word in command if word.startswith("--distributed")), None)
     if given:
         raise ConfigError(f"{given}: the recipe adds this flag; leave it out of COMMAND")
+    first = command[0]
+    if first in _BUILTINS or _is_line(first) or any(word in _JOINTS for word in command):
+        at_fault = next((word for word in command if word in _JOINTS), first)
+        remedy = _BUILTINS.get(first, _BUILTINS["source"])
+        raise ConfigError(f"-- {at_fault!r}: COMMAND is one program and its words, not a line for a shell; {remedy}")
+    if home := next((word for word in command if word.startswith("~")), None):
+        raise ConfigError(f"-- {home}: is quoted, so no shell puts the home in its place; write an absolute path, or "
+                          "one relative to the folder where the command runs, as in .venv/bin/python")
+    name, equals, _ = first.partition("=")
+    if equals and _VARIABLE.fullmatch(name):
+        raise ConfigError(f"-- {first}: a variable before the program is not understood everywhere; give --env={first}")
+    _check_shell(command)
+
+
+def _is_line(word: str) -> bool:
+    """Whether it is more than the name of a program; a path may have a blank in it."""
+    return not word or " " in word and not word.startswith("/")
+
+
+def _check_shell(command: Sequence[str]) -> None:
+    if re.fullmatch(r"(.*/)?(ba|da|z|k)?sh", command[0]):
+        at = next((place for place, word in enumerate(command) if re.fullmatch(r"-[a-z]*c", word)), len(command))
+        if any(_OURS.search(word) for word in command[at + 1:]):
+            raise ConfigError(f"-- {command[0]} {command[at]}: --distributed would stand outside of the quotes, and "
+                              "what is in them is not checked; give the command itself, as in -- .venv/bin/python -m "
+                              "launch.train, with --folder and --env")
+
+
+def check_folder(folder: str) -> str:
+    """ConfigError for a --folder that begins with a home."""
+    if folder.startswith("~"):
+        raise ConfigError(f"--folder={folder}: is quoted, so no shell puts the home in its place; write an absolute "
+                          "path, or one relative to the home, as in mdlm_jax")
+    return folder
 
 
 def environment(text: str) -> dict[str, str]:

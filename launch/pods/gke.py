@@ -28,6 +28,8 @@ ACCELERATORS = {"v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "
                 "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x"}
 _CHIPS_OF_A_HOST = 4
 
+_MISTAKE = 2  # exit status of a command that is wrong and will be so again: `_cli.run`
+
 _JOBSET = """\
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
@@ -38,6 +40,9 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: {restarts}
+    rules:
+      - action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
       replicas: {slices}
@@ -46,6 +51,13 @@ spec:
           parallelism: {hosts}
           completions: {hosts}
           backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes:
+                  containerName: train
+                  operator: In
+                  values: [{mistake}]
           template:
             spec:
               restartPolicy: Never
@@ -83,7 +95,7 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     chips = math.prod(topology.shape)
     account = flags.get("service_account")
     text = _JOBSET.format(
-        name=name, restarts=restarts, slices=topology.slices, hosts=_hosts(topology),
+        name=name, restarts=restarts, mistake=_MISTAKE, slices=topology.slices, hosts=_hosts(topology),
         grace=at_least(flags, "grace", 120), accelerator=ACCELERATORS[topology.generation],
         layout=json.dumps("x".join(map(str, topology.shape))), chips=min(chips, _CHIPS_OF_A_HOST),
         image=json.dumps(image), command=json.dumps(command),

@@ -55,6 +55,9 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     name = check_name("name", _cli.require(flags, "name", "llada", "the name of the job"))
     directives = _directives(flags, name)
     check_command(command)
+    if command[0] in ("srun", "sbatch"):
+        raise ConfigError(f"-- {command[0]}: the script calls srun itself; leave it out, and give flags of sbatch as "
+                          "--sbatch.NAME=VALUE")
     variables = "".join(f"export {key}={shlex.quote(value)}\n"
                         for key, value in environment(flags.get("env", "")).items())
     lines = (f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in directives.items())

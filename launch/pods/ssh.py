@@ -4,7 +4,7 @@ from mdlm_jax.config import ConfigError
 
 from .. import _cli
 from ._check import Place
-from ._recipe import Action, at_least, check_command, environment, shell_line
+from ._recipe import Action, at_least, check_command, check_folder, environment, shell_line
 
 TOGETHER = True
 FLAGS = (
@@ -30,7 +30,7 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
         raise ConfigError(f"--port={port}: must be at most 65535")
     check_command(command)
     address = flags.get("address", hosts[0].rpartition("@")[2])
-    variables, folder = environment(flags.get("env", "")), flags.get("folder", "mdlm_jax")
+    variables, folder = environment(flags.get("env", "")), check_folder(flags.get("folder", "mdlm_jax"))
     return [_one(host, command, f"{address}:{port},{len(hosts)},{number}", variables, folder)
             for number, host in enumerate(hosts)]
 

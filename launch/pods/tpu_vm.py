@@ -8,7 +8,7 @@ from mdlm_jax.planning import topologies
 
 from .. import _cli
 from ._check import Place
-from ._recipe import Action, at_least, check_command, check_name, environment, shell_line
+from ._recipe import Action, at_least, check_command, check_folder, check_name, environment, shell_line
 
 TOGETHER = True
 FLAGS = (
@@ -21,9 +21,11 @@ FLAGS = (
     _cli.Flag("create", "", "ask for the machines as a queued resource instead, and run nothing", bool),
     _cli.Flag("accelerator", "TYPE", "as the cloud calls a slice: v5p-512 (TensorCores, two a chip; v4 too), "
               "v5litepod-256, v6e-256 (chips). Required with --create; else the command's mesh is checked against it"),
-    _cli.Flag("version", "RUNTIME", "of --create: the runtime, as in v2-alpha-tpuv5-lite"),
+    _cli.Flag("version", "RUNTIME", "of --create: the runtime, for v5p v2-alpha-tpuv5"),
     _cli.Flag("spot", "", "of --create: machines that may be taken away", bool),
 )
+_RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5e": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
+             "v6e": "v2-alpha-tpuv6e"}  # for jax, docs.cloud.google.com/tpu/docs/runtimes
 
 
 def actions(flags: dict, command: list[str]) -> list[Action]:
@@ -41,7 +43,7 @@ def actions(flags: dict, command: list[str]) -> list[Action]:
     check_command(command)
     variables = environment(flags.get("env", ""))
     names = [name] if slices == 1 else [f"{name}-{number}" for number in range(slices)]
-    line = shell_line([*command, "--distributed=auto"], variables, flags.get("folder", "mdlm_jax"))
+    line = shell_line([*command, "--distributed=auto"], variables, check_folder(flags.get("folder", "mdlm_jax")))
     return [Action(("gcloud", "compute", "tpus", "tpu-vm", "ssh", one, *place, "--worker=all", f"--command={line}"))
             for one in names]
 
@@ -82,7 +84,11 @@ def _create(flags: dict, name: str, place: list[str], slices: int, command: list
     if not accelerator:
         raise ConfigError(f"--accelerator={given}: the cloud has no name for that shape; write one of its names, as in "
                           "v5p-512")
-    version = _cli.require(flags, "version", "v2-alpha-tpuv5-lite", "the runtime of the machines")
+    usual = _RUNTIMES.get(topology.generation, "")
+    version = _cli.require(flags, "version", usual or "RUNTIME", "the runtime of the machines")
+    if usual and version in set(_RUNTIMES.values()) - {usual}:
+        raise ConfigError(f"--version={version}: is the runtime of another generation than {accelerator}; give "
+                          f"--version={usual}")
     nodes = [f"--node-id={name}"] if slices == 1 else [f"--node-count={slices}", f"--node-prefix={name}"]
     return Action(("gcloud", "compute", "tpus", "queued-resources", "create", name, *place,
                    f"--accelerator-type={accelerator}", f"--runtime-version={version}", *nodes,

@@ -49,6 +49,15 @@ def check_training(run) -> None:
     require(not run.model.latent or run.train.objective.startswith("di4c:"), "model.latent", run.model.latent, _LATENT)
 
 
+def rows_per_device(train, shards: int) -> int:
+    """Rows of a microbatch that each of ``shards`` devices has; ConfigError where it is no whole number."""
+    rows = train.batch_size // train.microbatches
+    if rows % shards:
+        raise ConfigError(f"train.batch_size={train.batch_size} in {train.microbatches} microbatch(es) is {rows} rows, "
+                          f"which {shards} devices cannot share evenly; make it a multiple of {shards}")
+    return rows // shards
+
+
 def check_objective(run, objective: str) -> None:
     """Raises ConfigError for what ``objective``, the name without its numbers, cannot work with or would ignore.
 

@@ -304,6 +304,9 @@ def open_source(config: DataConfig) -> Source:
         from mdlm_jax.data.tfds_source import TfdsSource
 
         return TfdsSource(label, split, config.data_dir, config.text_field)
+    if "://" in label:
+        raise ConfigError(f"data.source={label!r}: text is not read from buckets or addresses; copy it to this "
+                          "machine, or mount the bucket, and give the path")
     path = Path(label).expanduser()
     if path.is_dir():
         _check_folder(label, path)

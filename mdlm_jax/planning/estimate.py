@@ -9,6 +9,7 @@ import fnmatch
 import math
 
 from mdlm_jax.config import BATCH_AXES, MESH_AXES, RunConfig
+from mdlm_jax.config.objectives import rows_per_device
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models import flops
 from mdlm_jax.models.config import TransformerConfig
@@ -69,12 +70,8 @@ def _notes(config: RunConfig, topology: Topology) -> list[str]:
 
 
 def check_rows(config: RunConfig, sizes: dict[str, int]) -> None:
-    """ConfigError where the devices cannot share a microbatch evenly."""
-    train, shards = config.train, _shards(sizes)
-    rows = train.batch_size // train.microbatches
-    if rows % shards:
-        raise ConfigError(f"train.batch_size={train.batch_size} in {train.microbatches} microbatch(es) is {rows} rows, "
-                          f"which {shards} devices cannot share evenly; make it a multiple of {shards}")
+    """ConfigError where the devices cannot share a microbatch evenly; an open axis (-1) may have any size."""
+    rows_per_device(config.train, _shards({axis: max(size, 1) for axis, size in sizes.items()}))
 
 
 def memory_of(config: RunConfig, network: TransformerConfig, sizes: dict[str, int]) -> dict[str, float]:

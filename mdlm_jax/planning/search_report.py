@@ -1,6 +1,6 @@
 """What arithmetic says, and what a budget of tokens takes, as text."""
 
-from mdlm_jax.planning.chips import backend_there
+from mdlm_jax.planning.chips import GPUS, backend_there
 from mdlm_jax.planning.search import best
 
 _GIB = 2**30
@@ -18,6 +18,7 @@ def text(found: list[dict], seconds: float, rows: int = 10) -> str:
         f"{first['available'] / _GIB:.2f} GiB to use",
         _HEADING,
         *(_row(one) for one in found[:rows]),
+        *_legend(first, "ICI"),
         *([_flags(first)] if fitting else []),
     ]
     return "\n".join(lines) + "\n"
@@ -62,6 +63,7 @@ def estimate_text(found: dict) -> str:
         f"step       train on {found['rows']} rows of {found['length']} tokens in {found['microbatches']} "
         f"microbatch(es), {found['parameters']:,} parameters, remat {found['remat']}; by arithmetic, nothing compiled",
         *(f"note       {note}" for note in found["notes"]),
+        *_legend(found, "interconnect"),
         f"memory     {memory['peak']} GiB of {found['available'] / _GIB:.2f}: {kinds}; {verdict}",
         f"travels    GB a device at least: {sent or 'nothing'}"
         + (f"; to other slices {across / 1e9:.3f}" if across else ""),
@@ -72,13 +74,21 @@ def estimate_text(found: dict) -> str:
 
 def budget_text(budget: dict) -> str:
     """Tokens a day and the time to the budget, at the bound and at the stated efficiency."""
-    lines = [f"budget     {budget['tokens']:.4g} tokens on {budget['chips']} chips: train.steps={budget['steps']}"]
+    lines = [f"budget     {_amount(budget['tokens'])} tokens on {budget['chips']} chips: train.steps={budget['steps']}"]
     for name, share in (("at_bound", 1.0), ("at_efficiency", budget["efficiency"])):
         one = budget[name]
         lines.append(f"           at {100 * share:3.0f}% of the bound: {one['step']:.3f} s a step, "
-                     f"{one['tokens_per_day']:.3g} tokens a day, {one['days']:.1f} days, "
+                     f"{_amount(one['tokens_per_day'], 3)} tokens a day, {one['days']:.1f} days, "
                      f"{one['chip_hours']:,.0f} chip-hours")
     return "\n".join(lines) + "\n"
+
+
+def _amount(number: float, digits: int = 4) -> str:
+    """As launch.plan reads it: 300B."""
+    for letter, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size:
+            return f"{number / size:.{digits}g}{letter}"
+    return f"{number:.{digits}g}"
 
 
 def predicted_text(estimated: dict, compiled: dict) -> str:
@@ -89,6 +99,13 @@ def predicted_text(estimated: dict, compiled: dict) -> str:
     peak = compiled["memory"]["peak"]
     return (f"predicted  {predicted / _GIB:.2f} GiB by arithmetic, {peak / _GIB:.2f} compiled "
             f"({predicted / peak:.2f} of it)\n")
+
+
+def _legend(found: dict, name: str) -> list[str]:
+    """What the seconds of interconnect are on GPUs, whose nodes are no slices."""
+    if found["topology"].partition(":")[0] not in GPUS:
+        return []
+    return [f"note       {name}: NVLink inside a node, between nodes the network's adapters; no other column has them"]
 
 
 def _place(found: dict) -> str:

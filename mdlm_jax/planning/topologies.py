@@ -18,6 +18,7 @@ from mdlm_jax.planning.chips import GPUS
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+_NODES = (1, 2, 4, 8)  # GPUs that NVLink joins, of the kinds in `GPUS`
 _HOST = (2, 2, 1)  # chips of one host, libtpu's default
 _CORES = {"tpu7x": 2}  # devices a chip; 1 elsewhere (v4's two cores act as one: megacore)
 
@@ -74,6 +75,9 @@ def _parse_gpus(name: str, slices: int) -> Topology:
     generation, _, layout = name.partition(":")
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", layout):
         raise ConfigError(f"--topology={name}: GPUs are given as GPUs of a node x nodes, as in {generation}:8x16")
+    if (node := int(layout.partition("x")[0])) not in _NODES:
+        raise ConfigError(f"--topology={name}: no node has {node} {generation} joined by NVLink; write GPUs of a node "
+                          f"x nodes, with 1, 2, 4 or 8 of a node, as in {generation}:8x16")
     if slices != 1:
         raise ConfigError(f"--num_slices={slices}: of TPUs; give more nodes, as in {generation}:8x32")
     return Topology(generation, tuple(int(n) for n in layout.split("x")))

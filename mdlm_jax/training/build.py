@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from mdlm_jax.config import OBJECTIVES, ConfigError, RunConfig, TrainConfig, parse_mesh, parse_spec
-from mdlm_jax.config.objectives import check_training, in_blocks
+from mdlm_jax.config.objectives import check_training, in_blocks, rows_per_device
 from mdlm_jax.core import levels, schedules, weights
 from mdlm_jax.core.gidd import GiddProcess
 from mdlm_jax.core.process import Process
@@ -63,7 +63,7 @@ def build_objective(
     kind, numbers = parse_spec("train.objective", train.objective, OBJECTIVES)
     if kind == "nelbo":
         kind = "count" if process.masked_only else "continuous"
-    rows = _rows_per_device(config, data_shards)
+    rows = rows_per_device(train, data_shards)
     coupling, notes = ("iid", []) if kind in (*NOISELESS, "joint", "dparallel") else _coupling(train, rows)
     shared = {
         "network": _as_trained(network, kind),
@@ -153,17 +153,7 @@ def layout_notes(network: TransformerConfig, mesh) -> list[str]:
 
 def check_batch(config: RunConfig, data_shards: int) -> None:
     """Can ``data_shards`` devices share the batch as asked? Needs no data; raises what `build_objective` would."""
-    _coupling(config.train, _rows_per_device(config, data_shards))
-
-
-def _rows_per_device(config: RunConfig, data_shards: int) -> int:
-    micro_rows = config.train.batch_size // config.train.microbatches
-    if micro_rows % data_shards:
-        raise ConfigError(
-            f"train.batch_size={config.train.batch_size} in {config.train.microbatches} microbatch(es) is {micro_rows} "
-            f"rows, which {data_shards} devices cannot share evenly; make it a multiple of {data_shards}"
-        )
-    return micro_rows // data_shards
+    _coupling(config.train, rows_per_device(config.train, data_shards))
 
 
 def _coupling(train: TrainConfig, rows_per_device: int) -> tuple[str, list[str]]:

@@ -55,6 +55,7 @@ train --config=smdm:19,odd --dry_run | train --config=scaling:odd --dry_run | tr
 train --config.model.head_size=20 --config=oracle --dry_run --config.train.objective=levenshtein:1,2
  --config.model.attention=block_causal --config.model.block_length=8
 train --config.data.length=999 --config=planner --config.train.init_from=AT/learned --dry_run
+train --config.train.batch_size=1000 --config=llada_8b --dry_run --config.train.mesh=replica:4,fsdp:64
 train --config=AT/raises.py --dry_run | train --profile=9:1 --config=quickstart --workdir=AT/new
 train --config.train.twin=AT/hf {MARIA} | train --config.train.twin=AT/bytes {MARIA}
 train --config.train.twin=AT/classes {MARIA} | train --config.data.length=32 --config.train.twin=AT/plain {MARIA}
@@ -103,6 +104,7 @@ plan --rows=3 --step=decode --config=llada_8b --topology=v5e:16x16
 plan --new_tokens=0 --step=decode --cache=none --config=llada_8b
 plan --new_tokens=3 --step=decode --cache=none --config=llada_8b
 plan --compile=0 --config=quickstart --config.train.batch_size=256 --topology=v5e:16x16
+plan --topology=h100:16x8 --config=llada_8b
 plan --topology=h100:8 --config=llada_8b | plan --num_slices=0 --config=llada_8b --topology=v5e:16x16
 pods | pods odd | pods slurm | pods slurm --nodes=0 --name=a -- ls | pods slurm --name=a -- ls
 pods slurm --time=long --name=a --nodes=2 -- ls | pods slurm --env=A --name=a --nodes=2 -- ls
@@ -118,6 +120,12 @@ pods gke --topology=h100:8x2 --name=a --image=i -- ls
 pods tpu-vm -- ls | pods tpu-vm --name=a -- ls | pods tpu-vm --spot --name=a --zone=z -- ls
 pods tpu-vm --create --name=a --zone=z | pods tpu-vm --accelerator=v --create --name=a --zone=z
 pods tpu-vm --accelerator=v5p-512 --create --name=a --zone=z
+pods tpu-vm --version=v2-alpha-tpuv5-lite --accelerator=v5p-512 --create --name=a --zone=z
+pods tpu-vm --folder=~/a --name=a --zone=z -- ls | pods ssh --hosts=a -- ~/ls | pods ssh --hosts=a -- source x
+pods ssh --hosts=a -- bash -c mdlm-train | pods ssh --hosts=a -- A=1 ls | pods slurm --name=a --nodes=2 -- srun ls
+pods ssh --hosts=a,b -- mdlm-tasks --output=a | pods ssh --hosts=a,b -- mdlm-tasks --output=/tmp/a
+pods ssh --hosts=a,b -- mdlm-tasks --output=gs://a/b
+prepare --source=gs://a/b --out=AT/new
 prepare | prepare --source=stdlib | prepare --workers=0 --source=stdlib --out=AT/new | prepare --verify
 prepare --out=gs://a/b --source=stdlib | prepare --workers=2 --verify --out=AT/new
 prepare --shards=0 --source=stdlib --out=AT/new | prepare --source=a,,b --out=AT/new

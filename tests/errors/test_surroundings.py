@@ -90,7 +90,8 @@ def test_where_nothing_may_be_written_is_named(tmp_path, monkeypatch):
 
 def test_a_cluster_is_asked_for_and_there_must_be_one(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    refused("SLURM_NTASKS=4: this is one of several processes", lambda: _distributed.asked({}))
+    refused("SLURM_NTASKS=4: this is one of several processes; add --distributed=auto on all of them, or unset it to "
+            "answer prompts alone", lambda: _distributed.asked({}, "answer prompts"))
     monkeypatch.setattr(jax.distributed, "initialize", _no_cluster)
     refused("--distributed=auto: no cluster is found here (coordinator_address", _distributed._join_cluster)
 

@@ -1,11 +1,13 @@
 """The recipes of launch.pods: what they print, what they refuse, and what they do with programs of the same names."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -81,17 +83,21 @@ def test_a_jobset_is_yaml_that_says_what_was_asked(topology, slices, hosts, chip
     assert action.words == ("kubectl", "apply", "-f", "-")
     whole = yaml.safe_load(action.stdin)
     assert whole["kind"] == "JobSet" and whole["metadata"]["name"] == "llada"
-    assert whole["spec"]["failurePolicy"] == {"maxRestarts": 10}
+    rule = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}  # a mistake fails again and again
+    assert whole["spec"]["failurePolicy"] == {"maxRestarts": 10, "rules": [rule]}
     (job,) = whole["spec"]["replicatedJobs"]
     assert job["replicas"] == slices
     of_job = job["template"]["spec"]
     assert (of_job["parallelism"], of_job["completions"], of_job["backoffLimit"]) == (hosts, hosts, 0)
+    assert of_job["podFailurePolicy"] == {"rules": [{"action": "FailJob", "onExitCodes": {
+        "containerName": "train", "operator": "In", "values": [2]}}]}
     pod = of_job["template"]["spec"]
     assert pod["restartPolicy"] == "Never" and pod["terminationGracePeriodSeconds"] == 90
     assert pod["serviceAccountName"] == "trainer"
     assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": accelerator,
                                    "cloud.google.com/gke-tpu-topology": layout}
     (container,) = pod["containers"]
+    assert container["name"] == "train"
     assert container["command"] == [*TRAIN, "--distributed=auto"]
     assert container["env"] == [{"name": "A", "value": "b: 'c'"}]
     assert container["resources"] == {"limits": {"google.com/tpu": chips}}
@@ -168,6 +174,23 @@ def test_other_flags_of_sbatch_are_passed_on(capsys):
      "(v5p:4x4x12) or v5p-512 (v5p:4x8x8)"),
     ("tpu-vm", ("--name=a", "--zone=z", "--create", "--version=v", "--accelerator=v5p:2x8x8"), "has no name for that"),
     ("tpu-vm", ("--name=a", "--zone=z", "--accelerator=h100:8x2", "--", "x"), "use slurm or ssh for GPUs"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--create", "--accelerator=v5p-512"), "as in --version=v2-alpha-tpuv5"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--create", "--accelerator=v6e-16"), "as in --version=v2-alpha-tpuv6e"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--create", "--accelerator=v5p-512", "--version=v2-alpha-tpuv5-lite"),
+     "--version=v2-alpha-tpuv5-lite: is the runtime of another generation than v5p-512; give --version=v2-alpha-tpuv5"),
+    ("tpu-vm", ("--name=a", "--zone=z", "--folder=~/code", "--", "x"), "--folder=~/code: is quoted, so no shell puts"),
+    ("ssh", ("--hosts=a", "--folder=~", "--", "x"), "one relative to the home, as in mdlm_jax"),
+    ("ssh", ("--hosts=a", "--", "~/venv/bin/python", "x"), "-- ~/venv/bin/python: is quoted, so no shell"),
+    ("ssh", ("--hosts=a", "--", "source", "x", "&&", "python"), "-- '&&': COMMAND is one program and its words"),
+    ("ssh", ("--hosts=a", "--", "source", "x"), "-- 'source': COMMAND is one program and its words, not a line for a "
+     "shell; call the environment's own Python, as in -- .venv/bin/python -m launch.train"),
+    ("gke", ("--name=a", "--topology=v5e:4x4", "--image=i", "--", "cd /a && python x"), "-- 'cd /a && python x': COMM"),
+    ("ssh", ("--hosts=a", "--", "cd", "/a"), "give --folder=DIR"),
+    ("ssh", ("--hosts=a", "--", "bash", "-lc", "python -m launch.train --config=quickstart"),
+     "-- bash -lc: --distributed would stand outside of the quotes"),
+    ("slurm", ("--name=a", "--nodes=2", "--", "FOO=1", "python", "x"), "-- FOO=1: a variable before the program is not "
+     "understood everywhere; give --env=FOO=1"),
+    ("slurm", ("--name=a", "--nodes=2", "--", "srun", "python", "x"), "-- srun: the script calls srun itself"),
     ("gke", ("--name=a", "--topology=v6e-200", "--image=i", "--", "x"), "choose v6e-128 (v6e:8x16) or v6e-256"),
     ("gke", ("--name=a", "--topology=v5p:2x8x8", "--image=i", "--xpk=c", "--zone=z", "--", "x"), "--tpu_type is mi"),
 ))
@@ -267,3 +290,28 @@ def test_the_slurm_script_passes_sigterm_on_and_asks_for_another_turn(programs, 
     assert (tmp_path / "told").read_text() == "--signal=TERM 17\n"
     assert (tmp_path / "requeue").exists() == requeued
     assert not requeued or (tmp_path / "requeue").read_text() == "requeue 17\n"
+
+
+PAGE = (Path(__file__).parents[2] / "docs/pods.md").read_text()
+
+
+@pytest.mark.parametrize(("statuses", "started"), (((1, 143, 0), 3), ((1, 2, 0), 2), ((137, 0), 2)))
+def test_the_page_s_loop_starts_again_what_can_go_on(tmp_path, statuses, started):
+    loop = re.search(r"^until python .*?^do .*?done$", PAGE, re.M | re.S)[0]
+    text = f"""statuses=({' '.join(map(str, statuses))}); n=0
+python() {{ n=$((n + 1)); return ${{statuses[n - 1]}}; }}
+sleep() {{ :; }}
+"""
+    done = subprocess.run(["bash", "-c", f"{text}{loop}\necho $n"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [str(started)] and not done.stderr
+    (tmp_path / "stop").touch()
+    done = subprocess.run(["bash", "-c", f"{text}{loop}\necho $n"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["1"]
+
+
+def test_the_page_s_signal_reaches_python_and_not_the_shell_around_it(tmp_path):
+    pattern = re.search(r"pkill -TERM -f '(.*?)'", PAGE)[1]
+    (action,) = tpu_vm.actions({"name": "a", "zone": "z"}, [".venv/bin/python", *TRAIN[1:]])
+    line = action.words[-1].removeprefix("--command=")
+    assert not re.search(pattern, f"bash -c {line}") and not re.search(pattern, f"bash -c pkill -TERM -f '{pattern}'")
+    assert re.search(pattern, line.rpartition("&& ")[2])

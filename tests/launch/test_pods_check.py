@@ -31,12 +31,21 @@ MOUNTED = "--workdir=/mnt/run"
     (TPU_VM, ("mdlm-convert", "--from=a"), "launch.convert: runs on one machine alone"),
     (TPU_VM, ("mdlm-sample", "--chekpoint=a"), "did you mean --checkpoint?"),
     # the workdir
-    (TPU_VM, (*LLADA, "--workdir=runs/a"), "--workdir=runs/a: would be another folder on every machine; give gs://"),
-    (TPU_VM, (*LLADA, "--workdir=~/a"), "--workdir=~/a: would be another folder on every machine"),
+    (TPU_VM, (*LLADA, "--workdir=runs/a"), "--workdir=runs/a: would be another place on every machine; give gs://"),
+    (TPU_VM, (*LLADA, "--workdir=~/a"), "--workdir=~/a: would be another place on every machine"),
     (TPU_VM, (*LLADA, "--workdir=/home/me/a"), "lies in /home, a disk of each machine's own"),
-    (GKE, (*LLADA, "--workdir=runs/a"), "would be another folder on every machine"),
+    (GKE, (*LLADA, "--workdir=runs/a"), "would be another place on every machine"),
     (SSH, (*QUICK, "--workdir=/tmp/a"), "--workdir=/tmp/a: lies in /tmp, a disk of each machine's own"),
     (SLURM, (*QUICK, "--workdir=/dev/shm/a"), "lies in /dev/shm"),
+    # what the other commands write, and the recipe
+    (POD, ("mdlm-tasks", "--output=gsm8k"), "--output=gsm8k: would be another place on every machine; give an abs"),
+    (POD, ("mdlm-tasks", "--output=/home/me/gsm8k"), "--output=/home/me/gsm8k: lies in /home, a disk of each"),
+    (POD, ("mdlm-tasks", "--output=gs://bucket/a"), "--output=gs://bucket/a: is written as a file, not to a bucket"),
+    (TPU_VM, ("mdlm-tasks", "--records=a.jsonl"), "--records=a.jsonl: would be another place"),
+    (SSH, ("mdlm-sample", "--picture=a.png"), "--picture=a.png: would be another place"),
+    (SSH, ("mdlm-trajectories", "--output=/tmp/a"), "--output=/tmp/a: lies in /tmp, a disk of each machine's own; "),
+    (POD, (*QUICK[:1], "--config=/tmp/mine.py", BUCKET), "--config=/tmp/mine.py: lies in /tmp, a disk of each "
+     "machine's own; put it into the folder of the command, on all machines"),
     (SLURM, (*QUICK, "--workdir=s3://bucket/a"), "--workdir=s3://bucket/a: must be a folder, or an address gs://"),
     # the devices
     ((*TPU_VM, "--accelerator=v5p-1024"), (*LLADA, BUCKET),
@@ -68,6 +77,8 @@ def test_what_the_job_would_refuse_is_refused_here(recipe, command, message, cap
     (SSH, (*QUICK, MOUNTED), ""),
     (SLURM, (*QUICK, "--workdir=~/runs/a"), ""),
     (SLURM, ("mdlm-sample", "--checkpoint=/mnt/run"), ""),
+    (POD, ("mdlm-tasks", "--output=/mnt/gsm8k"), ""),
+    (GKE, ("mdlm-tasks", "--output=/mnt/gsm8k"), "--output=/mnt/gsm8k: the JobSet mounts nothing"),
     (TPU_VM, (*LLADA, BUCKET), "train.mesh='replica:16,fsdp:16': was not checked"),
     (TPU_VM, (*QUICK[:1], "--config=/far/away.py", BUCKET), "--config=/far/away.py: is not on this machine"),
     (GKE, (*LLADA, MOUNTED), "--workdir=/mnt/run: the JobSet mounts nothing"),
@@ -87,6 +98,7 @@ def test_a_relative_workdir_under_slurm_is_in_the_folder_of_sbatch(capsys, monke
     assert main([*SLURM, "--", *QUICK, "--workdir=runs/a"]) == 2 and "lies in /tmp" in capsys.readouterr().err
     monkeypatch.chdir("/")
     assert main([*SLURM, "--", *QUICK, "--workdir=runs/a"]) == 0
+    assert main([*SLURM, "--", "mdlm-tasks", "--output=results"]) == 0
 
 
 def test_a_check_imports_no_jax():

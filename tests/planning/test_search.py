@@ -113,6 +113,8 @@ def test_gpus_attend_by_cudnn():
     ranked = search.search(config, topologies.parse("h100:8x16"))
     assert search_report.text(ranked, 0.1).splitlines()[-1].endswith(" --config.model.backend=cudnn")
     assert "note       model.backend=splash does not run on h100" in search_report.estimate_text(ranked[0])
+    assert "note       interconnect: NVLink inside a node" in search_report.estimate_text(ranked[0])
+    assert "note       ICI: NVLink inside a node" in search_report.text(ranked, 0.1)
     assert "backend" not in search_report.text(search.search(config, topologies.parse("v5e:16x16")), 0.1)
 
 

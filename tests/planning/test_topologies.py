@@ -64,6 +64,7 @@ def test_a_mesh_of_one_s_own():
     ("v5e:0x16", 1, None, "2 sizes"),
     ("v5e:4x4", 0, None, "num_slices=0"),
     ("h100:8", 1, None, "GPUs of a node x nodes, as in h100:8x16"),
+    ("h100:16x8", 1, None, "no node has 16 h100 joined by NVLink; write GPUs of a node x nodes"),
     ("h100:8x16", 2, None, "num_slices=2: of TPUs"),
     ("v5e:4x4", 1, "fsdp:8", "makes 8 devices and 1 x v5e:4x4 has 16"),
     ("v5e:4x4", 2, "fsdp:-1", "only replicas may span slices"),
