@@ -84,7 +84,8 @@ class _Told:
         code = function.__code__
         around = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         return [
-            self._code(code, function.__doc__), self._thing(function.__defaults__), self._thing(function.__kwdefaults__),
+            self._code(code, function.__doc__),
+            self._thing(function.__defaults__), self._thing(function.__kwdefaults__),
             [(name, self._cell(cell)) for name, cell in around.items()],
             [(name, self._thing(function.__globals__[name])) for name in sorted(_reads(code))
              if name in function.__globals__],

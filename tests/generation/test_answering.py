@@ -259,8 +259,8 @@ def test_the_digits_of_code_are_those_of_what_it_does():
     first = digits(RULE)
     assert digits("\n\n# moved\n" + RULE, "other/b.py", "another") == first == digits(RULE.replace('("x")', '("y")'))
     for old, new in (("2.5", "2.25"), ("by=2)", "by=3)"), ('"base"', '"case"'), ("cls(3)", "cls(4)"),
-                     ("(1, 2)]", "(2, 1)]"), ('("entropy",)', '("argmax",)'), ("unknown + 1", "unknown - 1"), ("x > 3", "x > 4"),
-                     ("[True]", "[False]"), ("{None}", "{0}"), ("super().kind", "self.kind")):
+                     ("(1, 2)]", "(2, 1)]"), ('("entropy",)', '("argmax",)'), ("unknown + 1", "unknown - 1"),
+                     ("x > 3", "x > 4"), ("[True]", "[False]"), ("{None}", "{0}"), ("super().kind", "self.kind")):
         assert old in RULE and digits(RULE.replace(old, new)) != first, old
     assert code.digest(LowConfidence) == ""
 
