@@ -22,7 +22,10 @@ from mdlm_jax.data.files import NoLocks, flush_names, take, write_text
 from mdlm_jax.errors import ConfigError
 
 FIELDS = ("index", "sample", "text", "finish", "tokens", "forwards", "token_ids")  # of an answer
-_DIGITS = {"prompts": "other prompts (or other fields beside them), as many,", "weights": "other weights"}  # of a job
+_DIGITS = {"prompts": "its prompts, or the fields beside them, are others than these ({count} both times)",
+           "weights": "its weights are others than these",
+           "code": "its decoder's class has other code than this"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 Key = tuple[int, int]  # place of the prompt, and number of the sample of it
 
 
@@ -65,9 +68,12 @@ class Answers:
         """Writes nothing.
 
         Raises:
-          ConfigError: the files there are those of another job, or of none.
+          ConfigError: the files there are those of another job, or of none; a name that promises what is packed.
         """
         path = _job_file(self.output)
+        if self.output.suffix in _PACKED:
+            raise ConfigError(f"{self._name}: is written as plain text, one answer after another; leave out "
+                              f"{self.output.suffix}, and pack it when it is done")
         if not path.exists():
             if self.output.exists() or self._found("*.jsonl"):
                 raise ConfigError(f"{self._name}: is there already, and no {path.name} says what it answers; choose "
@@ -83,9 +89,13 @@ class Answers:
         if "count" in differing and "prompts" in differing:
             differing.remove("prompts")
         if differing and (self.output.exists() or self._found("*.jsonl")):
-            shown = [_difference(name, found, self._job) for name in differing[:3]]
-            raise ConfigError(f"{self._name}: holds answers of another job: {', '.join(shown)}; give the same again, "
-                              "or choose another file")
+            raise ConfigError(f"{self._name}: holds answers of another job: {_differences(differing, found, self._job)}"
+                              f"; give the same again, choose another file, or delete {self._there()} to begin anew")
+
+    def _there(self) -> str:
+        """Names of the files of the job that are there."""
+        found = [path.name for path in (self.output, self._parts, _job_file(self.output)) if path.exists()]
+        return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
     def open(self) -> list[Key]:
         """Makes the folder, cuts what a kill left half written, and returns what this process has to answer.
@@ -185,13 +195,29 @@ class Answers:
         return found
 
 
+def _differences(names: list[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Of two jobs. Two programs do not tell theirs alike, one before it has read the weights."""
+    by, ours = _program(there), _program(here)
+    if by != ours:
+        return f"{by} began it, which {ours} cannot go on with"
+    return ", ".join(_difference(name, there, here) for name in names[:3])
+
+
+def _program(job: Mapping[str, Any]) -> str:
+    return "LanguageModel.answer" if "weights" in job else "launch.sample"
+
+
 def _difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Of two jobs: in words where they hold digits alone, which tell nobody anything."""
     if name == "count":
         return f"{there.get(name)} prompts there and {here.get(name)} here"
     if name in _DIGITS and there.get(name) and here.get(name):
-        return f"{_DIGITS[name]} there than here"
-    return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        return _DIGITS[name].format(count=here.get("count"))
+    return f"{name} is {_shown(there.get(name))} there and {_shown(here.get(name))} here"
+
+
+def _shown(value) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def check_fields(where: str, found: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mdlm_jax.errors import ConfigError
-from mdlm_jax.generation import generate
+from mdlm_jax.generation import code, generate
 from mdlm_jax.generation import options as settings
 from mdlm_jax.generation import prompts as given
 from mdlm_jax.generation.answer_file import Answers, Key, Prompt, check_fields, read_lines, told_of
@@ -20,6 +20,7 @@ from mdlm_jax.generation.generate import Generation
 from mdlm_jax.generation.options import Options, is_whole
 from mdlm_jax.models.digest import digest
 from mdlm_jax.progress import check, following
+from mdlm_jax.sampling.decoder import Decoder
 
 _OURS = {"row_ids": "the place of a prompt and the number of its sample are its row id",
          "trace": "the file keeps no canvases"}
@@ -35,6 +36,7 @@ def answer(model, prompts, output, *, new_tokens: int | None = None, num: int = 
             raise ConfigError(f"{name}={keywords[name]!r}: {why}; leave it out")
     if not is_whole(num) or num < 1:
         raise ConfigError(f"num={num!r}: must be a whole number of at least 1")
+    _check_no_file(prompts)
     asked = _prompts(prompts)
     keywords = {name: list(value) if isinstance(value, Iterator) else value for name, value in keywords.items()}
     generate.answer_job(model, [one.prompt for one in asked], new_tokens, **keywords)  # refuses what it would
@@ -79,7 +81,14 @@ def _says(model, prompts: Sequence[Prompt], options: Options, numbers: dict[str,
     written = [one._replace(prompt=one.fields["prompt"]) for one in prompts]
     return (told_of(written) | {"weights": _weights(model)}
             | ({} if options.twin is None else {"twin": _weights(options.twin)})
-            | {name: _written(value) for name, value in sorted(told.items())})
+            | {name: _written(value) for name, value in sorted(told.items())}
+            | _code(options.decoder))
+
+
+def _code(decoder) -> dict[str, str]:
+    """Digits of a decoder's class where it is no part of this library, whose code may change from call to call."""
+    digits = code.digest(type(decoder)) if isinstance(decoder, Decoder) else ""
+    return {"code": digits} if digits else {}
 
 
 def _weights(model) -> str:
@@ -101,6 +110,20 @@ def _written(value) -> Any:
     if isinstance(value, Sequence):
         return [_written(one) for one in value]
     return f"{type(value).__name__} {digest(value)}"
+
+
+def _check_no_file(prompts) -> None:
+    """Refuses a string that names a file: it would be the one prompt."""
+    try:
+        named = isinstance(prompts, os.PathLike) or isinstance(prompts, str) and Path(prompts).is_file()
+    except (OSError, ValueError):  # too long for a name, or no characters of one
+        return
+    if named:
+        several = str(prompts).endswith((".jsonl", ".ndjson"))
+        read = (f"[json.loads(line) for line in open({str(prompts)!r})]" if several
+                else f"open({str(prompts)!r}).read().splitlines()")
+        raise ConfigError(f"prompts={str(prompts)!r}: is a file, and no prompt; give what it holds, as {read} does, or "
+                          "[prompts] where the name is meant")
 
 
 def _prompts(prompts) -> list[Prompt]:

@@ -14,7 +14,7 @@ from mdlm_jax.core.process import Process
 from mdlm_jax.errors import ConfigError
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, ScheduledDenoiser
 from mdlm_jax.models.twin import LeftReading, Twin
-from mdlm_jax.sampling import registry
+from mdlm_jax.sampling import own, registry
 from mdlm_jax.sampling.ancestral import LearnedScheduleAncestral
 from mdlm_jax.sampling.decoder import Decoder
 from mdlm_jax.sampling.registry import Usual
@@ -286,6 +286,7 @@ def _decoder(model, process: Process, options: Options, numbers: Mapping[str, An
             name = next(iter(numbers))
             raise ConfigError(f"{name}={numbers[name]!r}: {_unknown(name, ())}; a decoder that is given as an object "
                               "has its numbers already, so leave it out")
+        own.check(chosen)
         if chosen.mask_id not in (None, process.mask_id):
             raise ConfigError(f"decoder: {type(chosen).__name__} writes over the mask {chosen.mask_id}, and the model "
                               f"has {process.mask_id}; make it with mask_id={process.mask_id}")

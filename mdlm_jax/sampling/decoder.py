@@ -18,6 +18,7 @@ import numpy as np
 from mdlm_jax.core import categorical, draws
 from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction import chunk_length
+from mdlm_jax.errors import ConfigError
 
 
 def static(default=dataclasses.MISSING) -> Any:
@@ -34,7 +35,7 @@ def decoder(cls):
 def check(name: str, value, valid: Callable[[Any], bool], remedy: str) -> None:
     """Refuses a known number that is not ``valid(value)``; traced ones were checked when they were numbers."""
     if isinstance(value, (bool, int, float, np.number)) and not valid(value):
-        raise ValueError(f"{name}={value}: {remedy}")
+        raise ConfigError(f"{name}={value}: {remedy}")
 
 
 @jax.tree_util.register_dataclass
@@ -171,6 +172,11 @@ class Decoder:
     @property
     def scorable(self) -> bool:
         """Whether positions depend on the state alone, never on what was drawn."""
+        return False
+
+    @property
+    def partial(self) -> bool:
+        """Whether it may leave masks in the end; else a rule of one's own that does is an error."""
         return False
 
     @property

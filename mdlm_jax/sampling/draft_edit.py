@@ -45,6 +45,10 @@ class DraftEdit(Decoder):
     def reach(self) -> int:
         return 0 if self.reference else 1
 
+    @property
+    def partial(self) -> bool:
+        return self.reference
+
     def begin(self, look: Look, hidden) -> jax.Array:
         """The state: [B] int32, edits left over."""
         del hidden

@@ -92,7 +92,8 @@ def stream(denoise, params, canvas: Canvas, decoder: Decoder, *, every: str = "b
       finish: asked after every block which rows, [B] bool, are finished: their other blocks are left as they are.
       options: those of `begin`, ``steps`` among them.
     Raises:
-      ValueError, ConfigError: at once; as `begin`, or another word for ``every``.
+      ValueError, ConfigError: at once; as `begin`, or another word for ``every``. On the way: ids that no head has,
+        and in the end masks, of a decoder that is none of the library.
     """
     if every not in ("block", "step"):
         raise ValueError(f"every={every!r}: choose block or step")
@@ -110,11 +111,16 @@ def _streamed(layout: Layout, numbers: Numbers, now: Progress, decoder, params, 
                 after = next(following, None)
             if after is None:
                 break
-            yield (now := after)
+            now = after
+            if own.is_own(decoder):
+                own.check_written(decoder, now.canvas, _columns(layout.model))
+            yield now
         if finish is not None:
             now = _asked(layout.program(number), decoder, now, finish)
         if bool(now.finished.all()):
             return
+    if own.is_own(decoder):
+        own.check_left(decoder, now.canvas, now.finished)
 
 
 def _asked(program, decoder, now: Progress, finish) -> Progress:

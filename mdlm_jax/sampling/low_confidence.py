@@ -44,6 +44,10 @@ class LowConfidence(ByConfidence):
         return 0 if self.reference else 1
 
     @property
+    def partial(self) -> bool:
+        return self.reference
+
+    @property
     def scorable(self) -> bool:
         return self.remasking == "top"
 

@@ -4,6 +4,7 @@ The key of a case is a part of its message.
 """
 
 import dataclasses
+import math
 import types
 
 import jax
@@ -16,13 +17,15 @@ from mdlm_jax.core.prediction import Prediction
 from mdlm_jax.core.process import Process
 from mdlm_jax.core.schedules import Geometric
 from mdlm_jax.data.tokenizers import LanguageTokenizer
+from mdlm_jax.errors import ConfigError
+from mdlm_jax.generation.generate import MASK_TEXT
 from mdlm_jax.models.config import RopeConfig
 from mdlm_jax.models.denoise import CausalDenoiser, Denoiser, as_model
 from mdlm_jax.sampling import own, registry
 from mdlm_jax.sampling.ancestral import Ancestral, LearnedScheduleAncestral
 from mdlm_jax.sampling.canvas import blank, canvas
 from mdlm_jax.sampling.confidence import ByConfidence
-from mdlm_jax.sampling.decoder import Decoder, Move, Plan, decoder
+from mdlm_jax.sampling.decoder import Decoder, Move, Plan, decoder, static, take_best
 from mdlm_jax.sampling.loop import decode
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from mdlm_jax.training.objectives.any_order import AnyOrderObjective
@@ -84,6 +87,31 @@ def updating(given) -> Decoder:
     return Whole(MASK)
 
 
+def made(base=ByConfidence, **members) -> Decoder:
+    """An object of a class ``Mine`` with these members; ``fields``: types and defaults of its own fields."""
+    fields = members.pop("fields", {} if base is ByConfidence else {"mask_id": (int, static())})
+    notes = {name: kind for name, (kind, _) in fields.items()}
+    defaults = {name: value for name, (_, value) in fields.items() if value is not None}
+    cls = decoder(type("Mine", (base,), {"__annotations__": notes, "reveal": best} | defaults | members))
+    return cls(mask_id=MASK) if "mask_id" in {field.name for field in dataclasses.fields(cls)} else cls()
+
+
+def best(self, drawn, look):
+    return take_best(drawn.top_log_prob, look.masked, look.due)
+
+
+def unsure(self, drawn, look):
+    return take_best(-drawn.entropy, look.masked, look.due)
+
+
+def idle(self, drawn, look):
+    return jnp.zeros_like(look.masked)
+
+
+def everywhere(token):
+    return lambda self, prediction, look, state: (Move(look.masked, jnp.full_like(look.tokens, token)), state)
+
+
 class Undecorated(LowConfidence):
     pass
 
@@ -102,6 +130,34 @@ CASES = {
         lambda move: (dataclasses.replace(move, remask=move.write[:, 0]), None))),
     "Whole.update: gives the state int32[]; it must be as that of begin, None": lambda: decoded(updating(
         lambda move: (move, jnp.int32(1)))),
+    "Mine: left 5 masks in row 0; reveal must take at least look.due at each step": lambda: decoded(made(reveal=idle)),
+    "Mine: left 4 masks in row 0; reveal must": lambda: generate(decoder=made(reveal=idle)),
+    "Mine: left 5 masks in row 0; update must have written them all by the last step": lambda: decoded(made(
+        Decoder, update=lambda self, prediction, look, state: (Move(look.masked & False, look.tokens), state))),
+    "Mine.update: writes the id 12; Move.tokens must lie in 0..11": lambda: generate(
+        decoder=made(Decoder, update=everywhere(VOCAB))),
+    "Mine.update: writes the id -3; Move.tokens must lie in 0..11": lambda: generate(
+        decoder=made(Decoder, update=everywhere(-3))),
+    "Mine.update: writes the id -3; Move.tokens must not": lambda: decoded(made(Decoder, update=everywhere(-3))),
+    "Mine.mask_id=None: must be the id of the mask": lambda: generate(
+        decoder=dataclasses.replace(made(), mask_id=None)),
+    "decoder=Mine: has no mask_id; give it the field mask_id: int = static()": lambda: generate(
+        decoder=made(Decoder, fields={}, update=everywhere(1))),
+    "decoder=Mine: has no rule; give it update(self, prediction, look, state)": lambda: generate(decoder=made(Decoder)),
+    "decoder=Mine: has no rule; give it reveal(self, drawn, look)": lambda: generate(
+        decoder=made(reveal=ByConfidence.reveal)),
+    "Mine.wants='entropy': must be a tuple of names": lambda: generate(decoder=made(wants="entropy")),
+    "Mine.wants: 'topprob' is nothing that is computed; did you mean 'top_log_prob'": lambda: generate(
+        decoder=made(wants=("topprob",))),
+    "Mine.wants: 3 is nothing that is computed; choose of sample, ": lambda: generate(decoder=made(wants=(3,))),
+    "Mine.reveal: reads drawn.entropy, which was not computed; add 'entropy' to wants": lambda: generate(
+        decoder=made(reveal=unsure)),
+    "Mine.mode='even': is no number; give one, or mark the field static()": lambda: generate(
+        decoder=made(fields={"mode": (str, "even")})),
+    "Mine.temperature='0.5': is no number": lambda: generate(decoder=dataclasses.replace(made(), temperature="0.5")),
+    "Mine.names=[1]: is static() and cannot be hashed; give a tuple": lambda: generate(decoder=dataclasses.replace(
+        made(fields={"names": (tuple, static(()))}), names=[1])),
+    "temperature=-1.0: must be 0 (greedy) or positive": lambda: dataclasses.replace(made(), temperature=-1.0),
     "decoder=LowConfidence: is a class; give an object of it": lambda: decoded(LowConfidence),
     f"decoder=LowConfidence: is a class; give an object of it, as in LowConfidence(mask_id={MASK})": lambda: generate(
         decoder=LowConfidence),
@@ -179,6 +235,36 @@ def test_the_message_says_what_is_wrong_and_the_remedy(said):
     with pytest.raises(ValueError) as caught:
         CASES[said]()
     assert said in str(caught.value) and not faults(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("given", [
+    lambda: made(reveal=idle), lambda: made(reveal=unsure), lambda: made(wants="entropy"),
+    lambda: made(Decoder, update=everywhere(-3)), lambda: dataclasses.replace(made(), temperature=-1.0),
+])
+def test_a_rule_of_ones_own_fails_as_a_named_one_does(given):
+    with pytest.raises(ConfigError):
+        generate(decoder=given())
+
+
+def test_a_mistake_in_a_rule_keeps_its_own_words():
+    """A TypeError that no missing field explains."""
+    with pytest.raises(TypeError, match="must be real number"):
+        decoded(made(reveal=lambda self, drawn, look: math.sin("x")))
+    with pytest.raises(AttributeError, match="has no attribute 'mask'"):
+        decoded(made(Decoder, update=lambda self, prediction, look, state: look.mask))
+
+
+def test_masks_may_be_left_where_it_is_said_and_behind_the_end():
+    assert (decoded(made(reveal=idle, partial=True)).tokens[0, 3:] == MASK).all()
+    ends = bytes_model({"eos": 0.0})  # writes nothing but the end
+    own = dataclasses.replace(made(), mask_id=ends.process.mask_id)
+    (found,) = ends.generate(["x"], new_tokens=8, steps=8, block_length=4, decoder=own)
+    assert found.finish == "eos" and len(found.tokens) == 0 and found.forwards < 8
+    seen = [one.text for one in ends.stream("x", new_tokens=4, steps=4, stop_id=None, every="step", decoder=own)]
+    assert seen[0].count("░") == 4 and "░" not in seen[-1]
+    letters = bytes_model()
+    stopped = letters.generate("x", new_tokens=8, steps=8, block_length=2, stop=["a", "b"], decoder=own)
+    assert stopped.finish == "stop" and MASK_TEXT not in stopped.text and (stopped.row == own.mask_id).any()
 
 
 def test_what_is_right_is_taken():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ import pytest
 
 from launch import train
 from mdlm_jax.errors import ConfigError
+from mdlm_jax.generation import code
 from mdlm_jax.generation.answer_file import Answers
+from mdlm_jax.sampling.confidence import ByConfidence
+from mdlm_jax.sampling.decoder import decoder, take_best
 from mdlm_jax.sampling.low_confidence import LowConfidence
 from tests.errors.form import faults
 from tests.generation.models import bytes_model, tokens_model
@@ -126,9 +130,10 @@ def test_several_samples_ids_labels_and_a_single_prompt(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"seed": 4}, "seed is 3 there and 4 here"),
     ({"new_tokens": 6}, "new_tokens is 8 there and 6 here"),
-    ({"temperature": 0.5}, "temperature is None there and 0.5 here"),
-    ({"decoder": LowConfidence(256, temperature=1.0)}, "decoder is None there and 'LowConfidence [0-9a-f]{16}' here"),
-    ({"bias": {5: 1.0}}, "bias is None there and {'5': 1.0} here"),
+    ({"temperature": 0.5}, "temperature is not given there and 0.5 here"),
+    ({"decoder": LowConfidence(256, temperature=1.0)},
+     "decoder is not given there and 'LowConfidence [0-9a-f]{16}' here"),
+    ({"bias": {5: 1.0}}, "bias is not given there and {'5': 1.0} here"),
     ({"stop": ["ab"]}, r"stop is \[\] there and \['ab'\] here"),
     ({"num": 2}, "num is 1 there and 2 here"),
 ])
@@ -143,16 +148,121 @@ def test_another_job_is_refused(change, message, model, tmp_path):
 def test_other_prompts_fields_and_weights_are_another_job(model, tmp_path):
     interrupted(model, tmp_path / "out.jsonl", 4)
     other = dataclasses.replace(model, params=model.params | {"head_bias": model.params["head_bias"].at[0].add(1e-6)})
-    others = r"other prompts \(or other fields beside them\), as many, there than here;"
+    others = r"its prompts, or the fields beside them, are others than these \(20 both times\);"
     for asked, prompts, thing in ((model, PROMPTS[:-1] + [{"id": "q19", "prompt": "other"}], others),
                                   (model, PROMPTS[:-1] + [PROMPTS[-1] | {"id": "q20"}], others),
                                   (model, PROMPTS[:-1], "20 prompts there and 19 here;"),
-                                  (other, PROMPTS, "other weights there than here;")):
+                                  (other, PROMPTS, "its weights are others than these;")):
         with pytest.raises(ConfigError, match=f"answers of another job: {thing}") as caught:
             asked.answer(prompts, tmp_path / "out.jsonl", **HOW)
         assert not faults(str(caught.value))
     same = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), model.params))
     assert len(same.answer(PROMPTS, tmp_path / "out.jsonl", **HOW)) == 20
+
+
+def test_a_refusal_names_what_to_delete_for_a_new_beginning(model, tmp_path):
+    output = tmp_path / "out.jsonl"
+    interrupted(model, output, 4)
+    remedy = "choose another file, or delete out.jsonl.parts and out.jsonl.job.json to begin anew$"
+    with pytest.raises(ConfigError, match=remedy):
+        model.answer(PROMPTS, output, **HOW | {"seed": 4})
+    model.answer(PROMPTS, output, **HOW)
+    with pytest.raises(ConfigError, match="or delete out.jsonl and out.jsonl.job.json to begin anew$"):
+        model.answer(PROMPTS, output, **HOW | {"seed": 4})
+
+
+def test_the_file_of_a_command_is_refused_by_its_name(model, tmp_path):
+    output, job = tmp_path / "out.jsonl", {"seed": 3, "count": 20, "checkpoint": "runs/first"}
+    with Answers(output, job, [(0, 0)]) as answers:
+        answers.open()
+        answers.add([{"index": 0, "sample": 0}])
+    with pytest.raises(ConfigError, match="another job: launch.sample began it, which LanguageModel.answer cannot go"):
+        model.answer(PROMPTS, output, **HOW)
+    interrupted(model, tmp_path / "other.jsonl", 4)
+    with pytest.raises(ConfigError, match="another job: LanguageModel.answer began it, which launch.sample cannot"):
+        Answers(tmp_path / "other.jsonl", job, [(0, 0)], flag="--output").check()
+
+
+# A decoder of one's own -----------------------------------------------------------------------------------------------
+
+FACTOR = 1.0
+
+
+def scaled(score):
+    return score * FACTOR
+
+
+def ruled(sign=1.0, table=None, edited=False, doc="One."):
+    """An object of a class made anew, as by running a cell or a program again."""
+    table = np.ones(4, np.float32) if table is None else table
+    if edited:
+        @decoder
+        class Mine(ByConfidence):
+            def reveal(self, drawn, look):
+                return take_best(scaled(sign * drawn.top_log_prob * table[0]) - look.place, look.masked, look.due)
+    else:
+        @decoder
+        class Mine(ByConfidence):
+            def reveal(self, drawn, look):
+                return take_best(scaled(sign * drawn.top_log_prob * table[0]), look.masked, look.due)
+
+    Mine.__doc__ = doc
+    return Mine(256, temperature=1.0)
+
+
+def test_a_decoder_whose_code_changed_is_another_job(model, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    interrupted(model, output, 4, decoder=ruled())
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    changed = [ruled(), ruled(sign=-1.0), ruled(edited=True), ruled(table=np.zeros(4, np.float32))]
+    for factor, other in zip((2.0, 1.0, 1.0, 1.0), changed, strict=True):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        with pytest.raises(ConfigError, match="another job: its decoder's class has other code than this;") as caught:
+            model.answer(PROMPTS, output, **HOW | {"decoder": other})
+        assert not faults(str(caught.value))
+    found = model.answer(PROMPTS, output, **HOW | {"decoder": ruled(doc="Another.")})
+    own = model.generate([one["prompt"] for one in PROMPTS], **HOW | {"decoder": ruled()})
+    assert [one["text"] for one in found] == [one.text for one in own]
+
+
+RULE = """
+import functools
+from mdlm_jax.sampling.confidence import ByConfidence
+from mdlm_jax.sampling.decoder import decoder, static
+
+WEIGHTS = {"a": (1, 2.5, {None}), "b": [True]}
+def helped(x, *, by=WEIGHTS): return later(x) + by["a"][0]
+def later(x): return helped(x) if x > 3 else x
+class Base:
+    turn = functools.partial(helped, by=2)
+    @property
+    def kind(self): return "base"
+    @classmethod
+    def made(cls): return cls(3)
+    @functools.cached_property
+    def kept(self): return [one for one in (1, 2)]
+@decoder
+class Rule(Base, ByConfidence):
+    name: str = static("x")
+    wants = ("entropy",)
+    def reveal(self, drawn, look): return super().kind, helped(len(drawn)), self.turn(1), (lambda: unknown + 1)
+"""
+
+
+def digits(text, place="a.py", package="mine"):
+    names = {"__name__": package}
+    exec(compile(text, place, "exec"), names)
+    return code.digest(names["Rule"])
+
+
+def test_the_digits_of_code_are_those_of_what_it_does():
+    first = digits(RULE)
+    assert digits("\n\n# moved\n" + RULE, "other/b.py", "another") == first == digits(RULE.replace('("x")', '("y")'))
+    for old, new in (("2.5", "2.25"), ("by=2)", "by=3)"), ('"base"', '"case"'), ("cls(3)", "cls(4)"),
+                     ("(1, 2)]", "(2, 1)]"), ('("entropy",)', '("argmax",)'), ("unknown + 1", "unknown - 1"),
+                     ("x > 3", "x > 4"), ("[True]", "[False]"), ("{None}", "{0}"), ("super().kind", "self.kind")):
+        assert old in RULE and digits(RULE.replace(old, new)) != first, old
+    assert code.digest(LowConfidence) == ""
 
 
 def test_two_at_once_are_one_too_many(model, tmp_path):
@@ -176,6 +286,10 @@ def test_two_at_once_are_one_too_many(model, tmp_path):
     ("x", {"progress": 3}, "progress=3: must be True, False"),
     ("x", {"steps": 0}, "steps=0: must be a whole number of at least 1"),
     ("x", {"output": "."}, r"output=\.: is a folder; give a file in it"),
+    ("x", {"output": "out.jsonl.gz"}, "output=out.jsonl.gz: is written as plain text.*; leave out .gz"),
+    ("mine.jsonl", {}, r"prompts='mine.jsonl': is a file, and no prompt; give .*json.loads\(line\) for line in open"),
+    ("mine.txt", {}, r"prompts='mine.txt': is a file, and no prompt; give .*open\('mine.txt'\).read\(\).split"),
+    (Path("gone.jsonl"), {}, "prompts='gone.jsonl': is a file, and no prompt"),
     ("x", {"output": "gone/out.jsonl"}, "output=gone/out.jsonl: there is no folder gone; make it"),
     ("x", {"output": "mine.jsonl"}, "output=mine.jsonl: is there already, and no mine.jsonl.job.json says"),
     ("x", {"output": "odd.jsonl"}, "output=odd.jsonl: odd.jsonl.job.json cannot be read .*; choose another file"),
@@ -183,7 +297,8 @@ def test_two_at_once_are_one_too_many(model, tmp_path):
 ])
 def test_mistakes(prompts, options, message, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.jsonl").write_text("{}\n")
+    for name in ("mine.jsonl", "mine.txt"):
+        (tmp_path / name).write_text("{}\n")
     (tmp_path / "odd.jsonl.job.json").write_text("{")
     (tmp_path / "list.jsonl.job.json").write_text("[]")
     before = commands.snapshot(tmp_path)

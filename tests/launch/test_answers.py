@@ -104,7 +104,7 @@ def test_another_field_of_the_same_file_is_another_command(tmp_path):
     first, other = (sample.job(sample.read_options(flags | {"prompt_field": name})) for name in ("prompt", "question"))
     first.open()
     first.add([line((0, 0))])
-    with pytest.raises(ConfigError, match="holds answers of another job: other prompts"):
+    with pytest.raises(ConfigError, match="another job: its prompts, or the fields beside them, are others"):
         other.check()
 
 
