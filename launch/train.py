@@ -82,9 +82,9 @@ def _prepare(argv: list[str]) -> Callable[[], None] | None:
     if "workdir" in flags or not dry_run:
         workdir = check_workdir(_cli.require(flags, "workdir", "runs/first", "the folder for the results"), config)
     how = _distributed.asked(flags, "train")
+    check_rows(config, parse_mesh(config.train.mesh))
     try:
         check_training(config)
-        check_rows(config, parse_mesh(config.train.mesh))
         check_data(config.data, config.train.batch_size, config.model.classes)
         if config.train.init_from:
             check_start(config)

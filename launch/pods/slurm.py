@@ -38,9 +38,9 @@ _SCRIPT = """\
 #!/bin/bash
 {directives}
 set -u
+trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM  # to the processes of the step; srun itself would kill them
 {variables}srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {command} &
 child=$!
-trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM  # to the processes of the step; srun itself would kill them
 while :; do
   wait "$child"; status=$?
   kill -0 "$child" 2>/dev/null || break

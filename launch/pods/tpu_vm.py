@@ -81,7 +81,7 @@ def _create(flags: dict, name: str, place: list[str], slices: int, command: list
     given = _cli.require(flags, "accelerator", "v5litepod-256", "which machines")
     topology = _topology(flags)
     accelerator = topology and slice_names.cloud_name(topology.generation, topology.shape)
-    if not accelerator:
+    if not topology or not accelerator:
         raise ConfigError(f"--accelerator={given}: the cloud has no name for that shape; write one of its names, as in "
                           "v5p-512")
     usual = _RUNTIMES.get(topology.generation, "")
