@@ -16,6 +16,7 @@ import os
 import re
 import tempfile
 import time
+import tokenize
 from pathlib import Path
 
 ADDRESS = "OWNER/mdlm_jax"  # of the repository on GitHub, the one place to change it; with --links it goes everywhere
@@ -24,22 +25,30 @@ LINES, COLUMNS, COLOURS = 32, 160, 64  # of a text that is kept; of a figure
 _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_per_s|^\s*from \.autonotebook|"
                        r"An NVIDIA GPU may be present|^\s*self\._shown = |very slow compile|^\*{20,}$|"
                        r"Compiling module|constant folding", re.IGNORECASE)
-
-
-_LINK = re.compile(r"(?<=colab\.research\.google\.com/github/)[^/]+/[^/]+(?=/blob/)")
-_INSTALL = re.compile(r'(?<=REPOSITORY = \\"git\+https://github\.com/)[^\\"]+')  # as a notebook's file writes it
+_OPEN = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
 
 def linked(text: str) -> str:
-    """The text of a file with the links to `ADDRESS`."""
-    return _INSTALL.sub(ADDRESS, _LINK.sub(ADDRESS, text))
+    """The text of a file with its links to `ADDRESS`: all that go where that to open it in Colab goes."""
+    for before in set(_OPEN.findall(text)):
+        text = re.sub(rf"(github(?:\.com)?/){re.escape(before)}(?![\w.-])", rf"\g<1>{ADDRESS}", text)
+    return text
 
 
 def digest(notebook: dict) -> str:
-    """Of the sources of the code cells, but for the address: whether outputs belong to what stands there now."""
-    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    sources = [re.sub('(?<=REPOSITORY = ").*(?=")', "", source) for source in sources]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+    """Of the code cells but for comments and the first, which installs: whether outputs belong to what stands there."""
+    _, *sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256("\0".join(map(uncommented, sources)).encode()).hexdigest()[:16]
+
+
+def uncommented(source: str) -> str:
+    """Code without its comments and the lines that are nothing else."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip() or None
+    return "\n".join(line for line in lines if line is not None)
 
 
 def execute(path: Path, folder: Path) -> None:
