@@ -24,7 +24,8 @@ FOLDER = Path(__file__).resolve().parent
 LINES, COLUMNS, COLOURS = 32, 160, 64  # of a text that is kept; of a figure
 _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_per_s|^\s*from \.autonotebook|"
                        r"An NVIDIA GPU may be present|^\s*self\._shown = |very slow compile|^\*{20,}$|"
-                       r"Compiling module|constant folding", re.IGNORECASE)
+                       r"Compiling module|constant folding|os\.fork\(\)|_fork_exec", re.IGNORECASE)
+_CUT = re.compile(r"\[\.\.\. (\d+) lines\]")
 _OPEN = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
 
@@ -75,6 +76,9 @@ def clean(notebook: dict, folder: Path) -> None:
         if cell["cell_type"] == "code":
             kept = [_kept(output, folder) for output in _joined(cell["outputs"])]
             cell["outputs"] = _joined([output for output in kept if output])
+            for output in cell["outputs"]:
+                if output["output_type"] == "stream":
+                    output["text"] = cut(output["text"])
             cell["metadata"] = {name: cell["metadata"][name] for name in ("tags",) if name in cell["metadata"]}
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -105,21 +109,29 @@ def _kept(output: dict, folder: Path) -> dict | None:
     if "image/png" in data:
         output["data"] = {"image/png": _small(data["image/png"]), "text/plain": "a figure"}
     elif "text/plain" in data:
-        data["text/plain"] = cleaned(data["text/plain"], folder).rstrip("\n")
+        data["text/plain"] = cut(cleaned(data["text/plain"], folder)).rstrip("\n")
     output["metadata"] = {}
     return output
 
 
 def cleaned(text: str, folder: Path) -> str:
-    """Text without bars and paths of this machine, and no longer than `LINES`."""
+    """Text without bars and paths of this machine."""
     for place, name in ((folder, ""), (FOLDER.parent, ""), (Path(tempfile.gettempdir()), "tmp/"), (Path.home(), "~/")):
         text = text.replace(f"{place}/", name)
     lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     lines = [line if len(line) <= COLUMNS else line[:COLUMNS] + " ..." for line in lines if not _PROGRESS.search(line)]
-    if len(lines) > LINES:
-        lines[LINES // 2 : -LINES // 2] = [f"[... {len(lines) - LINES} lines]"]
     text = "\n".join(lines)
     return text if text.strip() else ""
+
+
+def cut(text: str) -> str:
+    """The beginning and the end of a text that is longer than `LINES`; cutting it again changes nothing."""
+    lines = text.split("\n")
+    middle = lines[LINES // 2 : -LINES // 2]
+    if len(middle) < 2:
+        return text
+    hidden = sum(int(before[1]) if (before := _CUT.fullmatch(line)) else 1 for line in middle)
+    return "\n".join([*lines[: LINES // 2], f"[... {hidden} lines]", *lines[-LINES // 2 :]])
 
 
 def _small(png: str) -> str:
