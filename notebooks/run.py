@@ -16,6 +16,7 @@ import os
 import re
 import tempfile
 import time
+import tokenize
 from pathlib import Path
 
 ADDRESS = "OWNER/mdlm_jax"  # of the repository on GitHub, the one place to change it; with --links it goes everywhere
@@ -23,23 +24,32 @@ FOLDER = Path(__file__).resolve().parent
 LINES, COLUMNS, COLOURS = 32, 160, 64  # of a text that is kept; of a figure
 _PROGRESS = re.compile(r"\d+%\||elapsed \d\d:\d\d|TqdmWarning|IProgress|tokens_per_s|^\s*from \.autonotebook|"
                        r"An NVIDIA GPU may be present|^\s*self\._shown = |very slow compile|^\*{20,}$|"
-                       r"Compiling module|constant folding", re.IGNORECASE)
-
-
-_LINK = re.compile(r"(?<=colab\.research\.google\.com/github/)[^/]+/[^/]+(?=/blob/)")
-_INSTALL = re.compile(r'(?<=REPOSITORY = \\"git\+https://github\.com/)[^\\"]+')  # as a notebook's file writes it
+                       r"Compiling module|constant folding|os\.fork\(\)|_fork_exec", re.IGNORECASE)
+_CUT = re.compile(r"\[\.\.\. (\d+) lines\]")
+_OPEN = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/")
 
 
 def linked(text: str) -> str:
-    """The text of a file with the links to `ADDRESS`."""
-    return _INSTALL.sub(ADDRESS, _LINK.sub(ADDRESS, text))
+    """The text of a file with its links to `ADDRESS`: all that go where that to open it in Colab goes."""
+    for before in set(_OPEN.findall(text)):
+        text = re.sub(rf"(github(?:\.com)?/){re.escape(before)}(?![\w.-])", rf"\g<1>{ADDRESS}", text)
+    return text
 
 
 def digest(notebook: dict) -> str:
-    """Of the sources of the code cells, but for the address: whether outputs belong to what stands there now."""
-    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    sources = [re.sub('(?<=REPOSITORY = ").*(?=")', "", source) for source in sources]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+    """Of the code cells but for comments and the first, which installs: whether outputs belong to what stands there."""
+    _, *sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256("\0".join(map(uncommented, sources)).encode()).hexdigest()[:16]
+
+
+def uncommented(source: str) -> str:
+    """Code without its comments and the lines that are nothing else."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip() or None
+    return "\n".join(line for line in lines if line is not None)
 
 
 def execute(path: Path, folder: Path) -> None:
@@ -66,6 +76,9 @@ def clean(notebook: dict, folder: Path) -> None:
         if cell["cell_type"] == "code":
             kept = [_kept(output, folder) for output in _joined(cell["outputs"])]
             cell["outputs"] = _joined([output for output in kept if output])
+            for output in cell["outputs"]:
+                if output["output_type"] == "stream":
+                    output["text"] = cut(output["text"])
             cell["metadata"] = {name: cell["metadata"][name] for name in ("tags",) if name in cell["metadata"]}
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -96,21 +109,29 @@ def _kept(output: dict, folder: Path) -> dict | None:
     if "image/png" in data:
         output["data"] = {"image/png": _small(data["image/png"]), "text/plain": "a figure"}
     elif "text/plain" in data:
-        data["text/plain"] = cleaned(data["text/plain"], folder).rstrip("\n")
+        data["text/plain"] = cut(cleaned(data["text/plain"], folder)).rstrip("\n")
     output["metadata"] = {}
     return output
 
 
 def cleaned(text: str, folder: Path) -> str:
-    """Text without bars and paths of this machine, and no longer than `LINES`."""
+    """Text without bars and paths of this machine."""
     for place, name in ((folder, ""), (FOLDER.parent, ""), (Path(tempfile.gettempdir()), "tmp/"), (Path.home(), "~/")):
         text = text.replace(f"{place}/", name)
     lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     lines = [line if len(line) <= COLUMNS else line[:COLUMNS] + " ..." for line in lines if not _PROGRESS.search(line)]
-    if len(lines) > LINES:
-        lines[LINES // 2 : -LINES // 2] = [f"[... {len(lines) - LINES} lines]"]
     text = "\n".join(lines)
     return text if text.strip() else ""
+
+
+def cut(text: str) -> str:
+    """The beginning and the end of a text that is longer than `LINES`; cutting it again changes nothing."""
+    lines = text.split("\n")
+    middle = lines[LINES // 2 : -LINES // 2]
+    if len(middle) < 2:
+        return text
+    hidden = sum(int(before[1]) if (before := _CUT.fullmatch(line)) else 1 for line in middle)
+    return "\n".join([*lines[: LINES // 2], f"[... {hidden} lines]", *lines[-LINES // 2 :]])
 
 
 def _small(png: str) -> str:

@@ -88,11 +88,35 @@ def test_times_and_links_agree(runner):
 
 
 def test_another_address_goes_everywhere_and_no_output_is_stale_for_it(runner, monkeypatch):
-    before = runner.digest(notebook("xdlm.ipynb"))
+    before = (FOLDER / "xdlm.ipynb").read_text(encoding="utf-8")
+    foreign = before.replace("![", "") + "https://github.com/OWNER/mdlm_jax_2/blob/main https://github.com/other/mdlm_jax"
     monkeypatch.setattr(runner, "ADDRESS", "someone/fork")
-    text = runner.linked((FOLDER / "xdlm.ipynb").read_text(encoding="utf-8"))
-    assert "OWNER/mdlm_jax" not in text and text.count("someone/fork") == 2
-    assert runner.digest(json.loads(text)) == before
+    text = runner.linked(foreign)
+    assert text.count("someone/fork") == before.count("OWNER/mdlm_jax") > 3
+    assert text.endswith("https://github.com/OWNER/mdlm_jax_2/blob/main https://github.com/other/mdlm_jax")
+    assert runner.digest(json.loads(runner.linked(before))) == runner.digest(json.loads(before))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_texts_link_to_files_that_are_there(name, runner):
+    """A reader in Colab has no checkout: what is named is a link, and it goes somewhere."""
+    for cell in notebook(name)["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            linked = re.findall(rf"\(https://github\.com/{re.escape(runner.ADDRESS)}/blob/main/([^)]+)\)", text)
+            assert [path for path in linked if not (ROOT / path).is_file()] == []
+            plain = re.findall(r"(?<!\[)`([\w./]+\.(?:md|py|ipynb))`", text)
+            assert [path for path in plain for place in (ROOT, FOLDER) if (place / path).is_file()] == []
+
+
+def test_outputs_outlive_comments_and_another_install_but_not_other_code(runner):
+    def made(*sources):
+        return {"cells": [{"cell_type": "code", "source": [source]} for source in sources]}
+
+    before = runner.digest(made("install()", "a = '#1'  # first\nb = f'{a}#2'\n"))
+    assert before == runner.digest(made("other()", "# more\na = '#1'  # @param {type:\"string\"}\nb = f'{a}#2'\n"))
+    assert before != runner.digest(made("install()", "a = '#1'\nb = f'{a}#3'\n"))
+    assert before != runner.digest(made("install()", "a = '#1'\n", "b = f'{a}#2'\n"))
 
 
 def test_notebooks_begin_alike():
@@ -129,8 +153,12 @@ def test_texts_are_cleaned(runner, tmp_path):
     assert runner.cleaned(said, tmp_path) == "written to runs/first\nnear configs\n"
     assert runner.cleaned(bar, tmp_path) == ""
     many = "".join(f"{i}\n" for i in range(1000))
-    lines = runner.cleaned(many, tmp_path).splitlines()
+    once = runner.cut(runner.cleaned(many, tmp_path))
+    lines = once.splitlines()
     assert len(lines) <= runner.LINES + 1 and lines[0] == "0" and lines[-1] == "999"
+    hidden = int(re.search(r"\[\.\.\. (\d+) lines\]", once)[1])
+    assert runner.cut(once) == once and len(lines) - 1 + hidden == 1000
+    assert f"[... {hidden + 1000} lines]" in runner.cut(once + many)
 
 
 @pytest.fixture
@@ -174,14 +202,30 @@ def test_other_numbers_have_another_folder_and_drive_is_asked_for(first, monkeyp
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=asked.append)))
     first["folder"]("/content/drive/MyDrive/runs/x", 1)
     assert asked == ["/content/drive"]
+    monkeypatch.setitem(sys.modules, "google.colab", None)
+    with pytest.raises(SystemExit, match="RUNS: /content/drive/MyDrive/x .*in Colab only; name a folder"):
+        first["folder"]("/content/drive/MyDrive/x")
 
 
 def test_a_checkpoint_is_a_folder_or_a_name_on_the_hub(first, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(
-        snapshot_download=lambda name, allow_patterns: asked.append(name) or str(tmp_path)))
+
+    def download(name, allow_patterns, local_dir):
+        asked.append((name, local_dir))
+        if name == "someone/absent":
+            raise OSError("404 Not Found\nand much more")
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=download))
+    first["RUNS"] = "runs"  # of the second cell
     assert first["fetched"](str(tmp_path)) == tmp_path and asked == []
-    assert first["fetched"]("someone/small") == tmp_path and asked == ["someone/small"]
+    assert first["fetched"]("someone/small") == tmp_path and asked == [("someone/small", Path("runs/someone/small"))]
+    for missing in ("LLaDA-8B-Instruct", "/content/LLaDA", "./models/x", "~/x", "models/x/"):
+        with pytest.raises(SystemExit, match=f"CHECKPOINT: there is no folder {missing}, and a name on the Hub is"):
+            first["fetched"](missing)
+    assert len(asked) == 1
+    with pytest.raises(SystemExit, match=r"no folder someone/absent, and the Hub .*\(404 Not Found\); correct"):
+        first["fetched"]("someone/absent")
 
 
 def execute(name: str, monkeypatch, folder: Path, more: str = "") -> dict:
