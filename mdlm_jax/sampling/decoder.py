@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdlm_jax.config import ConfigError
 from mdlm_jax.core import categorical, draws
 from mdlm_jax.core.prediction import Asked, Prediction
 from mdlm_jax.core.reduction import chunk_length
-from mdlm_jax.errors import ConfigError
 
 
 def static(default=dataclasses.MISSING) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mdlm_jax.config import ConfigError
 from mdlm_jax.core.draws import Drawn
-from mdlm_jax.errors import ConfigError
 from mdlm_jax.sampling.confidence import ByConfidence
 from mdlm_jax.sampling.decoder import Decoder, Look, Move
 
@@ -29,7 +29,8 @@ def check(decoder) -> None:
         raise ConfigError(f"decoder={name}: its class is no pytree; put @sampling.decoder.decoder above it")
     if not hasattr(decoder, "mask_id"):
         raise ConfigError(f"decoder={name}: has no mask_id; give it the field mask_id: int = static()")
-    for field in dataclasses.fields(decoder) if dataclasses.is_dataclass(decoder) else ():
+    fields: tuple[dataclasses.Field, ...] = dataclasses.fields(decoder) if dataclasses.is_dataclass(decoder) else ()
+    for field in fields:
         _check_field(f"{name}.{field.name}", field, getattr(decoder, field.name))
     _check_rule(decoder, name)
 
@@ -51,7 +52,7 @@ def _check_field(name: str, field: dataclasses.Field, value) -> None:
 
 def _check_rule(decoder: Decoder, name: str) -> None:
     """Refuses one that says nothing of what is written, or wants what nobody computes."""
-    cls = type(decoder)
+    cls: Any = type(decoder)
     if cls.update is Decoder.update:
         raise ConfigError(f"decoder={name}: has no rule; give it update(self, prediction, look, state)")
     if not isinstance(decoder, ByConfidence):
