@@ -3,7 +3,7 @@
 from launch import _cli
 from mdlm_jax.config import RunConfig, freeze, recipe
 from mdlm_jax.config.model import ModelConfig
-from mdlm_jax.config.objectives import check_columns
+from mdlm_jax.config.objectives import check_columns, rows_per_device
 from mdlm_jax.models.config import TransformerConfig
 from tests.errors.form import faults
 from tests.errors.report import sites_of
@@ -97,6 +97,7 @@ PYTHON = {
     "train.clip_norm=inf": lambda: freeze({"train": {"clip_norm": float("inf")}}),
     "train.step": lambda: freeze({"train": {"step": 1}}),
     "recipe='odd'": lambda: recipe("odd"),
+    "train.batch_size=32": lambda: rows_per_device(RunConfig().train, 3),
     "model.head_size=10": lambda: check_columns("levenshtein:1,2", 9, 10),
     "d_model=6": lambda: TransformerConfig(vocab_size=9, head_size=9, layers=1, d_model=6, heads=4, kv_heads=4, d_ff=8),
     "dtype='float64'": lambda: TransformerConfig(9, 9, layers=1, d_model=8, heads=2, kv_heads=2, d_ff=8,
