@@ -14,6 +14,8 @@ import pytest
 import tokenizers as hf
 
 import mdlm_jax
+from mdlm_jax.data.chat import TEMPLATES
+from mdlm_jax.models.hf.families import FAMILIES
 from tests.models.hf.support import DESCRIPTIONS, random_tensors, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,6 +228,45 @@ def test_a_checkpoint_is_a_folder_or_a_name_on_the_hub(first, tmp_path, monkeypa
     assert len(asked) == 1
     with pytest.raises(SystemExit, match=r"no folder someone/absent, and the Hub .*\(404 Not Found\); correct"):
         first["fetched"]("someone/absent")
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """What the cell that loads a model says of one of this family, whose tokenizer has these special tokens."""
+    source = next("".join(cell["source"]) for cell in cells("llada.ipynb") if "CHATS = " in "".join(cell["source"]))
+
+    def load(family, special):
+        tokenizer = SimpleNamespace(special=dict.fromkeys(special, 0), encode_special=lambda name: [0, 1],
+                                    token_text=lambda i: "")
+        model = SimpleNamespace(description=SimpleNamespace(family=family), tokenizer=tokenizer)
+        scope = {"jax": SimpleNamespace(default_backend=lambda: "cpu"), "published": tmp_path,
+                 "mdlm_jax": SimpleNamespace(load=lambda folder, dtype: model)}
+        exec(compile(source, "llada", "exec"), scope)
+        return scope
+
+    return load
+
+
+def test_the_chats_are_those_of_the_table_and_of_no_other_family(loaded):
+    """Every family of the library either has a template, or is told to have none."""
+    chats = loaded("llada", TEMPLATES["llada"].markers)["CHATS"]
+    told = "".join(notebook("llada.ipynb")["cells"][0]["source"])
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(\w+)` \| `(.*)` \|$", told, re.MULTILINE)
+    assert {family: (template, end.replace("\\", "")) for family, template, end in rows} == {
+        family: (template, TEMPLATES[template].end.strip()) for family, (template, _) in chats.items()}
+    silent = set(FAMILIES) - set(chats)
+    assert silent == {"gpt2", "smdm", "mdlm"}
+    for family in silent:
+        with pytest.raises(SystemExit, match=f"^CHECKPOINT: family {family} has no chat; choose a model of llada"):
+            loaded(family, TEMPLATES["llada"].markers)
+
+
+def test_a_tokenizer_without_the_tokens_of_the_template_is_refused(loaded):
+    for family, lacking in (("llada", "<|eot_id|>"), ("llama", "<|im_end|>"), ("llada2", "<|role_end|>")):
+        template = loaded(family, [name for one in TEMPLATES.values() for name in one.markers])["TEMPLATE"]
+        others = [name for name in TEMPLATES[template].markers if name != lacking]
+        with pytest.raises(SystemExit, match=f"{re.escape(lacking)} of the template {template}; choose a version"):
+            loaded(family, others)
 
 
 def execute(name: str, monkeypatch, folder: Path, more: str = "") -> dict:
