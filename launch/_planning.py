@@ -88,8 +88,9 @@ def _search(task: Task) -> bool:
     best = ranked[0]
     if not best["fits"]:
         print(search_report.misfit_text(best, remedies.remedies(task.config, task.topology)), end="", flush=True)
-        return _end(task, best, {"search": ranked, "compiled": []})
-    if not task.compiled:
+        if not task.compiled:  # the compiler may still find room
+            return _end(task, best, {"search": ranked, "compiled": []})
+    elif not task.compiled:
         best = _with_budget(task, best)
     plans = []
     for one in ranked[: task.compiled]:

@@ -105,9 +105,16 @@ def _training(said: _cli.Arguments, place: Place) -> list[str]:
         notes += _workdir(_cli.require(said.flags, "workdir", "gs://BUCKET/run", "the folder for the results"), place)
     if _elsewhere(recipe):
         return [*notes, f"--config={recipe}: is not on this machine, so the configuration was not checked"]
-    start = not places.in_bucket(said.overrides.get("train.init_from", ""))  # nothing is asked of the network here
-    config = _configs.load(recipe, said.overrides, start)
-    check_training(config)
+    begin = said.overrides.get("train.init_from", "")
+    elsewhere = begin and (places.in_bucket(begin) or not Path(begin).expanduser().exists())  # with the network
+    try:
+        config = _configs.load(recipe, said.overrides, not elsewhere)
+        check_training(config)
+    except ConfigError as error:
+        if not elsewhere:
+            raise
+        return [*notes, f"--config.train.init_from={begin}: is not read here, and without its network nothing is "
+                        f"checked of the configuration ({error})"]
     _backend(config, place)
     return notes + _mesh(config, place)
 
@@ -131,13 +138,14 @@ def _written(flag: str, text: str, place: Place, bucket: str = "") -> list[str]:
         return []
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
         raise ConfigError(f"--{flag}={text}: is written as a file, not to a bucket; give {_SHARED}")
+    shared = _SHARED + (", or --accelerator=v5litepod-8 where all is one host" if place.tpu and not place.hosts else "")
     path = Path(text)
     if place.shared:
         path = path.expanduser().absolute()
     elif not path.is_absolute():
-        raise ConfigError(f"--{flag}={text}: would be another place on every machine; give {bucket}{_SHARED}")
+        raise ConfigError(f"--{flag}={text}: would be another place on every machine; give {bucket}{shared}")
     own = _LOCAL if place.shared or not place.tpu else (*_LOCAL, "/home", "/root")
-    _check_own_disk(flag, text, own, f"give {bucket}{_SHARED}", path)
+    _check_own_disk(flag, text, own, f"give {bucket}{shared}", path)
     if not place.mounted:
         return [f"--{flag}={text}: the JobSet mounts nothing, so this would be inside every container and lost with "
                 f"it; {'give gs://BUCKET/NAME, or ' if bucket else ''}add a volume to what is printed"]

@@ -91,7 +91,14 @@ def _directives(flags: dict, name: str) -> dict[str, str]:
         found["exclusive"] = ""
     found |= {"mem": flags.get("mem", "0"), "signal": f"B:TERM@{grace}", "requeue": "", "open-mode": "append",
               "output": f"{name}-%j.log"}
-    found |= _others(flags)
+    others = _others(flags)
+    if not gpus and any(key.startswith(("gres", "gpus")) for key in others):
+        raise ConfigError("--gpus_per_node is missing: every GPU is a process; give it beside --sbatch.gres or "
+                          "--sbatch.gpus, as in --gpus_per_node=8")
+    for key, prefix in (("mem", "mem-per-"), ("cpus-per-task", "cpus-per-gpu")):
+        if any(other.startswith(prefix) for other in others):
+            found.pop(key, None)  # sbatch takes one of them
+    found |= others
     for key, value in found.items():
         if re.search(r"[\s#]", str(value)):
             raise ConfigError(f"--{key}={value!r}: goes into a line #SBATCH; write it without spaces and #")

@@ -63,6 +63,8 @@ def _topology(flags: dict) -> topologies.Topology | None:
     given, count = flags.get("accelerator"), flags.get("num_slices", 1)
     if not given:
         return None
+    if flags.get("create") and ":" not in given and not slice_names.known(given):
+        return None  # a kind that is not planned for is for the cloud to know
     try:
         found = topologies.parse(given, count)
     except ConfigError as error:
@@ -80,11 +82,11 @@ def _create(flags: dict, name: str, place: list[str], slices: int, command: list
             raise ConfigError(f"--{flag}={flags[flag]}: --create runs no command; leave it out")
     given = _cli.require(flags, "accelerator", "v5litepod-256", "which machines")
     topology = _topology(flags)
-    accelerator = topology and slice_names.cloud_name(topology.generation, topology.shape)
-    if not topology or not accelerator:
+    accelerator = slice_names.cloud_name(topology.generation, topology.shape) if topology else given
+    if not accelerator:
         raise ConfigError(f"--accelerator={given}: the cloud has no name for that shape; write one of its names, as in "
                           "v5p-512")
-    usual = _RUNTIMES.get(topology.generation, "")
+    usual = _RUNTIMES.get(topology.generation, "") if topology else ""
     version = _cli.require(flags, "version", usual or "RUNTIME", "the runtime of the machines")
     if usual and version in set(_RUNTIMES.values()) - {usual}:
         raise ConfigError(f"--version={version}: is the runtime of another generation than {accelerator}; give "

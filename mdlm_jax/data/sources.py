@@ -337,10 +337,12 @@ def record_files(folder: Path) -> tuple[list[str], list[str]]:
 def _check_folder(label: str, folder: Path) -> None:
     """ConfigError where a folder of texts holds what was hardly meant to be read as texts, or is packed throughout."""
     records, others = record_files(folder)
-    if records and (not others or any(not name.endswith(".jsonl") for name in records)):
+    packed = sum(not name.endswith(".jsonl") for name in records)
+    if records and packed >= len(others):
+        where = Path(label, records[0]).parent
         raise ConfigError(f"data.source={label!r}: holds files of records, as {records[0]}, and of a folder every file "
                           "is read as a text; name one of them, or give launch.prepare all by a pattern, as in "
-                          f"{label.rstrip('/')}/*.{records[0].partition('.')[2]}")
+                          f"{where}/*.{Path(records[0]).name.partition('.')[2]}")
     if others and all(name.endswith(_COMPRESSED) for name in others):
         _check_packed(label, others[0])
 

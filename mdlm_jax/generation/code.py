@@ -6,6 +6,7 @@ import hashlib
 import types
 from typing import Any
 
+import jax
 import numpy as np
 
 _OURS = __name__.partition(".")[0]
@@ -15,8 +16,10 @@ def digest(cls: type) -> str:
     """16 hex digits of what a class and its bases outside this library define, "" where they define nothing.
 
     Of functions: instructions, constants, names, defaults, and what they read around them and in their module as far as
-    it is plain (numbers, strings, arrays, lists of those) or a function or class of the same package. Values of fields
-    are those of objects, and no part of it; neither are places of files, names of modules and docstrings.
+    it is plain (numbers, strings, arrays, tuples of those) or a function or class of the same package; not what a call
+    may change: lists, dicts and sets around it, and names that it assigns. Values of fields are those of objects, and
+    no part of it; neither are places of files, names of modules and docstrings. Another minor version of Python has
+    other instructions.
     """
     written = [base for base in cls.__mro__ if not _is_library(base)]
     return hashlib.sha256(repr(_Told(cls).classes(written)).encode()).hexdigest()[:16] if written else ""
@@ -28,6 +31,15 @@ def _is_library(cls: type) -> bool:
 
 def _package(thing) -> str:
     return (getattr(thing, "__module__", None) or "").partition(".")[0]
+
+
+def _array(value) -> Any:
+    """Its elements where they are numbers and all here, else its type and shape."""
+    said = [str(value.dtype), list(np.shape(value))]
+    plain = any(jax.dtypes.issubdtype(value.dtype, kind) for kind in (np.number, np.bool_))
+    if plain and getattr(value, "is_fully_addressable", True):
+        said.append(hashlib.sha256(np.asarray(value).tobytes()).hexdigest())
+    return said
 
 
 class _Told:
@@ -48,6 +60,10 @@ class _Told:
                 if name not in fields and not (name.startswith("__") and name.endswith("__"))
                 or name == "__post_init__"]
 
+    def _around(self, value) -> Any:
+        """As `_thing`; of what a call may change its type alone."""
+        return type(value).__name__ if isinstance(value, (list, dict, set)) else self._thing(value)
+
     def _thing(self, value) -> Any:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type(...))):
             return repr(value)
@@ -59,9 +75,8 @@ class _Told:
             return ["dict", *((self._thing(key), self._thing(one)) for key, one in value.items())]
         if isinstance(value, types.CodeType):
             return self._code(value, None)
-        if isinstance(value, np.generic) or hasattr(value, "dtype") and hasattr(value, "__array__"):
-            array = np.asarray(value)
-            return [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+        if not isinstance(value, type) and hasattr(value, "dtype") and hasattr(value, "__array__"):
+            return _array(value)
         return self._maker(value)
 
     def _maker(self, value) -> Any:
@@ -87,13 +102,13 @@ class _Told:
             self._code(code, function.__doc__),
             self._thing(function.__defaults__), self._thing(function.__kwdefaults__),
             [(name, self._cell(cell)) for name, cell in around.items()],
-            [(name, self._thing(function.__globals__[name])) for name in sorted(_reads(code))
+            [(name, self._around(function.__globals__[name])) for name in sorted(_reads(code))
              if name in function.__globals__],
         ]
 
     def _cell(self, cell) -> Any:
         try:
-            return self._thing(cell.cell_contents)
+            return self._around(cell.cell_contents)
         except ValueError:  # nothing is in it yet
             return None
 
@@ -104,5 +119,7 @@ class _Told:
 
 def _reads(code: types.CodeType) -> set[str]:
     """The global names that it, or a function in it, reads."""
-    own = {str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    steps = list(dis.get_instructions(code))
+    read = {str(one.argval) for one in steps if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    own = read - {str(one.argval) for one in steps if one.opname in ("STORE_GLOBAL", "STORE_NAME")}
     return own.union(*(_reads(one) for one in code.co_consts if isinstance(one, types.CodeType)))

@@ -287,7 +287,7 @@ def _decoder(model, process: Process, options: Options, numbers: Mapping[str, An
             raise ConfigError(f"{name}={numbers[name]!r}: {_unknown(name, ())}; a decoder that is given as an object "
                               "has its numbers already, so leave it out")
         own.check(chosen)
-        if chosen.mask_id not in (None, process.mask_id):
+        if chosen.mask_id != process.mask_id:
             raise ConfigError(f"decoder: {type(chosen).__name__} writes over the mask {chosen.mask_id}, and the model "
                               f"has {process.mask_id}; make it with mask_id={process.mask_id}")
         return chosen

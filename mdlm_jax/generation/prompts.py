@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,6 @@ from mdlm_jax.generation.options import Options, Sampler, is_whole
 from mdlm_jax.models.conditioning import checked_classes
 from mdlm_jax.sampling.rows import Row
 
-HOLE = "<mask>"  # how a token to be written is shown in a text with holes
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -144,9 +142,6 @@ def encode(name: str, given, tokenizer, special: bool = False, hole: str = "", m
     if isinstance(given, str):
         if tokenizer is None:
             raise ConfigError(f"{name}: is text, and the model's files hold no tokenizer.json; give token ids")
-        if not hole and HOLE in given and HOLE not in tokenizer.special:
-            warnings.warn(f"{name}: holds {HOLE}, which is read as these letters; infill takes it for a token to be "
-                          "written", stacklevel=2)
         parts = given.split(hole) if hole else [given]
         try:
             pieces = [tokenizer.encode_special(parts[0]) if special else tokenizer.encode(parts[0])]

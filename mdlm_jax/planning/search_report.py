@@ -30,7 +30,7 @@ def misfit_text(first: dict, remedies: list[tuple[str, dict]]) -> str:
     lines = [f"misfit     nothing fits: the best, {_mesh(first, ':', ',')} in {first['microbatches']} microbatch(es), "
              f"needs {peak / _GIB:.2f} GiB of {room / _GIB:.2f}, {(peak - room) / _GIB:.2f} too many"]
     for number, (words, found) in enumerate(remedies):
-        lines.append(f"{'' if number else 'would fit':<11}{words}: {found['memory']['peak'] / _GIB:.2f} GiB, "
+        lines.append(f"{'' if number else 'might fit':<11}{words}: {found['memory']['peak'] / _GIB:.2f} GiB, "
                      f"{_mesh(found, ':', ',')} in {found['microbatches']} microbatch(es)")
     if not remedies:
         lines.append("           nor with model.remat=full, fewer rows or more devices; lower data.length, or choose a "

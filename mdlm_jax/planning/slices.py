@@ -45,6 +45,12 @@ def translated(name: str) -> str:
     return f"{generation}:{_text(known[count])}"
 
 
+def known(name: str) -> bool:
+    """Whether it begins as a slice of a generation that is planned for."""
+    prefix = name.partition("-")[0]
+    return _CLOUD.get(prefix, prefix) in CORES
+
+
 def cloud_name(generation: str, shape: tuple[int, ...]) -> str | None:
     """The name that the cloud takes for a slice of that shape; None where it has another shape by every name."""
     prefix = next((cloud for cloud, ours in _CLOUD.items() if ours == generation), generation)

@@ -29,25 +29,31 @@ def check(decoder) -> None:
         raise ConfigError(f"decoder={name}: its class is no pytree; put @sampling.decoder.decoder above it")
     if not hasattr(decoder, "mask_id"):
         raise ConfigError(f"decoder={name}: has no mask_id; give it the field mask_id: int = static()")
-    fields: tuple[dataclasses.Field, ...] = dataclasses.fields(decoder) if dataclasses.is_dataclass(decoder) else ()
-    for field in fields:
-        _check_field(f"{name}.{field.name}", field, getattr(decoder, field.name))
+    _check_fields(decoder, name)
     _check_rule(decoder, name)
 
 
-def _check_field(name: str, field: dataclasses.Field, value) -> None:
-    """Refuses what jax can neither compute with nor choose a program by, and a mask that is none."""
-    if field.name == "mask_id" and not hasattr(value, "__index__"):
-        raise ConfigError(f"{name}={value!r}: must be the id of the mask, as model.process.mask_id")
-    if not field.metadata.get("static"):
-        if not all(isinstance(leaf, (int, float)) or hasattr(leaf, "dtype") for leaf in jax.tree.leaves(value)):
-            raise ConfigError(f"{name}={value!r}: is no number; give one, or mark the field static()")
-        return
+def _check_fields(decoder: Decoder, name: str) -> None:
+    """Refuses what jax can neither compute with nor choose a program by."""
+    if decoder.mask_id is not None and not hasattr(decoder.mask_id, "__index__"):
+        raise ConfigError(f"{name}.mask_id={decoder.mask_id!r}: must be the id of the mask, as model.process.mask_id")
+    for leaf in jax.tree.leaves(decoder):
+        if not isinstance(leaf, (int, float)) and not hasattr(leaf, "dtype"):
+            field = next((key for key, value in vars(decoder).items() if value is leaf), "tree_flatten")
+            raise ConfigError(f"{name}.{field}={leaf!r}: is no number; give one, or mark the field static()")
+    fields: tuple[dataclasses.Field, ...] = dataclasses.fields(decoder) if dataclasses.is_dataclass(decoder) else ()
+    for one in fields:
+        if one.metadata.get("static") and not _hashable(value := getattr(decoder, one.name)):
+            raise ConfigError(f"{name}.{one.name}={value!r}: is static() and cannot be hashed; give a tuple, or leave "
+                              "static() out")
+
+
+def _hashable(value) -> bool:
     try:
         hash(value)
     except TypeError:
-        raise ConfigError(f"{name}={value!r}: is static() and cannot be hashed; give a tuple, or leave static() "
-                          "out") from None
+        return False
+    return True
 
 
 def _check_rule(decoder: Decoder, name: str) -> None:
@@ -59,7 +65,7 @@ def _check_rule(decoder: Decoder, name: str) -> None:
         return
     if cls.update is ByConfidence.update and cls.reveal is ByConfidence.reveal:
         raise ConfigError(f"decoder={name}: has no rule; give it reveal(self, drawn, look)")
-    if not isinstance(decoder.wants, tuple):
+    if not isinstance(decoder.wants, (tuple, list)):
         raise ConfigError(f"{name}.wants={decoder.wants!r}: must be a tuple of names, such as ('top_log_prob',)")
     for want in decoder.wants:
         if want not in _WANTS:
@@ -136,7 +142,8 @@ def _lacking(decoder: ByConfidence) -> str | None:
 
 def _check_array(decoder: Decoder, field: str, kind, value, shape: tuple[int, ...]) -> None:
     size, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if size == shape and dtype is not None and jnp.issubdtype(dtype, kind):
+    fits = size == shape or size == () and field != "write"  # one for all is no mistake there
+    if fits and dtype is not None and jnp.issubdtype(dtype, kind):
         return
     by = "reveal" if field == "write" and hasattr(decoder, "reveal") else "update"
     found = type(value).__name__ if size is None else f"{dtype}{list(size)}"

@@ -248,6 +248,16 @@ def test_a_folder_that_was_not_meant_as_texts_is_refused_by_name(tmp_path, names
         opened(tmp_path)
 
 
+def test_a_packed_file_among_texts_makes_no_folder_of_records(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "a.json.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ConfigError, match=r"as tests/a.json.gz.*as in \S*/tests/\*.json.gz"):
+        opened(tmp_path)
+    for name in "bc":
+        (tmp_path / f"{name}.txt").write_text("text")
+    assert [d.name for d in all_documents(opened(tmp_path))] == ["b.txt", "c.txt"]
+
+
 def test_a_compressed_text_is_refused_by_name_and_one_among_texts_is_passed_over(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"text"))
     with pytest.raises(ConfigError, match="a.txt.gz is compressed.*unpack it"):

@@ -109,6 +109,7 @@ plan --topology=h100:8 --config=llada_8b | plan --num_slices=0 --config=llada_8b
 pods | pods odd | pods slurm | pods slurm --nodes=0 --name=a -- ls | pods slurm --name=a -- ls
 pods slurm --time=long --name=a --nodes=2 -- ls | pods slurm --env=A --name=a --nodes=2 -- ls
 pods slurm --name=a --nodes=2 | pods slurm --name=A --nodes=2 -- ls | pods ssh -- ls
+pods slurm --sbatch.gres=gpu:8 --name=a --nodes=2 -- ls
 pods ssh --hosts=a,-b -- ls | pods ssh --hosts=a,a -- ls | pods ssh --port=99999 --hosts=a -- ls
 pods gke -- ls | pods tpu-vm --env=A=b --create --name=a --zone=z
 pods gke --name=a -- ls | pods gke --name=a --topology=v5e:16x16 -- ls

@@ -4,6 +4,7 @@ The key of a case is a part of its message.
 """
 
 import dataclasses
+import functools
 import math
 import types
 
@@ -139,8 +140,9 @@ CASES = {
     "Mine.update: writes the id -3; Move.tokens must lie in 0..11": lambda: generate(
         decoder=made(Decoder, update=everywhere(-3))),
     "Mine.update: writes the id -3; Move.tokens must not": lambda: decoded(made(Decoder, update=everywhere(-3))),
-    "Mine.mask_id=None: must be the id of the mask": lambda: generate(
+    f"decoder: Mine writes over the mask None, and the model has {MASK}": lambda: generate(
         decoder=dataclasses.replace(made(), mask_id=None)),
+    "Mine.mask_id='11': must be the id of the mask": lambda: decoded(dataclasses.replace(made(), mask_id="11")),
     "decoder=Mine: has no mask_id; give it the field mask_id: int = static()": lambda: generate(
         decoder=made(Decoder, fields={}, update=everywhere(1))),
     "decoder=Mine: has no rule; give it update(self, prediction, look, state)": lambda: generate(decoder=made(Decoder)),
@@ -244,6 +246,25 @@ def test_the_message_says_what_is_wrong_and_the_remedy(said):
 def test_a_rule_of_ones_own_fails_as_a_named_one_does(given):
     with pytest.raises(ConfigError):
         generate(decoder=given())
+
+
+def test_what_is_said_in_another_way_is_no_mistake():
+    same = decoded(made(wants=["top_log_prob"])).tokens
+    assert (same == decoded(made()).tokens).all()
+    one = updating(lambda move: (Move(move.write, jnp.int32(2)), None))
+    assert (decoded(one).tokens[0, 3:] == 2).all()
+    own.check(dataclasses.replace(made(), mask_id=None))  # of noise that has none
+
+    static_fields = {field.name for field in dataclasses.fields(LowConfidence) if field.metadata.get("static")}
+    numbers = {field.name for field in dataclasses.fields(LowConfidence)} - static_fields
+
+    @functools.partial(jax.tree_util.register_dataclass, data_fields=sorted(numbers),
+                       meta_fields=sorted({"mode", *static_fields}))
+    @dataclasses.dataclass(frozen=True)
+    class Registered(LowConfidence):
+        mode: str = "x"
+
+    own.check(Registered(MASK))
 
 
 def test_a_mistake_in_a_rule_keeps_its_own_words():

@@ -265,6 +265,30 @@ def test_the_digits_of_code_are_those_of_what_it_does():
     assert code.digest(LowConfidence) == ""
 
 
+CALLED = """
+import jax, numpy as np
+calls, seen, KEY = 0, [], jax.random.key(0)
+class Rule:
+    kind = np.float32
+    def reveal(self, drawn, look, dtype=np.float32):
+        global calls
+        calls += 1
+        seen.append(seen)
+        return jax.random.fold_in(KEY, calls), dtype
+"""
+
+
+def test_the_digits_of_code_are_those_of_another_process_and_stay_when_it_is_called():
+    names = {"__name__": "mine"}
+    exec(compile(CALLED, "a.py", "exec"), names)
+    first = code.digest(names["Rule"])
+    names["Rule"]().reveal(1, 2)
+    told = "import sys; from mdlm_jax.generation import code; names = {'__name__': 'mine'}; " \
+           "exec(sys.argv[1], names); print(code.digest(names['Rule']))"
+    other = subprocess.run([sys.executable, "-c", told, CALLED], capture_output=True, text=True, check=True).stdout
+    assert code.digest(names["Rule"]) == first == other.strip() and len(first) == 16
+
+
 def test_two_at_once_are_one_too_many(model, tmp_path):
     def progress(done, total):
         with pytest.raises(ConfigError, match=f"out.jsonl: is being written by process {os.getpid()} on .*; wait for"):

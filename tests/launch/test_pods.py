@@ -66,6 +66,8 @@ def test_tpu_vms_are_asked_for(capsys):
     assert capsys.readouterr().out == (
         "gcloud compute tpus queued-resources create llada --zone=z --accelerator-type=v5litepod-256 "
         "--runtime-version=v2 --node-count=2 --node-prefix=llada --spot\n")
+    assert main([*arguments, "--accelerator=v3-8"]) == 0  # which is not planned for
+    assert " --accelerator-type=v3-8 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("topology", "slices", "hosts", "chips", "accelerator", "layout"), (
@@ -131,6 +133,10 @@ def test_a_slurm_script_says_what_was_asked():
                             "sbatch.output": "logs/%j"}, TRAIN)
     assert directives(few) == shared | {"--job-name=a", "--nodes=2", "--ntasks-per-node=8", "--gres=gpu:h100:8",
                                         "--cpus-per-task=8", "--mem=0", "--output=logs/%j"}
+    (own,) = slurm.actions({"name": "a", "nodes": 2, "gpus_per_node": 8, "sbatch.mem-per-gpu": "60G",
+                            "sbatch.cpus-per-gpu": "9"}, TRAIN)
+    assert directives(own) == shared | {"--job-name=a", "--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8",
+                                        "--mem-per-gpu=60G", "--cpus-per-gpu=9", "--output=a-%j.log"}
     (alone,) = slurm.actions({"name": "a", "nodes": 2}, TRAIN)
     assert {"--ntasks-per-node=1", "--exclusive"} < directives(alone) and "gpus" not in alone.stdin
 

@@ -32,6 +32,7 @@ MOUNTED = "--workdir=/mnt/run"
     (TPU_VM, ("mdlm-sample", "--chekpoint=a"), "did you mean --checkpoint?"),
     # the workdir
     (TPU_VM, (*LLADA, "--workdir=runs/a"), "--workdir=runs/a: would be another place on every machine; give gs://"),
+    (TPU_VM, (*LLADA, "--workdir=runs/a"), "or --accelerator=v5litepod-8 where all is one host"),
     (TPU_VM, (*LLADA, "--workdir=~/a"), "--workdir=~/a: would be another place on every machine"),
     (TPU_VM, (*LLADA, "--workdir=/home/me/a"), "lies in /home, a disk of each machine's own"),
     (GKE, (*LLADA, "--workdir=runs/a"), "would be another place on every machine"),
@@ -72,6 +73,8 @@ def test_what_the_job_would_refuse_is_refused_here(recipe, command, message, cap
     (POD, (*LLADA, "--dry_run"), ""),
     (POD, (*LLADA, "--help"), ""),
     (POD, (*LLADA, BUCKET, "--config.train.init_from=gs://bucket/other"), ""),
+    (SSH, (*QUICK[:1], "--config=dmax", BUCKET, "--config.train.init_from=gs://bucket/llada2",
+           "--config.train.block_schedule=8:100,32"), "--config.train.init_from=gs://bucket/llada2: is not read here"),
     ((*TPU_VM, "--accelerator=v5litepod-8"), (*QUICK, "--workdir=runs/a"), ""),  # one host
     (GKE, (*LLADA, BUCKET), ""),
     (SSH, (*QUICK, MOUNTED), ""),

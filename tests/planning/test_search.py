@@ -91,7 +91,7 @@ def test_what_would_fit_is_found_by_trying():
     text = search_report.misfit_text(first, found)
     short = (first["memory"]["peak"] - first["available"]) / 2**30
     assert text.startswith("misfit     nothing fits: the best, ") and f", {short:.2f} too many\n" in text
-    assert "\nwould fit  model.remat=full: " in text
+    assert "\nmight fit  model.remat=full: " in text
 
 
 def test_more_devices_are_named_as_the_cloud_does():
