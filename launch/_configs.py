@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mdlm_jax.config import ConfigError, RunConfig, freeze
 from mdlm_jax.config.names import nearest
-from mdlm_jax.config.recipes import SHIPPED
+from mdlm_jax.config.recipes import SHIPPED, names_of
 from mdlm_jax.config.train import beside, is_taught
 
 _NO_KEY = re.compile(r'Key "([^"]*)" does not exist')
@@ -114,11 +114,9 @@ def _run_file(path: Path, given: str | None):
 
 
 def _from_file(path: Path, read: Callable[[dict], Any]):
-    """What is read of a file's names. It is compiled here, not imported: no bytecode is left beside it."""
-    namespace = {"__name__": f"config_{path.stem}", "__file__": str(path)}
+    """What is read of a file's names."""
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-        return read(namespace)
+        return read(names_of(path))
     except ConfigError:
         raise
     except Exception as error:  # a user's file may raise anything, and its line says more than our traceback

@@ -5,7 +5,6 @@ tell (data, checkpoints, what stands in the workdir) is left to the job.
 """
 
 import dataclasses
-import difflib
 import importlib
 import math
 import pkgutil
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_jax.config import ConfigError, RunConfig, parse_mesh
+from mdlm_jax.config.names import nearest
 from mdlm_jax.config.objectives import check_training
 from mdlm_jax.planning import estimate, topologies
 from mdlm_jax.planning.topologies import Topology
@@ -90,7 +90,7 @@ def _module(name: str):
     folder = importlib.import_module(_PACKAGE).__path__
     known = [one.name for one in pkgutil.iter_modules(folder) if not one.name.startswith(("_", "run_"))]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
+        close = nearest(name, known)
         hint = f"did you mean launch.{close[0]}?" if close else f"the commands are {', '.join(known)}"
         raise ConfigError(f"launch.{name}: there is no such command; {hint}")
     return importlib.import_module(f"{_PACKAGE}.{name}")

@@ -27,6 +27,11 @@ def recipe(name: str, *argument: str):
     known = sorted(one.stem for one in SHIPPED.glob("[!_]*.py"))
     require(path.is_file() and name.isidentifier(), "recipe", name,
             f"there is no such recipe; choose one of {', '.join(known)}")
-    namespace: dict[str, Any] = {"__name__": f"config_{name}", "__file__": str(path)}
+    return names_of(path)["get_config"](*argument)
+
+
+def names_of(path: Path) -> dict[str, Any]:
+    """What a config file defines. It is compiled here, not imported: no bytecode is left beside it."""
+    namespace: dict[str, Any] = {"__name__": f"config_{path.stem}", "__file__": str(path)}
     exec(compile(path.read_bytes(), str(path), "exec"), namespace)
-    return namespace["get_config"](*argument)
+    return namespace
