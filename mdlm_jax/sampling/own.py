@@ -1,13 +1,13 @@
 """What a decoder must be and give, checked before its loop, while that is traced, and after: people write their own."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mdlm_jax.config import ConfigError
+from mdlm_jax.config.names import nearest
 from mdlm_jax.core.draws import Drawn
 from mdlm_jax.sampling.confidence import ByConfidence
 from mdlm_jax.sampling.decoder import Decoder, Look, Move
@@ -69,7 +69,7 @@ def _check_rule(decoder: Decoder, name: str) -> None:
         raise ConfigError(f"{name}.wants={decoder.wants!r}: must be a tuple of names, such as ('top_log_prob',)")
     for want in decoder.wants:
         if want not in _WANTS:
-            close = difflib.get_close_matches(str(want), _WANTS, n=1)
+            close = nearest(str(want), _WANTS)
             raise ConfigError(f"{name}.wants: {want!r} is nothing that is computed; "
                               + (f"did you mean {close[0]!r}?" if close else f"choose of {', '.join(_WANTS)}"))
 
@@ -86,9 +86,8 @@ def check_written(decoder: Decoder, canvas, columns: int) -> None:
     least, most = int(tokens.min()), int(tokens.max())
     if least < 0 or columns and most >= columns:
         found = least if least < 0 else most
-        raise ConfigError(f"{type(decoder).__name__}.update: writes the id {found}; Move.tokens must lie in "
-                          f"0..{columns - 1}" if columns else
-                          f"{type(decoder).__name__}.update: writes the id {found}; Move.tokens must not be negative")
+        limit = f"lie in 0..{columns - 1}" if columns else "not be negative"
+        raise ConfigError(f"{type(decoder).__name__}.update: writes the id {found}; Move.tokens must {limit}")
 
 
 def check_left(decoder: Decoder, canvas, finished: jax.Array) -> None:
@@ -107,7 +106,8 @@ def update(decoder: Decoder, prediction, look: Look, state) -> tuple[Move, Any]:
     """Its step.
 
     Raises:
-      ConfigError: no move and state, or arrays that do not fit the look. Others would be broadcast, and leave masks.
+      ConfigError: no move and state, or arrays that do not fit the look: others would be broadcast, and leave masks. A
+        scalar stands for all positions, but not of ``write``.
     """
     name, given = type(decoder).__name__, _asked(decoder, prediction, look, state)
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[0], Move):
